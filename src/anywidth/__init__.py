@@ -1,0 +1,25 @@
+"""One PyTorch network, trained once, that runs at any width."""
+
+from anywidth.batchnorm import calibrate
+from anywidth.cost import latency, macs, params
+from anywidth.errors import AnywidthError
+from anywidth.evaluation import evaluate, spectrum
+from anywidth.supernet import Supernet, load
+from anywidth.training import sandwich_step
+from anywidth.widths import WidthConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnywidthError",
+    "Supernet",
+    "WidthConfig",
+    "calibrate",
+    "evaluate",
+    "latency",
+    "load",
+    "macs",
+    "params",
+    "sandwich_step",
+    "spectrum",
+]

@@ -1,0 +1,252 @@
+"""Batch-norm post-statistics: exact means and variances of every width, from training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from anywidth.errors import DataError
+from anywidth.supernet import Supernet, norm_modules
+from anywidth.supernet.batches import model_device, split_batch
+from anywidth.widths import Width, WidthConfig
+
+__all__ = ["calibrate", "share_statistics"]
+
+_FOLD = 32
+
+
+def calibrate(
+    net: Supernet,
+    loader: Iterable[Any],
+    widths: Sequence[Width],
+    *,
+    images: int | None = None,
+    sequential: bool = False,
+) -> None:
+    """Compute the batch-norm statistics of widths from training data, in place; weights do not change.
+
+    First and second moments are pooled exactly over all batches, whatever their sizes and order, in double
+    precision; the batch norms' own kernels compute those of each batch. Only norm layers are in training mode.
+
+    Args:
+        net: The supernet.
+        loader: Batches of training data with training transforms; iterated once per width (per width and norm
+            layer if `sequential`).
+        widths: What `Supernet.config` takes; any config, nonuniform ones too. Width 1.0 sets the model's own
+            running statistics.
+        images: Stop after this many samples per width; None for all. One to two thousand suffice (US-Nets,
+            arXiv 1903.05134, section 3.4).
+        sequential: Fix the layers one after the other, each on inputs normalised by the final statistics of those
+            before it. The default normalises by each batch, as in training and in the papers, in a single pass.
+
+    Raises:
+        DataError: the loader is empty or yields too little.
+        WidthError: a width does not fit the supernet.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(64, 2))
+    >>> net = Supernet(model, torch.randn(1, 1, 4, 4))
+    >>> calibrate(net, [torch.randn(8, 1, 4, 4)], widths=[0.5])
+    >>> net.subnet(0.5).eval()(torch.randn(3, 1, 4, 4)).shape
+    torch.Size([3, 2])
+    """
+    if not net.statistics.needed:
+        return
+    configs = [(net.config(width), net.label(width)) for width in widths]
+    for config, label in configs:
+        subnet = net.subnet(config)
+        moments = _sequential(subnet, loader, images) if sequential else _single_pass(subnet, loader, images)
+        values = {}
+        for name, norm in norm_modules(subnet).items():
+            prefix = f"{name}." if name else ""
+            if norm in moments:
+                mean, variance = moments[norm].result()
+            else:  # not part of the evaluation graph, such as an auxiliary head
+                mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type]
+            values[f"{prefix}running_mean"] = mean.to(norm.running_mean)  # type: ignore[arg-type]
+            values[f"{prefix}running_var"] = variance.to(norm.running_var)  # type: ignore[arg-type]
+        _store(net, config, label, values, subnet)
+
+
+def share_statistics(net: Supernet, widths: Sequence[Width]) -> None:
+    """Give widths slices of the supernet's own running statistics instead of their own, in place.
+
+    This is what a naive implementation does, and it ruins the accuracy of narrow widths (S-Nets, arXiv 1812.08928,
+    section 3.2); it serves ablations, and comparisons with the masked full network.
+    """
+    own = dict(net.model.named_buffers(remove_duplicate=False))
+    for width in widths:
+        config = net.config(width)
+        subnet = net.subnet(config)
+        values = {}
+        units = net.analysis.units(config)
+        for name in norm_modules(subnet):
+            prefix = f"{name}." if name else ""
+            for buffer in ("running_mean", "running_var"):
+                full = own[f"{prefix}{buffer}"]
+                (kept,) = net.analysis.kept(net.analysis.names[f"{prefix}{buffer}"], units)
+                index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
+                values[f"{prefix}{buffer}"] = full[index]
+        _store(net, config, net.label(width), values, subnet)
+
+
+def _store(net: Supernet, config: WidthConfig, label: str, values: dict[str, Tensor], subnet: nn.Module) -> None:
+    if subnet is net.model:
+        own = dict(net.model.named_buffers(remove_duplicate=False))
+        for name, value in values.items():
+            own[name].copy_(value)
+    else:
+        net.statistics.store(config, values, label)
+
+
+class _Moments:
+    """Pooled count, mean and variance of the batches that one norm layer has seen."""
+
+    def __init__(self, instance: bool) -> None:
+        self.instance = instance
+        self.count = 0.0
+        self.mean: Tensor | None = None
+        self.square: Tensor | None = None
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Take one batch: the number of values per channel, their mean and unbiased variance."""
+        self._pending.append((count, mean.clone(), variance.clone()))
+        if len(self._pending) >= _FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        if not self._pending:
+            return
+        counts = torch.tensor([float(c) for c, _, _ in self._pending], dtype=torch.float64)
+        device = self._pending[0][1].device
+        weights = counts.to(device).unsqueeze(1)
+        means = torch.stack([m for _, m, _ in self._pending]).double()
+        variances = torch.stack([v for _, _, v in self._pending]).double()
+        self._pending = []
+        total = float(counts.sum())
+        mean = (weights * means).sum(0) / total
+        within = (variances * (weights if self.instance else weights - 1)).sum(0)
+        between = torch.zeros_like(within) if self.instance else (weights * (means - mean).square()).sum(0)
+        square = within + between
+        if self.mean is None or self.square is None:
+            self.count, self.mean, self.square = total, mean, square
+            return
+        count = self.count + total
+        shift = mean - self.mean
+        self.square += square
+        if not self.instance:
+            self.square += shift.square() * (self.count * total / count)
+        self.mean += shift * (total / count)
+        self.count = count
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean and (unbiased, as batch norms store it) variance of everything seen."""
+        self._fold()
+        assert self.mean is not None
+        assert self.square is not None
+        divisor = self.count if self.instance else max(self.count - 1, 1)
+        return self.mean, self.square / divisor
+
+
+@contextmanager
+def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_NormBase, _Moments]]:
+    """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was."""
+    moments: dict[_NormBase, _Moments] = {}
+    modes = [(module, module.training) for module in subnet.modules()]
+    kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
+
+    def collect(norm: Any, args: tuple[Tensor, ...], _: Any) -> None:
+        x = args[0]
+        count = x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0]
+        moments.setdefault(norm, _Moments(isinstance(norm, _InstanceNorm)))
+        moments[norm].add(count, norm.running_mean, norm.running_var)
+
+    handles = []
+    try:
+        subnet.eval()
+        for norm in norms:
+            # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
+            norm.momentum, norm.track_running_stats = 1.0, True
+            norm.running_mean = torch.zeros_like(norm.running_mean)  # type: ignore[arg-type]
+            norm.running_var = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
+            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
+            norm.training = True
+            handles.append(norm.register_forward_hook(collect))
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, momentum, track, mean, variance, batches in kept:
+            norm.momentum, norm.track_running_stats = momentum, track
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, batches
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
+    device = model_device(subnet)
+    seen = 0
+    for batch in loader:
+        inputs, _ = split_batch(batch, device)
+        left = None if images is None else images - seen
+        size = inputs.tensors()[0].shape[0]
+        if left is not None and size > left:
+            inputs = inputs.map(lambda tensor, left=left: tensor[:left])
+            size = left
+        if size:
+            inputs.call(subnet)
+        seen += size
+        if images is not None and seen >= images:
+            break
+    if seen == 0:
+        raise DataError("the calibration loader gave no data; give batches of training images")
+
+
+def _single_pass(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> dict[_NormBase, _Moments]:
+    with _collecting(subnet, list(norm_modules(subnet).values())) as moments:
+        _feed(subnet, loader, images)
+    return moments
+
+
+def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> dict[_NormBase, _Moments]:
+    norms = list(norm_modules(subnet).values())
+    order: list[_NormBase] = []
+    handles = [norm.register_forward_hook(lambda n, *_: order.append(cast(_NormBase, n))) for norm in norms]
+    try:
+        with _collecting(subnet, norms):
+            _feed(subnet, loader, images=None if images is None else min(images, 2))
+    finally:
+        for handle in handles:
+            handle.remove()
+    final: dict[_NormBase, _Moments] = {}
+    with _fixed(norms):
+        for norm in dict.fromkeys(order):
+            with _collecting(subnet, [norm]) as moments:
+                _feed(subnet, loader, images)
+            final[norm] = moments[norm]
+            mean, variance = moments[norm].result()
+            norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
+    return final
+
+
+@contextmanager
+def _fixed(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Lets running buffers be replaced, without the guard of uncalibrated widths seeing it."""
+    kept = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    try:
+        for norm in norms:
+            norm.running_mean = torch.zeros_like(norm.running_mean)  # type: ignore[arg-type]
+            norm.running_var = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
+        yield
+    finally:
+        for norm, mean, variance in kept:
+            norm.running_mean, norm.running_var = mean, variance

@@ -1,0 +1,31 @@
+"""Multiply-adds of a width, counted without running it."""
+
+from __future__ import annotations
+
+from anywidth.supernet import Supernet
+from anywidth.widths import Width
+
+__all__ = ["macs", "uncounted_operators"]
+
+
+def macs(net: Supernet, width: Width = 1.0, *, pooling: bool = False) -> int:
+    """MACs per sample of a width, for the shape of the example inputs.
+
+    One MAC is one multiply-add; FLOPs are twice that. Counted: convolutions, linear layers, matrix products and
+    attention. Not counted: biases, norms, activations and every other element-wise operator, softmax, and max
+    pooling (`uncounted_operators` lists those of a network). With `pooling`, an average pool counts its inputs
+    (channels x positions), which is the convention of the published tables.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> macs(net), macs(net, 0.5)
+    (96, 48)
+    """
+    units = net.analysis.units(net.config(width))
+    return sum(o.count(units) for o in net.analysis.operators if pooling or o.kind != "average pool")
+
+
+def uncounted_operators(net: Supernet) -> dict[str, int]:
+    """Operators of the network that `macs` does not count, with the number of calls."""
+    return dict(net.analysis.uncounted)

@@ -1,0 +1,20 @@
+"""Data sets by name, and the loaders that cut them into batches."""
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.item_loader import ItemLoader
+from anywidth.data.load import load_data
+from anywidth.data.loaders import Loaders, make_loaders
+from anywidth.data.order import BatchOrder
+from anywidth.data.tensor_images import TensorImages
+from anywidth.data.tensor_loader import TensorLoader
+
+__all__ = [
+    "BatchOrder",
+    "DataBundle",
+    "ItemLoader",
+    "Loaders",
+    "TensorImages",
+    "TensorLoader",
+    "load_data",
+    "make_loaders",
+]

@@ -1,0 +1,133 @@
+"""A data set of one's own as image files, one folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
+from torchvision.transforms import v2
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.split import stratified_split
+from anywidth.errors import DataError
+
+__all__ = ["load_folder_bundle"]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LAYOUT = "DIR/train/CLASS and DIR/val/CLASS (or DIR/test/CLASS), or DIR/CLASS"
+
+
+def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None) -> DataBundle:
+    """The images of a folder, read from disk as they are asked for, in three colours.
+
+    The folder holds `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`; `val` is taken if both are there).
+    If it holds only `train/CLASS/*` or `CLASS/*`, those are split into about 80% and 20% of every class.
+    Training images are cropped at random, resized and mirrored; test images are resized and cropped in the
+    middle. All are normalised by the usual statistics of photographs, which pretrained networks expect.
+
+    Args:
+        folder: The folder.
+        seed: Chooses the split.
+        image_size: Height and width in pixels. None takes the median of the images' shorter sides, rounded
+            down to a multiple of 32 and kept between 32 and 224: 224 for photographs, 32 for tiny images.
+
+    Raises:
+        DataError: If the folder is missing, holds no classes or a class without images, if the two parts have
+            different classes, or (when it is read) if a file is not an image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        ...         Path(folder, name).parent.mkdir(exist_ok=True)
+        ...         Image.new("RGB", (40, 40)).save(Path(folder, name))
+        ...     bundle = load_folder_bundle(Path(folder), seed=0)
+        >>> bundle.input_shape, bundle.classes
+        ((3, 32, 32), ('cat', 'dog'))
+    """
+    train_dir, test_dir = _find_parts(folder)
+    train = _open(train_dir)
+    test = _open(test_dir or train_dir)
+    if train.classes != test.classes:
+        odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
+        raise DataError(
+            f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders"
+        )
+    image_size = image_size or _fitting_size(train)
+    train.transform, test.transform = _train_transform(image_size), _test_transform(image_size)
+    train_set, test_set = train, test
+    if test_dir is None:
+        parts = stratified_split(train.targets, seed=seed, where=f"image folder {train_dir}")
+        train_set, test_set = Subset(train, parts[0].tolist()), Subset(test, parts[1].tolist())
+    return DataBundle(
+        name=f"imagefolder:{folder}",
+        train=train_set,
+        test=test_set,
+        calibration=train_set,
+        input_shape=(3, image_size, image_size),
+        classes=tuple(train.classes),
+    )
+
+
+def _find_parts(folder: Path) -> tuple[Path, Path | None]:
+    if not folder.is_dir():
+        raise DataError(f"image folder {folder} does not exist; give imagefolder:DIR with {_LAYOUT}")
+    # A class may be called "train" (beside "bus"); only a folder that holds folders is a part.
+    parts = {name: folder / name for name in ("train", "val", "test") if _has_folders(folder / name)}
+    test_dir = parts.get("val", parts.get("test"))
+    if "train" in parts:
+        return parts["train"], test_dir
+    if test_dir is not None:
+        raise DataError(f"image folder {folder} has {test_dir.name}/ but no train/; give it {_LAYOUT}")
+    if not _has_folders(folder):
+        raise DataError(f"image folder {folder} has no folder per class; give it {_LAYOUT}")
+    return folder, None
+
+
+def _has_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+
+
+def _open(folder: Path) -> ImageFolder:
+    try:
+        return ImageFolder(folder, loader=_read_image)
+    except FileNotFoundError as error:
+        raise DataError(f"image folder {folder}: {error}; add images to it or remove it") from error
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        return default_loader(path)
+    # Whatever a decoder raises on damaged bytes, the user needs the path.
+    except Exception as error:
+        raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
+
+
+def _fitting_size(images: ImageFolder) -> int:
+    sides = []
+    for path, _ in images.samples[:: max(1, len(images.samples) // 50)]:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except OSError as error:
+            raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
+    return min(max(int(median(sides)) // 32 * 32, 32), 224)
+
+
+def _train_transform(size: int) -> v2.Compose:
+    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), *_to_tensor()])
+
+
+def _test_transform(size: int) -> v2.Compose:
+    # The customary border of 1/8 would cut into the object on small images.
+    shorter = size if size <= 64 else round(size / 0.875)
+    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(size), *_to_tensor()])
+
+
+def _to_tensor() -> list[torch.nn.Module]:
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]

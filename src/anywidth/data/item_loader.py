@@ -1,0 +1,82 @@
+"""Batches of images that are read and transformed one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anywidth.data.order import BatchOrder
+from anywidth.errors import DataError
+
+__all__ = ["ItemLoader"]
+
+
+class ItemLoader:
+    """Batches of any map-style data set, loaded by torch's `DataLoader`.
+
+    What it adds is the order, and that transforms which draw from torch's generator repeat themselves: an
+    epoch is fixed by the seed, its number and the count of workers, and reading it leaves the global
+    generator alone.
+
+    Args:
+        dataset: Gives an image `(channels, height, width)` and an integer label for every index.
+        order: Which images make up each batch, and the source of the transforms' random numbers.
+        workers: Processes that load; 0 loads in this one.
+
+    Raises:
+        DataError: If `workers` is negative.
+
+    Example:
+        >>> dataset = torch.utils.data.TensorDataset(torch.rand(10, 1, 8, 8), torch.arange(10))
+        >>> loader = ItemLoader(dataset, BatchOrder(len(dataset), batch_size=4))
+        >>> [inputs.shape[0] for inputs, targets in loader]
+        [4, 4, 2]
+    """
+
+    def __init__(self, dataset: Dataset[Any], order: BatchOrder, *, workers: int = 0) -> None:
+        if workers < 0:
+            raise DataError(f"workers is {workers}; give 0 to load in the main process, or a count")
+        self.dataset = dataset
+        # Trainers look for an object with set_epoch under these two names, as a DataLoader has them.
+        self.sampler = order
+        self.batch_sampler = None
+        self.workers = workers
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
+        batches, generator = self.sampler.start_epoch()
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[indices.tolist() for indices in batches],
+            num_workers=self.workers,
+            generator=generator,
+            pin_memory=torch.cuda.is_available(),
+        )
+        # Without workers the transforms run here and draw from the global generator.
+        own = torch.Generator().manual_seed(generator.initial_seed())
+        iterator = iter(loader)
+        for _ in batches:
+            with _global_generator_as(own):
+                inputs, targets = next(iterator)
+            yield inputs, targets
+
+
+@contextmanager
+def _global_generator_as(own: torch.Generator) -> Iterator[None]:
+    """Lets the global CPU generator go on where `own` is, and puts it back afterwards."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(own.get_state())
+    try:
+        yield
+    finally:
+        own.set_state(torch.get_rng_state())
+        torch.set_rng_state(before)

@@ -1,0 +1,50 @@
+"""A training and a test part of a data set that comes in one piece."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import train_test_split
+
+from anywidth.errors import DataError
+
+__all__ = ["stratified_split"]
+
+_TEST_SHARE = 0.2
+
+
+def stratified_split(
+    labels: npt.ArrayLike, *, seed: int, where: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The indices of a training part (about 80%) and a test part (about 20%) of every class.
+
+    The same labels and seed always give the same split.
+
+    Args:
+        labels: `(images,)`, integers.
+        seed: Chooses the split.
+        where: What the message calls the data set.
+
+    Returns:
+        Two sorted arrays of indices, which share none and together hold all.
+
+    Raises:
+        DataError: If a class has a single image, which cannot be in both parts.
+
+    Example:
+        >>> train, test = stratified_split([0, 1] * 10, seed=0, where="my set")
+        >>> len(train), len(test)
+        (16, 4)
+    """
+    labels = np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise DataError(
+            f"{where}: class {int(classes[counts.argmin()])} has one image, which cannot be both trained on "
+            "and tested; give at least two images per class, or a training and a test part"
+        )
+    test_size = max(round(_TEST_SHARE * len(labels)), len(classes))
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed
+    )
+    return np.sort(train), np.sort(test)

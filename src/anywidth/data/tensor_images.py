@@ -1,0 +1,96 @@
+"""A data set of images that lie in memory as one tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from anywidth.data.augment import random_crop_flip
+from anywidth.data.checks import check_images
+
+__all__ = ["TensorImages"]
+
+
+class TensorImages(Dataset[tuple[Tensor, int]]):
+    """Labelled images in one tensor, which gives items one by one and whole batches in one slice.
+
+    Pixels stay in the type that they came in (a quarter of the memory for uint8) until they are asked for;
+    then they are augmented, resized, made float32 and normalised, in that order.
+
+    Args:
+        images: `(images, channels, height, width)`, uint8 or floating point.
+        labels: `(images,)`, integers from 0.
+        mean: Per channel, subtracted; `(channels,)` in the units of the pixels; None is 0.
+        std: Per channel, divided by; `(channels,)` in the units of the pixels; None is 1.
+        crop_flip: None for no augmentation, or the padding in pixels of a random crop that is followed by a
+            random horizontal flip.
+        image_size: Height and width in pixels that images are resized to; None keeps their own.
+
+    Raises:
+        DataError: If images and labels do not belong together.
+
+    Example:
+        >>> images = TensorImages(torch.rand(10, 1, 8, 8), torch.arange(10))
+        >>> len(images), images[3][1], images.take(torch.tensor([1, 2]))[0].shape
+        (10, 3, torch.Size([2, 1, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        crop_flip: int | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        check_images(images, labels, where="tensor images")
+        channels = images.shape[1]
+        self.images = images
+        self.labels = labels.long()
+        self.mean = (torch.zeros(channels) if mean is None else mean).float().view(channels, 1, 1)
+        self.std = (torch.ones(channels) if std is None else std).float().view(channels, 1, 1)
+        self.crop_flip = crop_flip
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image `(channels, height, width)` and its label; augmented from torch's global generator."""
+        images, labels = self.take(torch.tensor([index]))
+        return images[0], int(labels[0])
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The `(channels, height, width)` of one image as it is given out."""
+        channels, height, width = self.images.shape[1:]
+        return channels, self.image_size or height, self.image_size or width
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All images, normalised and not augmented, and all labels; computed anew each time.
+
+        The shapes are `(images, channels, height, width)` and `(images,)`.
+        """
+        return self._finish(self.images), self.labels
+
+    def take(self, indices: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The images `(batch, channels, height, width)` and labels `(batch,)` at the indices `(batch,)`.
+
+        Augmentation draws from `generator`; None is torch's global one.
+        """
+        images = self.images[indices]
+        if self.crop_flip is not None:
+            images = random_crop_flip(images, padding=self.crop_flip, generator=generator)
+        return self._finish(images), self.labels[indices]
+
+    def _finish(self, images: Tensor) -> Tensor:
+        if self.image_size is not None and images.shape[2:] != (self.image_size, self.image_size):
+            # Imported late: only resizing needs torchvision.
+            from torchvision.transforms.v2 import functional
+
+            images = functional.resize(images, [self.image_size, self.image_size], antialias=True)
+        return (images.float() - self.mean) / self.std

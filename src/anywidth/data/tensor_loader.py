@@ -1,0 +1,46 @@
+"""Batches of images that lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from anywidth.data.order import BatchOrder
+from anywidth.data.tensor_images import TensorImages
+
+__all__ = ["TensorLoader"]
+
+
+class TensorLoader:
+    """Batches cut out of `TensorImages` in one slice each, in this process.
+
+    Loading item by item costs more than a training step of a small network; a slice does not.
+
+    Args:
+        dataset: The images.
+        order: Which images make up each batch, and the source of the augmentation's random numbers.
+
+    Example:
+        >>> import torch
+        >>> images = TensorImages(torch.rand(10, 1, 8, 8), torch.arange(10))
+        >>> loader = TensorLoader(images, BatchOrder(len(images), batch_size=4))
+        >>> [inputs.shape[0] for inputs, targets in loader]
+        [4, 4, 2]
+    """
+
+    def __init__(self, dataset: TensorImages, order: BatchOrder) -> None:
+        self.dataset = dataset
+        # Trainers look for an object with set_epoch under these two names, as a DataLoader has them.
+        self.sampler = order
+        self.batch_sampler = None
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
+        batches, generator = self.sampler.start_epoch()
+        for indices in batches:
+            yield self.dataset.take(indices, generator=generator)

@@ -1,0 +1,90 @@
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST, as torchvision downloads, checks and reads them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.checks import check_images
+from anywidth.data.statistics import channel_statistics
+from anywidth.data.tensor_images import TensorImages
+from anywidth.errors import DataError
+
+__all__ = ["load_torchvision_bundle"]
+
+_SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "fashion-mnist": FashionMNIST}
+_CROP_PADDING = 4
+
+
+def load_torchvision_bundle(
+    name: str, *, root: Path, download: bool = True, image_size: int | None = None
+) -> DataBundle:
+    """One of torchvision's small sets, in memory, normalised by the mean and spread of its training part.
+
+    The training images are randomly cropped with 4 pixels of padding and mirrored.
+
+    Args:
+        name: "cifar10", "cifar100" or "fashion-mnist".
+        root: The folder that holds the files, or gets them.
+        download: Whether files that are not there are fetched.
+        image_size: Height and width in pixels; None keeps 32 (CIFAR) or 28 (Fashion-MNIST).
+
+    Raises:
+        DataError: If the files are missing, damaged or cannot be downloaded.
+
+    Example:
+        >>> bundle = load_torchvision_bundle("cifar10", root=Path("data"))  # doctest: +SKIP
+        >>> bundle.input_shape  # doctest: +SKIP
+        (3, 32, 32)
+    """
+    (images, labels), (test_images, test_labels), classes = _read(name, root, download)
+    for part, pixels, targets in (("training", images, labels), ("test", test_images, test_labels)):
+        check_images(pixels, targets, where=f"the {part} part of {name} in {root}", classes=len(classes))
+    mean, std = channel_statistics(images)
+    train = TensorImages(images, labels, mean=mean, std=std, crop_flip=_CROP_PADDING, image_size=image_size)
+    return DataBundle(
+        name=name,
+        train=train,
+        test=TensorImages(test_images, test_labels, mean=mean, std=std, image_size=image_size),
+        calibration=train,
+        input_shape=train.input_shape,
+        classes=classes,
+    )
+
+
+def _read(
+    name: str, root: Path, download: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[str, ...]]:
+    try:
+        train = _SETS[name](root, train=True, download=download)
+        test = _SETS[name](root, train=False, download=download)
+    # torchvision checks the sums of CIFAR's files but reads Fashion-MNIST's as they are, so a truncated file
+    # can fail anywhere in the reader.
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        AssertionError,
+        EOFError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
+        fix = (
+            f"check the network, and remove damaged files from {root} so that they are fetched again"
+            if download
+            else "allow the download, or put the files there"
+        )
+        raise DataError(f"cannot load {name} from {root}: {error or type(error).__name__}; {fix}") from error
+    return _tensors(train), _tensors(test), tuple(str(label) for label in train.classes)
+
+
+def _tensors(part: CIFAR10 | FashionMNIST) -> tuple[Tensor, Tensor]:
+    images = torch.as_tensor(part.data)
+    # Grey images come without a channel dimension, coloured ones with the channels last.
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return images.contiguous(), torch.as_tensor(part.targets)

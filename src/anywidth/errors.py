@@ -1,0 +1,56 @@
+"""The errors that anywidth raises for what a user can mend."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AnalysisError",
+    "AnywidthError",
+    "CheckpointError",
+    "DataError",
+    "MissingExtraError",
+    "ModelError",
+    "NoEffectWarning",
+    "TrainingError",
+    "UncalibratedError",
+    "WidthError",
+]
+
+
+class AnywidthError(Exception):
+    """Base of every error of this package; the message names the thing, its value and the fix."""
+
+
+class AnalysisError(AnywidthError):
+    """The model could not be captured or analysed."""
+
+
+class WidthError(AnywidthError, ValueError):
+    """A width, a pattern or a width config that does not fit the supernet."""
+
+
+class UncalibratedError(AnywidthError, RuntimeError):
+    """A width was evaluated whose batch-norm statistics were never computed, or are out of date."""
+
+
+class CheckpointError(AnywidthError):
+    """A checkpoint is missing, truncated, foreign or of another model."""
+
+
+class DataError(AnywidthError, ValueError):
+    """A data set is missing, damaged or not of the expected form."""
+
+
+class ModelError(AnywidthError, ValueError):
+    """A model name is unknown or the model does not fit the data."""
+
+
+class TrainingError(AnywidthError, RuntimeError):
+    """Training cannot go on: the loss is not finite, or the run folder is in the way."""
+
+
+class MissingExtraError(AnywidthError, ImportError):
+    """A package of an optional extra is needed; the message says what to install."""
+
+
+class NoEffectWarning(UserWarning):
+    """Something was asked for that changes nothing."""

@@ -1,0 +1,57 @@
+"""The score of one width on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anywidth.errors import DataError
+from anywidth.supernet import Supernet
+from anywidth.supernet.batches import model_device, split_batch
+from anywidth.widths import Width
+
+__all__ = ["Score", "evaluate", "top1"]
+
+Score = Callable[[Any, Any], Tensor]
+
+
+def top1(output: Any, targets: Tensor) -> Tensor:
+    """100 for every sample whose largest logit is its class, else 0; shape (batch,).
+
+    >>> top1(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    tensor([100.,   0.])
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if logits is None:
+        logits = output[0] if isinstance(output, (tuple, list)) else next(iter(output.values()))
+    return (logits.argmax(1) == targets).float() * 100
+
+
+@torch.inference_mode()
+def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score: Score = top1) -> float:
+    """Mean score of one width over all samples of a loader; every sample counts the same.
+
+    Args:
+        net: The supernet; nothing of it changes.
+        loader: Batches of (inputs, targets).
+        width: As in `Supernet.config`; it has to be calibrated.
+        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+
+    Raises:
+        UncalibratedError: the width has no up-to-date batch-norm statistics.
+        DataError: the loader is empty.
+    """
+    network = net.extract(width).eval()
+    device = model_device(network)
+    total, count = 0.0, 0
+    for batch in loader:
+        inputs, targets = split_batch(batch, device)
+        scores = score(inputs.call(network), targets)
+        total += float(scores.double().sum())
+        count += scores.numel()
+    if count == 0:
+        raise DataError("the evaluation loader gave no data")
+    return total / count

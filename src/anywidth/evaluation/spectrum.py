@@ -1,0 +1,158 @@
+"""The spectrum: accuracy against cost over many widths of one supernet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anywidth.cost import macs, params
+from anywidth.errors import MissingExtraError
+from anywidth.evaluation.evaluate import Score, evaluate, top1
+from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import Width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Row", "Spectrum", "spectrum", "width_grid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One width: the width (or a name), MACs and parameters, and the score (accuracy in percent by default)."""
+
+    width: float | str
+    macs: int
+    params: int
+    accuracy: float
+
+
+class Spectrum(Sequence[Row]):
+    """Rows of a spectrum, and ways to write them down.
+
+    >>> curve = Spectrum([Row(width=0.5, macs=20, params=9, accuracy=97.5)])
+    >>> print(curve.csv(), end="")
+    width,macs,params,accuracy
+    0.5,20,9,97.5
+    """
+
+    def __init__(self, rows: Iterable[Row], name: str = "anywidth") -> None:
+        self.rows = tuple(rows)
+        self.name = name
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def csv(self) -> str:
+        """The rows as CSV text with the columns width, macs, params, accuracy."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["width", "macs", "params", "accuracy"])
+        for row in self.rows:
+            writer.writerow([row.width, row.macs, row.params, round(row.accuracy, 4)])
+        return text.getvalue()
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the rows as CSV."""
+        return write_atomically(Path(path), lambda temporary: temporary.write_text(self.csv()))
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write the rows as JSON, with the name of the network."""
+        text = json.dumps({"name": self.name, "rows": [asdict(row) for row in self.rows]}, indent=2) + "\n"
+        return write_atomically(Path(path), lambda temporary: temporary.write_text(text))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Spectrum:
+        """Read what `to_json` wrote."""
+        content = json.loads(Path(path).read_text())
+        return cls([Row(**row) for row in content["rows"]], content["name"])
+
+    def plot(
+        self, path: str | Path | None = None, *, others: Mapping[str, Spectrum] | None = None, title: str = ""
+    ) -> Axes:
+        """Draw accuracy against MACs, with other spectra in the same picture.
+
+        Args:
+            path: Where to write the picture (its ending gives the format); None to only return the axes.
+            others: More spectra by the name that the legend shows, such as networks trained alone, as points.
+            title: A line above the picture.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from anywidth.evaluation.picture import draw
+
+        return draw(self, path, others or {}, title)
+
+
+def spectrum(
+    net: Supernet,
+    loader: Iterable[Any],
+    widths: Sequence[Width] | int = 16,
+    *,
+    score: Score = top1,
+    name: str = "anywidth",
+    progress: Callable[[Row], object] | None = None,
+) -> Spectrum:
+    """Accuracy, MACs and parameters at many widths, narrowest first as given.
+
+    Args:
+        net: The supernet, calibrated at these widths.
+        loader: Batches of (inputs, targets), iterated once per width.
+        widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced.
+        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+        name: Stands in files and legends.
+        progress: Called with every finished row.
+
+    Raises:
+        UncalibratedError: a width has no up-to-date batch-norm statistics.
+    """
+    chosen = width_grid(net.min_width, widths) if isinstance(widths, int) else list(widths)
+    rows = []
+    for width in chosen:
+        row = Row(
+            width=round(width, 6) if isinstance(width, (int, float)) else net.label(width),
+            macs=macs(net, width),
+            params=params(net, width),
+            accuracy=evaluate(net, loader, width, score=score),
+        )
+        rows.append(row)
+        if progress is not None:
+            progress(row)
+    return Spectrum(rows, name)
+
+
+def width_grid(min_width: float, count: int) -> list[float]:
+    """Evenly spaced widths from the narrowest to 1.
+
+    >>> width_grid(0.25, 4)
+    [0.25, 0.5, 0.75, 1.0]
+    """
+    if count < 2:
+        return [1.0]
+    return [round(min_width + (1 - min_width) * i / (count - 1), 6) for i in range(count)]
+
+
+def require_matplotlib() -> Any:
+    """The matplotlib module, drawing into files only.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise MissingExtraError("plots need matplotlib: pip install 'anywidth[plots]'") from error
+    return figure

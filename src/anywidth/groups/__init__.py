@@ -1,0 +1,7 @@
+"""Which channels of a model move together."""
+
+from anywidth.groups.analyse import analyse
+from anywidth.groups.analysis import Analysis, ChannelGroup
+from anywidth.groups.rules import rule
+
+__all__ = ["Analysis", "ChannelGroup", "analyse", "rule"]

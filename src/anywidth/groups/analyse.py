@@ -1,0 +1,34 @@
+"""The whole analysis of a model: capture, propagate, solve, prove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from anywidth.groups.analysis import Analysis
+from anywidth.groups.propagate import propagate
+from anywidth.groups.solve import solve
+from anywidth.groups.trace import capture, double_batch, normalise_inputs
+from anywidth.groups.verify import verify
+
+__all__ = ["analyse"]
+
+
+def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Analysis:
+    """The channel groups of a model.
+
+    Args:
+        model: Any module that `torch.export` can capture.
+        example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments.
+        proof: Narrow every group and compare with the full network; groups that fail are frozen.
+
+    Raises:
+        AnalysisError: the model cannot be captured or run on the inputs.
+    """
+    inputs = double_batch(normalise_inputs(example_inputs))
+    # Both modes, because auxiliary heads, stochastic depth and the like exist in one of them only.
+    captures = [capture(model, inputs, training=training) for training in (True, False)]
+    found = propagate(model, captures)
+    analysis = solve(model, found)
+    return verify(model, analysis, found, captures[-1], inputs) if proof else analysis

@@ -1,0 +1,151 @@
+"""What the analysis finds: channel groups, where their channels sit in every tensor, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Analysis", "Axis", "ChannelGroup", "CountedOperator", "Kept", "Scale"]
+
+Kept = npt.NDArray[np.int64] | int | None
+"""Kept positions of one dimension: None for all, an int k for the first k, else the indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Channels that have to be narrowed together.
+
+    Attributes:
+        name: A module path that a person recognises, the first that makes these channels.
+        channels: Channels at full width.
+        unit: Channels that are kept or dropped as one (heads, groups of a grouped convolution), usually 1.
+        ratio: Expansion over the channels that the group is made from; rounding is done before it.
+        producers: Module paths that make these channels.
+        members: Every dimension that follows, as `tensor[dimension]`.
+        frozen: Why the channels cannot be narrowed, or None if they can.
+    """
+
+    name: str
+    channels: int
+    unit: int = 1
+    ratio: int = 1
+    producers: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    frozen: str | None = None
+
+    @property
+    def units(self) -> int:
+        """How many pieces can be kept or dropped."""
+        return self.channels // self.unit
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a glob pattern names this group, or one of the modules that make its channels."""
+        return any(fnmatchcase(name, pattern) for name in (self.name, *self.producers))
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One dimension of one tensor: which group (-1: none) and which unit of it sits at every position."""
+
+    group: npt.NDArray[np.int32]
+    rank: npt.NDArray[np.int32]
+
+    def kept(self, units: npt.NDArray[np.int64]) -> Kept:
+        """Positions kept when group i keeps its first `units[i]` units."""
+        mask = self.rank < units[self.group]
+        count = int(mask.sum())
+        if count == mask.size:
+            return None
+        if mask[:count].all():
+            return count
+        return np.flatnonzero(mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """How a dimension of an operator shrinks: a fixed part, and per group the size by kept units."""
+
+    fixed: int
+    parts: tuple[tuple[int, npt.NDArray[np.int64]], ...]
+
+    @property
+    def full(self) -> int:
+        """The size at full width."""
+        return self.fixed + sum(int(sizes[-1]) for _, sizes in self.parts)
+
+    def size(self, units: npt.NDArray[np.int64]) -> int:
+        """The size when group i keeps its first `units[i]` units."""
+        return self.fixed + sum(int(sizes[units[group]]) for group, sizes in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountedOperator:
+    """An operator with its MACs per sample at full width, and the dimensions that scale them."""
+
+    module: str
+    operator: str
+    kind: str
+    macs: int
+    scales: tuple[Scale, ...]
+
+    def count(self, units: npt.NDArray[np.int64]) -> int:
+        """MACs per sample when group i keeps its first `units[i]` units."""
+        macs = self.macs
+        for scale in self.scales:
+            macs = macs * scale.size(units) // scale.full
+        return macs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """Everything known about one model's channels.
+
+    `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
+    every name to the first name of the same tensor.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    axes: Mapping[str, tuple[Axis | None, ...]]
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    operators: tuple[CountedOperator, ...]
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def elastic(self) -> tuple[ChannelGroup, ...]:
+        """The groups that can be narrowed."""
+        return tuple(group for group in self.groups if group.frozen is None)
+
+    def units(self, channels: Mapping[str, int]) -> npt.NDArray[np.int64]:
+        """Kept units per group from active channels by name; a last entry serves positions of no group."""
+        kept = [channels.get(group.name, group.channels) // group.unit for group in self.groups]
+        return np.array([*kept, np.iinfo(np.int32).max], dtype=np.int64)
+
+    def kept(self, name: str, units: npt.NDArray[np.int64]) -> tuple[Kept, ...]:
+        """Kept positions of every dimension of a tensor (by its first name)."""
+        axes = self.axes.get(name)
+        if axes is None:
+            return tuple(None for _ in self.shapes[name])
+        return tuple(None if axis is None else axis.kept(units) for axis in axes)
+
+    def freeze(self, reasons: Mapping[str, str]) -> Analysis:
+        """The same analysis with groups frozen, by name."""
+        groups = [
+            replace(group, frozen=reasons[group.name]) if group.frozen is None and group.name in reasons else group
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+    def with_ratios(self, ratios: Mapping[str, int]) -> Analysis:
+        """The same analysis with expansion ratios set, by name."""
+        groups = [replace(g, ratio=ratios.get(g.name, g.ratio)) for g in self.groups]
+        return replace(self, groups=tuple(groups))
+
+    def matching(self, pattern: str) -> Sequence[ChannelGroup]:
+        """The groups that a pattern names."""
+        return [group for group in self.groups if group.matches(pattern)]

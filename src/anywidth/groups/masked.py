@@ -1,0 +1,177 @@
+"""The reference that subnets are proved against: the full network with dropped channels masked everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from anywidth.groups.labels import Array, varying
+from anywidth.groups.trace import Capture, Inputs
+
+__all__ = ["run_masked"]
+
+
+def run_masked(
+    capture: Capture,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    masks: Mapping[str, list[np.ndarray]],
+) -> list[Any]:
+    """Outputs of a captured graph at full width with some channels masked.
+
+    Sums ignore masked channels because they are zero; means, norms, maxima and softmax over channels count the
+    kept ones only.
+
+    Args:
+        capture: The graph.
+        tensors: Parameters and buffers by name, at full width.
+        inputs: What the model is called with.
+        masks: For values by node name: boolean arrays that broadcast to them, False where dropped.
+    """
+    flat = iter(inputs.tensors())
+    placeholders = []
+    for node in capture.program.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if node.name in capture.tensors:
+            placeholders.append(tensors[capture.tensors[node.name]])
+        elif node.name in capture.constants:
+            placeholders.append(capture.constants[node.name])
+        elif isinstance(node.meta.get("val"), Tensor):
+            placeholders.append(next(flat))
+        else:
+            placeholders.append(None)
+    runner = _Masked(capture.program.graph_module, {k: [torch.from_numpy(m) for m in v] for k, v in masks.items()})
+    return runner.run(*placeholders)
+
+
+def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """Boolean masks from label arrays, `kept` being indexed by label."""
+    masks: dict[str, list[np.ndarray]] = {}
+    for name, arrays in facets.items():
+        found = [kept[a] for a in arrays if varying(a)]
+        dropped = [mask for mask in found if not mask.all()]
+        if dropped:
+            masks[name] = dropped
+    return masks
+
+
+class _Masked(Interpreter):
+    def __init__(self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]]) -> None:
+        super().__init__(module)
+        self.masks = masks
+
+    def run_node(self, n: Node) -> Any:
+        special = _SPECIAL.get(str(n.target).rsplit(".", 1)[0]) if n.op == "call_function" else None
+        source = n.all_input_nodes[0] if n.all_input_nodes else None
+        masks = self.masks.get(source.name, []) if source is not None else []
+        if special and masks:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            mask = masks[0]
+            for other in masks[1:]:
+                mask = mask & other
+            result = special(str(n.target), mask, args, kwargs, n)
+        elif str(n.target) == "aten.view.default":  # masked values may have other strides than the traced ones
+            result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
+        else:
+            result = super().run_node(n)
+        if isinstance(result, Tensor):
+            for mask in self.masks.get(n.name, []):
+                result = torch.where(mask, result, torch.zeros((), dtype=result.dtype))
+        return result
+
+
+def _dims(args: Any, kwargs: Any, ndim: int, position: int) -> list[int]:
+    dims = args[position] if len(args) > position else kwargs.get("dim")
+    if dims is None or dims == [] or isinstance(dims, bool):
+        return list(range(ndim))
+    return [d % ndim for d in ([dims] if isinstance(dims, int) else dims)]
+
+
+def _moments(x: Tensor, mask: Tensor, dims: list[int], keepdim: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    weight = mask.expand_as(x).to(x.dtype)
+    count = weight.sum(dims, keepdim=True).clamp(min=1)
+    mean = (x * weight).sum(dims, keepdim=True) / count
+    square = ((x - mean).square() * weight).sum(dims, keepdim=True)
+    return mean, square, count
+
+
+def _mean(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
+    x = args[0]
+    mean, square, count = _moments(x, mask, _dims(args, kwargs, x.ndim, 1))
+    results = []
+    correction = kwargs.get("correction", 1)
+    if len(args) > 2 and isinstance(args[2], bool) and isinstance(args[1], list) and "correction" not in name:
+        correction = int(args[2]) if ".mean" not in name else 0
+    variance = square / (count - correction).clamp(min=1)
+    spread = variance.sqrt() if ".std" in name else variance
+    base = name.split(".")[1]
+    results = {"mean": [mean], "var": [spread], "std": [spread]}.get(base, [spread, mean])
+    examples = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
+    shaped = [r.reshape(e.shape) for r, e in zip(results, examples, strict=True)]
+    return shaped[0] if len(shaped) == 1 else tuple(shaped)
+
+
+def _extreme(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
+    x = args[0]
+    far = float("inf") if "min" in name else -float("inf")
+    filled = torch.where(mask, x, torch.full((), far, dtype=x.dtype))
+    return node.target(filled, *args[1:], **kwargs)  # type: ignore[operator]
+
+
+def _layer_norm(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
+    x, shape = args[0], args[1]
+    weight = args[2] if len(args) > 2 else None
+    rms = "rms" in name
+    bias = None if rms else (args[3] if len(args) > 3 else None)
+    default = torch.finfo(x.dtype).eps if rms else 1e-5
+    eps = args[3 if rms else 4] if len(args) > (3 if rms else 4) else kwargs.get("eps")
+    eps = default if eps is None else eps
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    mean, square, count = _moments(x, mask, dims)
+    if rms:
+        weighted = (x.square() * mask).sum(dims, keepdim=True)
+        normal = x / (weighted / count + eps).sqrt()
+    else:
+        normal = (x - mean) / (square / count + eps).sqrt()
+    if weight is not None:
+        normal = normal * weight
+    return normal if bias is None else normal + bias
+
+
+def _group_norm(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
+    x, groups = args[0], args[1]
+    weight = args[2] if len(args) > 2 else None
+    bias = args[3] if len(args) > 3 else None
+    eps = args[4] if len(args) > 4 else 1e-5
+    grouped = x.reshape(x.shape[0], groups, -1)
+    mean, square, count = _moments(grouped, mask.expand_as(x).reshape(grouped.shape), [2])
+    normal = ((grouped - mean) / (square / count + eps).sqrt()).reshape(x.shape)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    if weight is not None:
+        normal = normal * weight.reshape(shape)
+    return normal if bias is None else normal + bias.reshape(shape)
+
+
+_SPECIAL = {
+    "aten.mean": _mean,
+    "aten.var": _mean,
+    "aten.std": _mean,
+    "aten.var_mean": _mean,
+    "aten.std_mean": _mean,
+    "aten.amax": _extreme,
+    "aten.amin": _extreme,
+    "aten.max": _extreme,
+    "aten.min": _extreme,
+    "aten.softmax": _extreme,
+    "aten.log_softmax": _extreme,
+    "aten.logsumexp": _extreme,
+    "aten.layer_norm": _layer_norm,
+    "aten.rms_norm": _layer_norm,
+    "aten.group_norm": _group_norm,
+}

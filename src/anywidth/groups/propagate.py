@@ -1,0 +1,198 @@
+"""Propagation of channel labels through captured graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+
+from anywidth.groups.flow import Cost, Flow, Value
+from anywidth.groups.labels import Array, Labels, varying
+from anywidth.groups.rules import Call, find_rule
+from anywidth.groups.trace import Capture, named_tensors
+
+__all__ = ["Propagation", "propagate"]
+
+_FREE = (
+    "getitem",
+    "aten.sym_size",
+    "aten._assert_tensor_metadata",
+    "aten.view",
+    "aten.contiguous",
+    "aten.clone",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Propagation:
+    """The outcome: labels of every dimension of every tensor of the model, costs, and operators without a rule."""
+
+    labels: Labels
+    dims: dict[str, tuple[Array | None, ...]]
+    costs: tuple[Cost, ...]
+    batch: int
+    uncounted: dict[str, int]
+    unknown: dict[str, int]
+    facets: dict[str, list[Array]]
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor, so that tied ones are one."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+
+
+def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
+    """Labels for all tensors of a model, merged over all its captured graphs.
+
+    Costs and unknown operators are taken from the last capture, which should be the evaluation graph.
+    """
+    labels = Labels()
+    names = canonical_names(model)
+    tensors = named_tensors(model)
+    dims: dict[str, tuple[Array | None, ...]] = {}
+    values: dict[str, Value] = {}
+    for name in dict.fromkeys(names.values()):
+        shape = tuple(tensors[name].shape)
+        vectors = tuple(labels.fresh(size) if size > 1 else None for size in shape)
+        dims[name] = vectors
+        facets = []
+        for dim, vector in enumerate(vectors):
+            if vector is not None:
+                facets.append(vector.reshape([-1 if d == dim else 1 for d in range(len(shape))]))
+        values[name] = Value(shape, facets, tensor=name)
+    used: set[str] = set()
+    costs: list[Cost] = []
+    uncounted: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    node_facets: dict[str, list[Array]] = {}
+    flow = Flow(labels)
+    for capture in captures:
+        flow.costs = []
+        uncounted, node_facets = Counter(), {}
+        _walk(flow, capture, names, values, used, uncounted, unknown, node_facets)
+        costs = flow.costs
+    flow.settle_splits()
+    for name, vectors in dims.items():
+        if name not in used:
+            for vector in vectors:
+                if vector is not None:
+                    labels.freeze(vector, "not used in the forward")
+    return Propagation(
+        labels=labels,
+        dims=dims,
+        costs=tuple(costs),
+        batch=captures[-1].batch,
+        uncounted=dict(uncounted),
+        unknown=dict(unknown),
+        facets=node_facets,
+    )
+
+
+def _walk(
+    flow: Flow,
+    capture: Capture,
+    names: dict[str, str],
+    values: dict[str, Value],
+    used: set[str],
+    uncounted: Counter[str],
+    unknown: Counter[str],
+    node_facets: dict[str, list[Array]],
+) -> None:
+    env: dict[Node, Any] = {}
+
+    def value_of(item: Any) -> Any:
+        return env[item] if isinstance(item, Node) else item
+
+    for node in capture.program.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = _placeholder(node, capture, names, values, used)
+        elif node.op == "output":
+            flow.operator, flow.module = "output", ""
+            for source in node.all_input_nodes:
+                for value in _flatten(env[source]):
+                    if value.tensor is None:
+                        flow.freeze(value, "reaches the output of the network")
+        elif node.op == "call_function":
+            args = map_aggregate(node.args, value_of)
+            kwargs = map_aggregate(node.kwargs, value_of)
+            env[node] = _call(flow, node, args, kwargs, uncounted, unknown)  # type: ignore[arg-type]
+        else:
+            env[node] = None
+        if isinstance(env.get(node), Value):
+            node_facets[node.name] = env[node].facets
+
+
+def _placeholder(
+    node: Node, capture: Capture, names: dict[str, str], values: dict[str, Value], used: set[str]
+) -> Value | None:
+    example = node.meta.get("val")
+    if node.name in capture.tensors:
+        name = names[capture.tensors[node.name]]
+        if node.users:
+            used.add(name)
+        return values[name]
+    if not isinstance(example, Tensor):
+        return None
+    origin = "a constant of the model" if node.name in capture.constants else "the network's input"
+    return Value(tuple(example.shape), origin=origin)
+
+
+def _flatten(item: Any) -> list[Value]:
+    if isinstance(item, Value):
+        return [item]
+    if isinstance(item, (list, tuple)):
+        return [value for part in item for value in _flatten(part)]
+    return []
+
+
+def _call(
+    flow: Flow, node: Node, args: Any, kwargs: Any, uncounted: Counter[str], unknown: Counter[str]
+) -> Value | list[Value] | None:
+    target = node.target
+    overload = target if isinstance(target, torch._ops.OpOverload) else None
+    name = str(target) if overload is not None else getattr(target, "__name__", str(target))
+    base = name.rsplit(".", 1)[0] if overload is not None else name
+    flow.operator, flow.module = name, _module_of(node)
+    example = node.meta.get("val")
+    examples = list(example) if isinstance(example, (list, tuple)) else [example]
+    shapes = tuple(tuple(e.shape) for e in examples if isinstance(e, Tensor))
+    call = Call(node, args, kwargs, shapes)
+    found = find_rule([name, base, base.rstrip("_")])
+    if found is None and overload is not None and torch.Tag.pointwise in overload.tags:
+        found = find_rule(["aten.where"])
+    counted = len(flow.costs)
+    if found is None:
+        reason = f"no rule for {flow.where}"
+        if call.values():
+            unknown[base] += 1
+        for value in call.values():
+            flow.freeze(value, reason)
+        result: Value | list[Value] | None = None
+    elif not shapes:
+        result = None
+    else:
+        result = found(flow, call)
+    if len(flow.costs) == counted and base not in _FREE and shapes:
+        uncounted[base] += 1
+    if isinstance(example, (list, tuple)):
+        pieces = result if isinstance(result, list) else [Value(shape) for shape in shapes]
+        filled = iter(pieces)
+        return [next(filled) if isinstance(e, Tensor) else Value(()) for e in examples]
+    if isinstance(result, list):
+        result = result[0]
+    if result is None:
+        return Value(shapes[0]) if shapes else None
+    result.facets = [facet for facet in result.facets if varying(facet)]
+    return result
+
+
+def _module_of(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    return path.removeprefix("L['self'].").removeprefix("L['self']")

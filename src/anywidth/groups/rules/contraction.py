@@ -1,0 +1,170 @@
+"""Convolutions and matrix products: the channels summed over belong with the weights that they meet."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.labels import Array
+from anywidth.groups.rules.registry import Call, Result, rule
+
+__all__: list[str] = []
+
+
+def _axis(vector: Array | None, ndim: int, dim: int) -> list[Array]:
+    if vector is None:
+        return []
+    shape = [1] * ndim
+    shape[dim] = vector.size
+    return [vector.reshape(shape)]
+
+
+def _meet(flow: Flow, a: Array | None, b: Array | None, origin: str) -> None:
+    """The same channels on both sides, or a frozen side where the other has no labels."""
+    if a is not None and b is not None:
+        flow.labels.union(a, b, flow.where)
+    elif a is not None or b is not None:
+        flow.labels.freeze(a if a is not None else b, f"meets {origin} at {flow.where}")  # type: ignore[arg-type]
+
+
+def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value | None) -> Result:
+    x, weight = call.args[0], call.args[1]
+    spatial = len(weight.shape) - 2
+    channel = len(x.shape) - spatial - 1  # 1, or 0 for an unbatched input
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(channel + 1, len(x.shape)))
+    flow.freeze(weight, "kernel size", dims=range(2, len(weight.shape)))
+    x_channels = flow.along(x, channel)
+    in_dim, out_dim = (0, 1) if transposed else (1, 0)
+    inward, outward = flow.along(weight, in_dim), flow.along(weight, out_dim)
+    if groups == 1:
+        _meet(flow, x_channels, inward, x.origin if x_channels is None else weight.origin)
+        scales = [inward, outward]
+    else:
+        # Whole groups of the convolution are kept or dropped: channels inside one are tied.
+        fixed, split = (outward, inward) if transposed else (inward, outward)
+        if fixed is not None:
+            flow.labels.freeze(fixed, f"channels inside one group of a grouped convolution ({flow.module})")
+        rows = []
+        for vector in (x_channels, split):
+            if vector is not None and vector.size % groups == 0:
+                rows.append(flow.labels.tie(vector.reshape(groups, -1), {1}, flow.where).reshape(-1))
+            else:
+                rows.append(None)
+        _meet(flow, rows[0], rows[1], x.origin)
+        if transposed:
+            row = rows[1]
+            outward = None if row is None else np.repeat(row, weight.shape[1])
+            scales = [inward]
+        else:
+            scales = [outward]
+    if bias is not None:
+        _meet(flow, outward, flow.along(bias, 0), weight.origin)
+    positions = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(call.shape[channel + 1 :])
+    batch = x.shape[0] if channel else 1
+    macs = batch * positions * math.prod(weight.shape)
+    kind = "conv" if groups == 1 else "grouped conv"
+    made = out_dim if groups == 1 else None
+    flow.record(kind, macs, [s for s in scales if s is not None], weight.tensor, made)
+    return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin if outward is None else "")
+
+
+@rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
+def convolution(flow: Flow, call: Call) -> Result:
+    """Convolution of (batch, channels, *positions) with a weight of (out, in / groups, *kernel)."""
+    return _convolve(flow, call, call.argument(6, "groups", 1), False, call.argument(2, "bias"))
+
+
+@rule("aten.convolution")
+def general_convolution(flow: Flow, call: Call) -> Result:
+    """The general form: (input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
+    return _convolve(flow, call, call.args[8], call.args[6], call.args[2])
+
+
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+def transposed_convolution(flow: Flow, call: Call) -> Result:
+    """Transposed convolution with a weight of (in, out / groups, *kernel)."""
+    return _convolve(flow, call, call.argument(6, "groups", 1), True, call.argument(2, "bias"))
+
+
+@rule("aten.linear")
+def linear(flow: Flow, call: Call) -> Result:
+    """Product of (..., in) with a weight of (out, in), plus a bias of (out,)."""
+    x, weight = call.args[0], call.args[1]
+    lead = tuple(range(len(x.shape) - 1))
+    facets = flow.contract([Operand(x, (*lead, "in")), Operand(weight, ("out", "in"))], (*lead, "out"), "linear")
+    return _add(flow, Value(call.shape, facets), call.argument(2, "bias"))
+
+
+def _add(flow: Flow, product: Value, bias: Value | None) -> Value:
+    if bias is None:
+        return product
+    return Value(product.shape, flow.elementwise([product, bias], product.shape))
+
+
+def _matmul(flow: Flow, a: Value, b: Value, shape: tuple[int, ...]) -> Value:
+    """Batched matrix product; vectors and broadcast batch dimensions as in torch.matmul."""
+    a_letters: tuple[object, ...] = ("m", "k") if len(a.shape) > 1 else ("k",)
+    b_letters: tuple[object, ...] = ("k", "n") if len(b.shape) > 1 else ("k",)
+    depth = max(len(a.shape) - len(a_letters), len(b.shape) - len(b_letters))
+    batch = tuple(range(depth))
+    out = (*batch, *(letter for letter in ("m", "n") if letter in (*a_letters, *b_letters)))
+    operands = [
+        Operand(value, (*batch[depth - (len(value.shape) - len(letters)) :], *letters))
+        for value, letters in ((a, a_letters), (b, b_letters))
+    ]
+    return Value(shape, flow.contract(operands, out, "matmul"))
+
+
+@rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot")
+def matmul(flow: Flow, call: Call) -> Result:
+    """Matrix products of two values."""
+    return _matmul(flow, call.args[0], call.args[1], call.shape)
+
+
+@rule("aten.addmm", "aten.baddbmm")
+def add_matmul(flow: Flow, call: Call) -> Result:
+    """A matrix product plus a bias."""
+    return _add(flow, _matmul(flow, call.args[1], call.args[2], call.shape), call.args[0])
+
+
+@rule("aten.einsum")
+def einsum(flow: Flow, call: Call) -> Result:
+    """Einsum without ellipsis or repeated letters inside one operand; others have no rule."""
+    equation, values = call.args[0].replace(" ", ""), list(call.args[1])
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if "->" not in equation or "." in equation or any(len(set(term)) != len(term) for term in terms):
+        for value in values:
+            flow.freeze(value)
+        return None
+    operands = [Operand(value, tuple(term)) for value, term in zip(values, terms, strict=True)]
+    return Value(call.shape, flow.contract(operands, tuple(right), "matmul"))
+
+
+@rule("aten.scaled_dot_product_attention")
+def attention(flow: Flow, call: Call) -> Result:
+    """softmax(q k^T) v over (batch, heads, tokens, channels): whole heads stay together."""
+    q, k, v = call.args[:3]
+    mask = call.argument(3, "attn_mask")
+    if q.shape[:-2] != k.shape[:-2]:  # grouped-query attention
+        return _grouped_query(flow, call)
+    lead = tuple(range(len(q.shape) - 2))
+    scores_shape = (*q.shape[:-1], k.shape[-2])
+    scores = Value(
+        scores_shape,
+        flow.contract([Operand(q, (*lead, "q", "c")), Operand(k, (*lead, "k", "c"))], (*lead, "q", "k"), "attention"),
+    )
+    if isinstance(mask, Value):
+        scores = Value(scores_shape, flow.elementwise([scores, mask], scores_shape))
+    facets = flow.contract(
+        [Operand(scores, (*lead, "q", "k")), Operand(v, (*lead, "k", "c"))], (*lead, "q", "c"), "attention"
+    )
+    return Value(call.shape, facets)
+
+
+def _grouped_query(flow: Flow, call: Call) -> Result:
+    for value in call.values():
+        flow.freeze(value, f"grouped-query heads at {flow.where}")
+    return None

@@ -1,0 +1,311 @@
+"""Operators that move data without computing: they run on the labels themselves."""
+
+from __future__ import annotations
+
+import math
+import operator as op
+
+import numpy as np
+
+from anywidth.groups.flow import Flow, Value
+from anywidth.groups.labels import FIXED, Array, varying
+from anywidth.groups.rules.registry import Call, Result, rule
+
+__all__ = ["reshape_facet"]
+
+
+def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Shortest runs of dimensions of `old` and `new` with equal products: a reshape happens inside each."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = ([i] if i < len(old) else []), ([j] if j < len(new) else [])
+        a = old[i] if left else 1
+        b = new[j] if right else 1
+        i, j = i + len(left), j + len(right)
+        while a != b:
+            if a < b:
+                a, i = a * old[i], (left.append(i), i + 1)[1]
+            else:
+                b, j = b * new[j], (right.append(j), j + 1)[1]
+        blocks.append((left, right))
+    return blocks
+
+
+def reshape_facet(flow: Flow, facet: Array, old: tuple[int, ...], new: tuple[int, ...]) -> Array:
+    """A facet of shape (1 or old sizes) after a reshape of its value from `old` to `new`."""
+    shape = [1] * len(new)
+    splits: list[set[int]] = []
+    current = facet
+    target: list[int] = []
+    for left, right in _blocks(old, new):
+        if not varying(facet) & set(left):
+            target += [1] * len(right)
+            continue
+        expand = list(current.shape)
+        for dim in left:
+            expand[dim] = old[dim]
+        current = np.broadcast_to(current, expand)
+        target += [new[dim] for dim in right]
+        splits.append(set(right))
+    result = current.reshape(target) if target else current.reshape(shape)
+    result = flow.labels.compress(result)
+    for dims in splits:
+        if len(varying(result) & dims) > 1:
+            flow.splits.append((result, frozenset(dims), flow.where))
+    return result
+
+
+@rule(
+    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.squeeze",
+    "aten.unsqueeze", "aten.squeeze_", "aten.unsqueeze_", "aten._reshape_alias", "aten.view_as", "aten.reshape_as",
+)  # fmt: skip
+def reshape(flow: Flow, call: Call) -> Result:
+    """Every operator that keeps the order of the elements and changes the shape."""
+    x = call.args[0]
+    if math.prod(x.shape) == 0:
+        return None
+    facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in flow.facets(x)]
+    return Value(call.shape, facets, origin=x.origin)
+
+
+@rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")
+def permute(flow: Flow, call: Call) -> Result:
+    """Every operator that permutes dimensions."""
+    x = call.args[0]
+    ndim = len(x.shape)
+    name = flow.operator
+    order = list(range(ndim))
+    if "permute" in name:
+        order = [d % ndim for d in call.args[1]]
+    elif "transpose" in name or "swapaxes" in name:
+        a, b = call.args[1] % ndim, call.args[2] % ndim
+        order[a], order[b] = b, a
+    elif "movedim" in name:
+        source, target = (list(np.atleast_1d(call.args[i]) % ndim) for i in (1, 2))
+        order = [d for d in order if d not in source]
+        for t, s in sorted(zip(target, source, strict=True)):
+            order.insert(t, s)
+    elif ndim > 1:
+        order[-1], order[-2] = order[-2], order[-1]
+    return Value(call.shape, [np.transpose(f, order) for f in flow.facets(x)], origin=x.origin)
+
+
+@rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
+def expand(flow: Flow, call: Call) -> Result:
+    """Broadcasting: new dimensions carry no labels."""
+    x = call.args[0]
+    lead = len(call.shape) - len(x.shape)
+    return Value(call.shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
+
+
+@rule("aten.repeat")
+def repeat(flow: Flow, call: Call) -> Result:
+    """Tiling: the labels repeat too."""
+    x, times = call.args[0], list(call.args[1])
+    facets = []
+    for facet in flow.facets(x):
+        facet = facet.reshape([1] * (len(times) - facet.ndim) + list(facet.shape))
+        facets.append(np.tile(facet, [t if d in varying(facet) else 1 for d, t in enumerate(times)]))
+    return Value(call.shape, facets, origin=x.origin)
+
+
+@rule("aten.repeat_interleave.self_int")
+def repeat_interleave(flow: Flow, call: Call) -> Result:
+    """Each position several times in a row along one dimension."""
+    x, times, dim = call.args[0], call.args[1], call.argument(2, "dim")
+    if dim is None:
+        flow.freeze(x)
+        return None
+    dim %= len(x.shape)
+    return Value(
+        call.shape,
+        [np.repeat(f, times, dim) if f.shape[dim] > 1 else f for f in flow.facets(x)],
+        origin=x.origin,
+    )
+
+
+@rule("aten.flip")
+def flip(flow: Flow, call: Call) -> Result:
+    """Reversed dimensions."""
+    x = call.args[0]
+    return Value(call.shape, [np.flip(f, tuple(d % f.ndim for d in call.args[1])) for f in flow.facets(x)])
+
+
+@rule("aten.roll")
+def roll(flow: Flow, call: Call) -> Result:
+    """Cyclic shifts: a dimension that is shifted cannot be narrowed."""
+    x, dims = call.args[0], call.argument(2, "dims", ())
+    flow.freeze(x, f"shifted at {flow.where}", dims=[d % len(x.shape) for d in dims] or range(len(x.shape)))
+    return Value(call.shape, flow.facets(x))
+
+
+@rule("aten.cat", "aten.concat")
+def concatenate(flow: Flow, call: Call) -> Result:
+    """Concatenation: the labels stand one after the other; the other dimensions must agree."""
+    values = [v for v in call.args[0] if math.prod(v.shape)]
+    dim = call.argument(1, "dim", 0) % len(call.shape)
+    rest = [_without(flow, value, dim) for value in values]
+    facets = flow.elementwise(rest, tuple(1 if d == dim else s for d, s in enumerate(call.shape)))
+    vectors = [flow.along(value, dim) for value in values]
+    if any(vector is not None for vector in vectors):
+        parts = [
+            np.full(value.shape[dim], FIXED) if vector is None else vector
+            for value, vector in zip(values, vectors, strict=True)
+        ]
+        shape = [1] * len(call.shape)
+        shape[dim] = call.shape[dim]
+        facets.append(np.concatenate(parts).reshape(shape))
+    return Value(call.shape, facets)
+
+
+def _without(flow: Flow, value: Value, dim: int) -> Value:
+    """A value's facets that do not depend on one dimension, whose size becomes one."""
+    facets = [facet for facet in flow.facets(value) if facet.shape[dim] == 1]
+    return Value(tuple(1 if d == dim else s for d, s in enumerate(value.shape)), facets, origin=value.origin)
+
+
+@rule("aten.stack")
+def stack(flow: Flow, call: Call) -> Result:
+    """Stacking along a new dimension: all operands keep the same positions."""
+    values, ndim = call.args[0], len(call.shape)
+    dim = call.argument(1, "dim", 0) % ndim
+    facets = flow.elementwise(values, values[0].shape)
+    return Value(call.shape, [np.expand_dims(f, dim) for f in facets])
+
+
+@rule("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split", "aten.unsafe_chunk")
+def split(flow: Flow, call: Call) -> Result:
+    """Pieces of one dimension. Equal pieces stay equal: position j of each is kept or dropped together."""
+    x = call.args[0]
+    dim = call.argument(2, "dim", 0) % len(x.shape)
+    sizes = [shape[dim] for shape in call.shapes]
+    bounds = np.cumsum(sizes)[:-1].tolist()
+    pieces = [Value(shape, origin=x.origin) for shape in call.shapes]
+    for facet in flow.facets(x):
+        parts = np.split(facet, bounds, axis=dim) if facet.shape[dim] > 1 else [facet] * len(pieces)
+        if facet.shape[dim] > 1 and len(set(sizes)) == 1:
+            for part in parts[1:]:
+                flow.labels.union(parts[0], part, flow.where)
+        for piece, part in zip(pieces, parts, strict=True):
+            piece.facets.append(part)
+    return pieces
+
+
+@rule("aten.unbind")
+def unbind(flow: Flow, call: Call) -> Result:
+    """All slices of one dimension, which therefore cannot be narrowed by itself."""
+    x = call.args[0]
+    dim = call.argument(1, "dim", 0) % len(x.shape)
+    return [_select(flow, x, dim, i, shape) for i, shape in enumerate(call.shapes)]
+
+
+@rule("aten.select")
+def select(flow: Flow, call: Call) -> Result:
+    """One position of one dimension."""
+    x, dim, index = call.args[0], call.args[1] % len(call.args[0].shape), call.args[2]
+    return _select(flow, x, dim, index, call.shape)
+
+
+def _select(flow: Flow, x: Value, dim: int, index: int, shape: tuple[int, ...]) -> Value:
+    facets = []
+    for facet in flow.facets(x):
+        if varying(facet) == {dim}:
+            flow.labels.freeze(facet, f"picked by its number at {flow.where}")
+            continue
+        if facet.shape[dim] > 1:
+            facet = flow.labels.tie(facet, {dim}, flow.where)
+            index = 0
+        facets.append(np.take(facet, index if facet.shape[dim] > 1 else 0, axis=dim))
+    return Value(shape, facets, origin=x.origin)
+
+
+@rule("aten.slice", "aten.narrow")
+def slice_(flow: Flow, call: Call) -> Result:
+    """A range of positions of one dimension."""
+    x, ndim = call.args[0], len(call.args[0].shape)
+    dim = call.argument(1, "dim", 0) % ndim
+    size = x.shape[dim]
+    if "narrow" in flow.operator:
+        start = call.args[2] % size if size else 0
+        piece = slice(start, start + call.args[3])
+    else:
+        start, stop = call.argument(2, "start"), call.argument(3, "end")
+        piece = slice(start, None if stop is None else min(stop, size), call.argument(4, "step", 1))
+    where = tuple(piece if d == dim else slice(None) for d in range(ndim))
+    facets = [facet[where] if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
+    return Value(call.shape, facets, origin=x.origin)
+
+
+@rule("aten.constant_pad_nd", "aten.pad")
+def pad(flow: Flow, call: Call) -> Result:
+    """Padding; padded channels are constant and stay at every width."""
+    x, amounts = call.args[0], list(call.args[1])
+    ndim = len(x.shape)
+    before, after = [0] * ndim, [0] * ndim
+    for i in range(len(amounts) // 2):
+        before[ndim - 1 - i], after[ndim - 1 - i] = amounts[2 * i], amounts[2 * i + 1]
+    facets = []
+    for facet in flow.facets(x):
+        touched = {d for d in varying(facet) if before[d] or after[d]}
+        if any(before[d] < 0 or after[d] < 0 for d in touched) or (len(varying(facet)) > 1 and touched):
+            flow.labels.freeze(facet, f"padded at {flow.where}")
+            continue
+        widths = [(before[d], after[d]) if d in touched else (0, 0) for d in range(ndim)]
+        facets.append(np.pad(facet, widths, constant_values=FIXED))
+    return Value(call.shape, facets, origin=x.origin)
+
+
+@rule("aten.index", "aten.index_select", "aten.embedding", "aten.gather", "aten.take_along_dim")
+def index(flow: Flow, call: Call) -> Result:
+    """Look-ups by an index tensor: the dimension looked up cannot be narrowed, the others move along."""
+    name = flow.operator
+    reason = f"looked up by an index at {flow.where}"
+    x = call.args[0]
+    if "embedding" in name:
+        dim, ndim = 0, len(call.args[1].shape)
+    elif "index_select" in name:
+        dim, ndim = call.args[1] % len(x.shape), 1
+    elif name.startswith("aten.index."):
+        found = [(d, i) for d, i in enumerate(call.args[1]) if i is not None]
+        dim, ndim = found[0][0], len(found[0][1].shape)
+        if len(found) > 1:
+            flow.freeze(x, reason)
+            return None
+    else:
+        flow.freeze(x, reason)
+        return None
+    flow.freeze(x, reason, dims=[dim])
+    facets = []
+    for facet in flow.facets(x):
+        if facet.shape[dim] == 1:
+            facets.append(facet.reshape([*facet.shape[:dim], *[1] * ndim, *facet.shape[dim + 1 :]]))
+    return Value(call.shape, facets)
+
+
+@rule("aten.pixel_shuffle")
+def pixel_shuffle(flow: Flow, call: Call) -> Result:
+    """(batch, channels * r * r, h, w) to (batch, channels, h * r, w * r)."""
+    x, square = call.args[0], call.args[1] ** 2
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(len(x.shape) - 2, len(x.shape)))
+    channels = flow.along(x, -3)
+    if channels is None:
+        return None
+    channels = flow.labels.tie(channels.reshape(-1, square), {1}, flow.where)
+    shape = [1] * len(call.shape)
+    shape[-3] = call.shape[-3]
+    return Value(call.shape, [channels.reshape(shape)])
+
+
+@rule("aten.pixel_unshuffle")
+def pixel_unshuffle(flow: Flow, call: Call) -> Result:
+    """(batch, channels, h, w) to (batch, channels * r * r, h / r, w / r)."""
+    x, square = call.args[0], call.args[1] ** 2
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(len(x.shape) - 2, len(x.shape)))
+    return Value(call.shape, [np.repeat(f, square, f.ndim - 3) for f in flow.facets(x)])
+
+
+@rule("getitem")
+def getitem(flow: Flow, call: Call) -> Result:
+    """One of several results of the operator before."""
+    return op.getitem(call.args[0], call.args[1])

@@ -1,0 +1,146 @@
+"""Reductions, normalisations and pooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.rules.registry import Call, Result, rule
+
+__all__: list[str] = []
+
+
+def _reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -> Value:
+    """What is left of a value's labels after a reduction over `dims`, with or without keepdim."""
+    over = {d % len(x.shape) for d in dims}
+    facets = []
+    for facet in flow.facets(x):
+        facet = flow.reduce(facet, over)
+        if len(shape) < len(x.shape):
+            facet = facet.reshape([s for d, s in enumerate(facet.shape) if d not in over])
+        facets.append(facet)
+    return Value(shape, facets, origin=x.origin)
+
+
+@rule(
+    "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.var_mean", "aten.std_mean",
+    "aten.norm", "aten.linalg_vector_norm", "aten.logsumexp", "aten.prod", "aten.max.dim", "aten.min.dim",
+    "aten.max", "aten.min",
+)  # fmt: skip
+def reduction(flow: Flow, call: Call) -> Result:
+    """Reductions over some or all dimensions; labels of the reduced dimensions end here."""
+    x = call.args[0]
+    position = 2 if "norm" in flow.operator else 1
+    dims = call.argument(position, "dim")
+    if isinstance(dims, Value):  # the element-wise max(a, b)
+        return Value(call.shape, flow.elementwise([x, dims], call.shape))
+    if dims is None or dims == [] or isinstance(dims, bool):
+        dims = range(len(x.shape))
+    elif isinstance(dims, int):
+        dims = [dims]
+    if ".mean." in flow.operator and {d % len(x.shape) for d in dims} >= set(range(2, len(x.shape))):
+        flow.record("average pool", math.prod(x.shape), flow.facets(x))
+    results = [_reduced(flow, x, dims, shape) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+@rule(
+    "aten.softmax",
+    "aten.log_softmax",
+    "aten._softmax",
+    "aten.cumsum",
+    "aten.cumprod",
+    "aten.sort",
+    "aten.softmin",
+)
+def along_one_dimension(flow: Flow, call: Call) -> Result:
+    """Operators along one dimension, which therefore is kept whole unless it is the only one with labels."""
+    x, dim = call.args[0], call.argument(1, "dim", -1)
+    dim %= len(x.shape)
+    normalises = "softmax" in flow.operator
+    facets = []
+    for facet in flow.facets(x):
+        if facet.shape[dim] > 1:
+            if facet.size > facet.shape[dim]:
+                facet = flow.labels.tie(facet, {dim}, flow.where)
+            elif not normalises:
+                flow.labels.freeze(facet, f"order of channels matters at {flow.where}")
+        facets.append(facet)
+    results = [Value(shape, facets) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+@rule("aten.batch_norm", "aten._native_batch_norm_legit", "aten.native_batch_norm", "aten.instance_norm")
+def batch_norm(flow: Flow, call: Call) -> Result:
+    """Batch and instance norm of (batch, channels, ...): weight, bias and statistics follow the channels."""
+    x = call.args[0]
+    letters = tuple(range(len(x.shape)))
+    vectors = [Operand(v, (1,)) for v in call.args[1:5] if isinstance(v, Value)]
+    facets, _ = flow.merge([Operand(x, letters), *vectors], letters)
+    results = [Value(call.shape, facets), *(Value(shape) for shape in call.shapes[1:])]
+    return results[0] if len(results) == 1 else results
+
+
+@rule("aten.layer_norm", "aten.rms_norm", "aten.native_layer_norm", "aten._fused_rms_norm")
+def layer_norm(flow: Flow, call: Call) -> Result:
+    """Layer and RMS norm over the last dimensions: weight and bias follow the channels."""
+    x, normalised = call.args[0], len(call.args[1])
+    over = set(range(len(x.shape) - normalised, len(x.shape)))
+    kept = [
+        flow.labels.tie(f, over, flow.where) if any(f.shape[d] > 1 for d in set(range(f.ndim)) - over) else f
+        for f in flow.facets(x)
+    ]
+    values = [Value(x.shape, kept, origin=x.origin), *(v for v in call.args[2:4] if isinstance(v, Value))]
+    facets = flow.elementwise(values, x.shape)
+    results = [Value(call.shape, facets), *(Value(shape) for shape in call.shapes[1:])]
+    return results[0] if len(results) == 1 else results
+
+
+@rule("aten.group_norm", "aten.native_group_norm")
+def group_norm(flow: Flow, call: Call) -> Result:
+    """Group norm: whole groups are kept or dropped, so that the kept ones are normalised as in the full network."""
+    x, groups = call.args[0], call.args[1]
+    vector = flow.along(x, 1)
+    if vector is not None and groups > 1:
+        flow.labels.tie(vector.reshape(groups, -1), {1}, flow.where)
+    operands = [Operand(x, tuple(range(len(x.shape))))]
+    operands += [Operand(v, (1,)) for v in (call.argument(2, "weight"), call.argument(3, "bias")) if v is not None]
+    return Value(call.shape, flow.merge(operands, tuple(range(len(x.shape))))[0])
+
+
+@rule(
+    "aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d",
+    "aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d", "aten.adaptive_max_pool1d",
+    "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d", "aten.max_pool2d_with_indices",
+    "aten.upsample_nearest2d", "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_linear1d",
+    "aten.upsample_nearest1d", "aten.upsample_trilinear3d", "aten.upsample_nearest3d", "aten.reflection_pad1d",
+    "aten.reflection_pad2d", "aten.replication_pad2d", "aten.replication_pad1d", "aten._upsample_bilinear2d_aa",
+    "aten._upsample_bicubic2d_aa", "aten.upsample_nearest_exact2d", "aten._upsample_nearest_exact2d",
+    "aten.grid_sampler_2d", "aten.grid_sampler", "aten.im2col_copy",
+)  # fmt: skip
+def spatial(flow: Flow, call: Call) -> Result:
+    """Pooling and resizing of (batch, channels, *positions): channels pass, positions cannot be narrowed."""
+    x = call.args[0]
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(2, len(x.shape)))
+    facets = [f for f in flow.facets(x) if all(s == 1 for s in f.shape[2:])]
+    if "avg_pool" in flow.operator:
+        flow.record("average pool", math.prod(x.shape), facets)
+    results = [Value(shape, facets) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+@rule("aten.unfold", "aten.im2col")
+def unfold(flow: Flow, call: Call) -> Result:
+    """Sliding windows of (batch, channels, h, w) as (batch, channels * kernel, windows)."""
+    x = call.args[0]
+    if "im2col" not in flow.operator:
+        flow.freeze(x, f"sliding windows at {flow.where}", dims=[call.args[1] % len(x.shape)])
+        return Value(call.shape, [np.expand_dims(f, -1) for f in flow.facets(x)])
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(2, len(x.shape)))
+    vector = flow.along(x, 1)
+    if vector is None:
+        return None
+    return Value(call.shape, [np.repeat(vector, call.shape[1] // vector.size).reshape(1, -1, 1)])

@@ -1,0 +1,205 @@
+"""From labels to channel groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from os.path import commonpath
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from anywidth.groups.analysis import Analysis, Axis, ChannelGroup, CountedOperator, Scale
+from anywidth.groups.flow import Cost
+from anywidth.groups.labels import FIXED, Array
+from anywidth.groups.propagate import Propagation, canonical_names
+from anywidth.groups.trace import named_tensors
+
+__all__ = ["solve"]
+
+AxisKey = tuple[str, int]
+
+
+@dataclass
+class _Draft:
+    """A group in the making: its classes of labels in order, and where they are made."""
+
+    classes: Array
+    axes: list[AxisKey]
+    made_by: list[AxisKey]
+    frozen: str | None
+    unit: int = 1
+
+
+def solve(model: nn.Module, found: Propagation) -> Analysis:
+    """Channel groups from propagated labels: classes that occur in the same dimensions form one group."""
+    roots = {
+        (name, dim): found.labels.find(vector)
+        for name, vectors in found.dims.items()
+        for dim, vector in enumerate(vectors)
+        if vector is not None
+    }
+    makers = _makers(found.costs)
+    reasons = found.labels.reasons()
+    drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, reasons)]
+    order = {key: i for i, key in enumerate(makers)}
+    drafts = [d for d in drafts if d.frozen is None or d.made_by]
+    drafts.sort(key=lambda d: (min((order[k] for k in d.made_by), default=len(order)), int(d.classes[0])))
+    group_of = np.full(len(found.labels), -1, np.int32)
+    rank_of = np.zeros(len(found.labels), np.int32)
+    for number, draft in enumerate(drafts):
+        group_of[draft.classes] = number
+        rank_of[draft.classes] = np.arange(draft.classes.size)
+    axes: dict[str, tuple[Axis | None, ...]] = {}
+    for name, vectors in found.dims.items():
+        entry = []
+        for dim in range(len(vectors)):
+            vector = roots.get((name, dim))
+            elastic = vector is not None and (group_of[vector] >= 0).any()
+            entry.append(Axis(group_of[vector], rank_of[vector]) if vector is not None and elastic else None)
+        if any(axis is not None for axis in entry):
+            axes[name] = tuple(entry)
+    names = _names(drafts, roots)
+    groups = tuple(_group(draft, name, roots) for draft, name in zip(drafts, names, strict=True))
+    tensors = named_tensors(model)
+    analysis = Analysis(
+        groups=groups,
+        axes=axes,
+        names=canonical_names(model),
+        shapes={name: tuple(tensors[name].shape) for name in found.dims},
+        operators=tuple(_operator(c, found, group_of, rank_of) for c in found.costs),
+        uncounted=found.uncounted,
+        unknown=found.unknown,
+    )
+    return analysis.with_ratios(_ratios(drafts, groups, found.costs, analysis))
+
+
+def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:
+    """Dimensions of weights that make new channels, in the order of the graph."""
+    return {(c.weight, c.out_dim): None for c in costs if c.weight is not None and c.out_dim is not None}
+
+
+def _signatures(roots: dict[AxisKey, Array], reasons: dict[int, str]) -> list[tuple[tuple[AxisKey, ...], Array]]:
+    """Classes of labels by the set of dimensions in which they occur, and by frozen reason."""
+    keys = list(roots)
+    classes = [np.unique(vector) for vector in roots.values()]
+    pairs = np.concatenate(classes) if classes else np.zeros(0, np.int64)
+    owners = np.repeat(np.arange(len(keys)), [c.size for c in classes])
+    order = np.lexsort((owners, pairs))
+    pairs, owners = pairs[order], owners[order]
+    starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]]) if pairs.size else np.zeros(0, np.int64)
+    members: dict[tuple[tuple[int, ...], str | None], list[int]] = defaultdict(list)
+    for start, stop in zip(starts, np.r_[starts[1:], pairs.size], strict=True):
+        root = int(pairs[start])
+        if root != FIXED:
+            members[tuple(owners[start:stop].tolist()), reasons.get(root)].append(root)
+    return [(tuple(keys[i] for i in axes), np.array(found)) for (axes, _), found in members.items()]
+
+
+def _draft(
+    axes: tuple[AxisKey, ...],
+    classes: Array,
+    reasons: dict[int, str],
+    roots: dict[AxisKey, Array],
+    makers: dict[AxisKey, None],
+) -> _Draft:
+    made_by = [key for key in makers if key in set(axes)]
+    reference = roots[(made_by or list(axes))[0]]
+    positions = np.flatnonzero(np.isin(reference, classes))
+    present, first, counts = np.unique(reference[positions], return_index=True, return_counts=True)
+    draft = _Draft(present[np.argsort(first)], list(axes), made_by, reasons.get(int(classes[0])), int(counts[0]))
+    if draft.frozen is None and (counts != counts[0]).any():
+        draft.frozen, draft.unit = "its channels come in pieces of different sizes", 1
+    elif draft.frozen is None and present.size < 2:
+        draft.frozen = "all its channels depend on one another (by channel shuffles or splits)"
+    return draft
+
+
+def _module(tensor: str) -> str:
+    return tensor.rpartition(".")[0] if tensor.endswith((".weight", ".bias")) else tensor
+
+
+def _names(drafts: list[_Draft], roots: dict[AxisKey, Array]) -> list[str]:
+    """A name per group: what its producers have in common, else the first of them, else with positions."""
+    paths = [[_module(name) for name, _ in (d.made_by or d.axes[:1])] for d in drafts]
+    common = []
+    for producers in paths:
+        split = [path.split(".") for path in producers]
+        shared = commonpath(split) if len(split) > 1 else []
+        common.append(".".join(shared))
+    inside = [path for producers in paths for path in set(producers)]
+    names = []
+    for producers, prefix in zip(paths, common, strict=True):
+        alone = prefix and common.count(prefix) == 1 and prefix not in inside
+        names.append(prefix if alone else producers[0])
+    for i, (draft, name) in enumerate(zip(drafts, list(names), strict=True)):
+        if names.count(name) > 1 or name in names[:i]:
+            key = (draft.made_by or draft.axes)[0]
+            positions = np.flatnonzero(np.isin(roots[key], draft.classes))
+            names[i] = f"{name}[{positions[0]}:{positions[-1] + 1}]"
+    seen: dict[str, int] = defaultdict(int)
+    for i, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[i] = f"{name}#{seen[name]}"
+    return names
+
+
+def _group(draft: _Draft, name: str, roots: dict[AxisKey, Array]) -> ChannelGroup:
+    reference = roots[(draft.made_by or draft.axes)[0]]
+    return ChannelGroup(
+        name=name,
+        channels=int(np.isin(reference, draft.classes).sum()),
+        unit=draft.unit,
+        producers=tuple(dict.fromkeys(_module(tensor) for tensor, _ in draft.made_by)),
+        members=tuple(f"{tensor}[{dim}]" for tensor, dim in draft.axes),
+        frozen=draft.frozen,
+    )
+
+
+def _operator(
+    cost: Cost, found: Propagation, group_of: npt.NDArray[np.int32], rank_of: npt.NDArray[np.int32]
+) -> CountedOperator:
+    scales = []
+    for facet in cost.facets:
+        vector = found.labels.find(facet)
+        groups, ranks = group_of[vector], rank_of[vector]
+        parts = []
+        for number in np.unique(groups[groups >= 0]).tolist():
+            counts = np.bincount(ranks[groups == number])
+            parts.append((number, np.concatenate([[0], np.cumsum(counts)])))
+        if parts:
+            scales.append(Scale(int((groups < 0).sum()), tuple(parts)))
+    macs = cost.macs // found.batch
+    return CountedOperator(module=cost.module, operator=cost.operator, kind=cost.kind, macs=macs, scales=tuple(scales))
+
+
+def _ratios(
+    drafts: list[_Draft], groups: tuple[ChannelGroup, ...], costs: tuple[Cost, ...], analysis: Analysis
+) -> dict[str, int]:
+    """Expansion ratios of inverted residuals: 1x1 expand, depthwise, 1x1 project to fewer channels.
+
+    The MobileNetV2 rule of the papers rounds the channels before the expansion and multiplies back.
+    """
+    grouped = {cost.weight for cost in costs if cost.kind == "grouped conv"}
+    ratios = {}
+    for draft, group in zip(drafts, groups, strict=True):
+        depthwise = any(name in grouped for name, _ in draft.axes)
+        if group.frozen or not depthwise or len(draft.made_by) != 1:
+            continue
+        maker, out_dim = draft.made_by[0]
+        shape = analysis.shapes[maker]
+        if len(shape) < 3 or any(size != 1 for size in shape[2:]):
+            continue
+        narrow = shape[1 - out_dim]
+        projections = [
+            analysis.shapes[name][0]
+            for name, dim in draft.axes
+            if dim == 1 and len(analysis.shapes[name]) == len(shape) and name not in grouped
+        ]
+        ratio, rest = divmod(group.channels, narrow)
+        # Squeeze-excite reads the expanded channels too; the widest reader is the projection.
+        if rest == 0 and ratio > 1 and projections and max(projections) < group.channels:
+            ratios[group.name] = ratio
+    return ratios

@@ -1,0 +1,7 @@
+"""The supernet, its subnets and its checkpoints."""
+
+from anywidth.supernet.checkpoint import load, save
+from anywidth.supernet.statistics import Statistics, norm_modules
+from anywidth.supernet.supernet import Supernet
+
+__all__ = ["Statistics", "Supernet", "load", "norm_modules", "save"]

@@ -1,0 +1,244 @@
+"""Checkpoints: safetensors and JSON, never pickle; a write either happens wholly or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from anywidth.errors import CheckpointError
+from anywidth.groups import analyse
+from anywidth.groups.trace import Inputs, named_tensors
+from anywidth.supernet.supernet import Supernet
+from anywidth.widths import WidthConfig
+
+__all__ = ["FORMAT", "load", "save", "write_atomically"]
+
+FORMAT = 1
+_TENSORS, _SETTINGS = "supernet.safetensors", "supernet.json"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Run `write` on a temporary name beside `path` and rename it, so that `path` is old or new, never half.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; what was there before is kept.
+    """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        write(Path(handle))
+        with open(handle, "rb") as file:  # noqa: PTH123 - the descriptor is needed for fsync
+            os.fsync(file.fileno())
+        Path(handle).chmod(0o644)
+        Path(handle).replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
+    finally:
+        if handle is not None:
+            Path(handle).unlink(missing_ok=True)
+    return path
+
+
+def save(net: Supernet, folder: str | Path) -> Path:
+    """Write a supernet into a folder as `supernet.safetensors` and `supernet.json`.
+
+    The tensors are the model's own `state_dict` under `model/` and the calibrated statistics under
+    `statistics/`; settings travel in the header of the tensor file as well, and the JSON is for reading.
+
+    Raises:
+        CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    tensors: dict[str, Tensor] = {}
+    canonical = net.analysis.names
+    state = net.model.state_dict()
+    for name in state:
+        first = canonical.get(name, name)
+        tensors[f"model/{first}"] = state.get(first, state[name])
+    current = [config for config in net.statistics.configs if net.statistics.is_current(config)]
+    for config in current:
+        for name, value in net.statistics[config].items():
+            tensors[f"statistics/{config.key}/{name}"] = value
+    settings = _settings(net, current)
+    text = json.dumps(settings)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(
+        folder / _TENSORS, lambda path: save_file(plain, path, metadata={"format": "pt", "anywidth": text})
+    )
+    write_atomically(folder / _SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
+    return folder
+
+
+def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": type(net.model).__name__,
+        "torch": torch.__version__,
+        "divisor": net.divisor,
+        "min_width": net.min_width,
+        "frozen": list(net.frozen),
+        "ratios": net.ratios,
+        "inputs": _describe_inputs(net.inputs),
+        "groups": [
+            {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
+            for g in net.groups
+        ],
+        "statistics": {
+            config.key: {"label": net.statistics.labels[config], "channels": dict(config)} for config in current
+        },
+    }
+
+
+def load(folder: str | Path, model: nn.Module) -> Supernet:
+    """The supernet saved in a folder, on a model of the same architecture, whose weights are overwritten.
+
+    Args:
+        folder: What `save` wrote.
+        model: A network built like the saved one; it is changed only if everything fits.
+
+    Raises:
+        CheckpointError: missing, truncated or foreign files, or a checkpoint of another model.
+    """
+    tensors, settings = _read(Path(folder))
+    path = Path(folder) / _TENSORS
+    saved = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    own = model.state_dict()
+    names: dict[int, str] = {}
+    first = {name: names.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+    wanted = {first.get(name, name): tensor for name, tensor in own.items()}
+    problems = [f"{name} is not in the file" for name in wanted if name not in saved]
+    problems += [f"{name} is not in the model" for name in saved if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(saved[name].shape)} in the file and {tuple(tensor.shape)} in the model"
+        for name, tensor in wanted.items()
+        if name in saved and saved[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} is a checkpoint of another model (saved from {settings['model']}, loaded into "
+            f"{type(model).__name__}): {'; '.join(problems[:3])}{more}. Build the model as it was when it was saved"
+        )
+    net = _rebuild(model, settings, path)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(saved[name])
+    for key, entry in settings["statistics"].items():
+        config = net.config(WidthConfig(entry["channels"]))
+        prefix = f"statistics/{key}/"
+        values = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        device = next(model.parameters()).device
+        net.statistics.store(config, {n: t.to(device) for n, t in values.items()}, entry["label"])
+    return net
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / _TENSORS
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give the folder that Supernet.save or a training run wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}); restore it or train again"
+        ) from error
+    if "anywidth" not in metadata:
+        raise CheckpointError(
+            f"{path} was not written by anywidth: it has no supernet settings. "
+            "To start from plain weights, load them into the model and make a Supernet of it"
+        )
+    settings = json.loads(metadata["anywidth"])
+    if settings.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {settings.get('format')!r} and this version reads {FORMAT}; update anywidth"
+        )
+    copy = folder / _SETTINGS
+    if copy.exists():
+        try:
+            json.loads(copy.read_text())
+        except (ValueError, OSError) as error:
+            raise CheckpointError(
+                f"{copy} is damaged ({error}); delete it, the settings are in {_TENSORS} too"
+            ) from error
+    return tensors, settings
+
+
+def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Supernet:
+    inputs = _restore_inputs(settings["inputs"], model)
+    analysis = analyse(model, inputs, proof=False)
+    saved = {group["name"]: group for group in settings["groups"]}
+    found = {group.name: group for group in analysis.groups}
+    strange = [name for name in saved if name not in found or found[name].channels != saved[name]["channels"]]
+    strange += [name for name in found if name not in saved]
+    if strange:
+        raise CheckpointError(
+            f"{path} was saved from a network with other channel groups ({', '.join(strange[:3])}, ...): "
+            "the forward of this model differs. Build the model as it was when it was saved"
+        )
+    # What a proof or the user froze when the supernet was made stays frozen, without proving again.
+    analysis = analysis.freeze({n: g["frozen"] for n, g in saved.items() if g["frozen"] is not None})
+    analysis = analysis.with_ratios({name: group["ratio"] for name, group in saved.items()})
+    net = Supernet.__new__(Supernet)
+    net._set_up(
+        model,
+        inputs,
+        analysis,
+        settings["divisor"],
+        settings["min_width"],
+        settings["frozen"],
+        settings["ratios"],
+    )
+    return net
+
+
+def _describe_inputs(inputs: Inputs) -> Any:
+    def describe(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return {"tensor": list(item.shape), "dtype": str(item.dtype).removeprefix("torch.")}
+        if isinstance(item, Mapping):
+            return {"dict": {str(key): describe(value) for key, value in item.items()}}
+        if isinstance(item, (list, tuple)):
+            return {"list" if isinstance(item, list) else "tuple": [describe(part) for part in item]}
+        if item is None or isinstance(item, (bool, int, float, str)):
+            return {"value": item}
+        raise CheckpointError(
+            f"an example input of type {type(item).__name__} cannot be saved; use tensors, numbers, strings, "
+            "None, lists, tuples and dicts"
+        )
+
+    return {"args": describe(inputs.args), "kwargs": describe(inputs.kwargs)}
+
+
+def _restore_inputs(description: Mapping[str, Any], model: nn.Module) -> Inputs:
+    device = next((t.device for t in pytree.tree_leaves(list(model.parameters()))), torch.device("cpu"))
+
+    def restore(item: Mapping[str, Any]) -> Any:
+        if "tensor" in item:
+            return torch.zeros(item["tensor"], dtype=getattr(torch, item["dtype"]), device=device)
+        if "dict" in item:
+            return {key: restore(value) for key, value in item["dict"].items()}
+        if "list" in item:
+            return [restore(part) for part in item["list"]]
+        if "tuple" in item:
+            return tuple(restore(part) for part in item["tuple"])
+        return item["value"]
+
+    return Inputs(args=restore(description["args"]), kwargs=restore(description["kwargs"]))

@@ -1,0 +1,108 @@
+"""Batch-norm statistics by width config: which are known, and whether they still fit the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from anywidth.errors import UncalibratedError
+from anywidth.groups.analysis import Kept
+from anywidth.groups.narrow import take
+from anywidth.widths import WidthConfig
+
+__all__ = ["Statistics", "norm_modules"]
+
+_BUFFERS = ("running_mean", "running_var")
+
+
+def norm_modules(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
+    """The modules of a network that keep running statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
+    }
+
+
+class Statistics:
+    """Running means and variances of every calibrated width config of one network.
+
+    A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
+    open. Statistics are out of date as soon as any weight has changed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names = {
+            f"{name}.{buffer}" if name else buffer
+            for name, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
+            for buffer in _BUFFERS
+        }
+        self._stored: dict[WidthConfig, dict[str, Tensor]] = {}
+        self._versions: dict[WidthConfig, int] = {}
+        self.labels: dict[WidthConfig, str] = {}
+
+    @property
+    def needed(self) -> bool:
+        """Whether the network has batch-norm statistics at all."""
+        return bool(self.names)
+
+    @property
+    def configs(self) -> tuple[WidthConfig, ...]:
+        """The calibrated configs, in the order of calibration."""
+        return tuple(self._versions)
+
+    def __getitem__(self, config: WidthConfig) -> Mapping[str, Tensor]:
+        return self._stored[config]
+
+    def private(self, config: WidthConfig, name: str, buffer: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+        """A config's own running mean or variance; None if the buffer is not one."""
+        if name not in self.names:
+            return None
+        stored = self._stored.setdefault(config, {})
+        if name not in stored:
+            stored[name] = torch.full_like(take(buffer, kept), float("nan"))
+        elif stored[name].device != buffer.device or stored[name].dtype != buffer.dtype:
+            stored[name] = stored[name].to(buffer)
+        return stored[name]
+
+    def store(self, config: WidthConfig, values: Mapping[str, Tensor], label: str) -> None:
+        """Take tensors (by buffer name) as a config's statistics, in place so that its subnets see them."""
+        stored = self._stored.setdefault(config, {})
+        for name, value in values.items():
+            if name in stored:
+                stored[name].copy_(value)
+            else:
+                stored[name] = value.clone()
+        self._versions.pop(config, None)
+        self._versions[config] = self._version()
+        self.labels[config] = label
+
+    def forget(self, config: WidthConfig) -> None:
+        """Drop the tensors of a config that was never calibrated."""
+        if config not in self._versions:
+            self._stored.pop(config, None)
+
+    def is_current(self, config: WidthConfig) -> bool:
+        """Whether a config was calibrated with the weights as they are now."""
+        return self._versions.get(config) == self._version()
+
+    def check(self, config: WidthConfig, label: str) -> None:
+        """Raise unless a config's statistics are known and up to date."""
+        if not self.names or self.is_current(config):
+            return
+        known = ", ".join(self.labels[c] for c in self.configs if self.is_current(c)) or "none"
+        state = (
+            "has batch-norm statistics from before the weights changed"
+            if config in self._versions
+            else "has no batch-norm statistics"
+        )
+        raise UncalibratedError(
+            f"width {label} {state}; calibrated: {known}. Run anywidth.calibrate(net, loader, widths=[{label}]) first"
+        )
+
+    def _version(self) -> int:
+        return sum(parameter._version for parameter in self.model.parameters())

@@ -1,0 +1,44 @@
+"""What a person wants to know of an analysis, as text."""
+
+from __future__ import annotations
+
+from anywidth.groups import Analysis
+
+__all__ = ["elastic_share", "summary"]
+
+
+def elastic_share(analysis: Analysis) -> float:
+    """Share of the MACs (convolutions, matrix products) that shrink when groups are narrowed, in [0, 1]."""
+    elastic = {group.name for group in analysis.elastic}
+    total = moved = 0
+    for operator in analysis.operators:
+        if operator.kind == "average pool":
+            continue
+        total += operator.macs
+        groups = {analysis.groups[number].name for scale in operator.scales for number, _ in scale.parts}
+        moved += operator.macs if groups & elastic else 0
+    return moved / total if total else 0.0
+
+
+def summary(analysis: Analysis, title: str) -> str:
+    """A table of elastic groups and frozen channels."""
+    elastic = analysis.elastic
+    frozen = [group for group in analysis.groups if group.frozen]
+    lines = [
+        f"{title}: {len(elastic)} elastic channel groups, {len(frozen)} frozen, "
+        f"{elastic_share(analysis):.1%} of the MACs elastic"
+    ]
+    width = max((len(group.name) for group in analysis.groups), default=5)
+    width = min(max(width, 5), 48)
+    lines.append(f"  {'group':<{width}}  channels  unit  ratio  made by")
+    for group in elastic:
+        others = f" and {len(group.producers) - 1} more" if len(group.producers) > 1 else ""
+        made = group.producers[0] + others if group.producers else ""
+        lines.append(f"  {group.name:<{width}}  {group.channels:>8}  {group.unit:>4}  {group.ratio:>5}  {made}")
+    if frozen:
+        lines.append("frozen:")
+        lines += [f"  {group.name:<{width}}  {group.channels:>8}  {group.frozen}" for group in frozen]
+    if analysis.unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in analysis.unknown.items())
+        lines.append(f"operators without a rule: {names}")
+    return "\n".join(lines)

@@ -1,0 +1,223 @@
+"""The supernet: a user's module at full width, and every narrower network inside it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anywidth.errors import WidthError
+from anywidth.groups import Analysis, ChannelGroup, analyse
+from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.supernet.extract import extract
+from anywidth.supernet.statistics import Statistics, norm_modules
+from anywidth.supernet.subnet import GradientLinks, bind_subnet
+from anywidth.supernet.summary import elastic_share, summary
+from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
+
+__all__ = ["Supernet"]
+
+
+class Supernet:
+    """One network that runs at any width.
+
+    Args:
+        model: Any module that `torch.export` can capture. It stays the owner of every weight; its `state_dict`
+            keys do not change.
+        example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments for one call of the model.
+        divisor: Active channels are rounded to a multiple of this.
+        min_width: The narrowest width, in (0, 1].
+        frozen: Glob patterns of groups, or of modules that make channels, that are never narrowed.
+        ratios: Expansion ratios by pattern, for groups whose channels are rounded before an expansion; those of
+            inverted residuals are found by themselves.
+        cache_size: How many subnets are kept ready.
+
+    Raises:
+        AnalysisError: the model cannot be captured.
+        WidthError: `min_width`, `divisor` or a pattern does not fit.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10))
+    >>> net = Supernet(model, torch.randn(1, 3, 8, 8))
+    >>> net.config(0.5)
+    WidthConfig({'0': 16})
+    >>> net.subnet(0.5)[0]
+    Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        divisor: int = 8,
+        min_width: float = 0.25,
+        frozen: Sequence[str] = (),
+        ratios: Mapping[str, int] | None = None,
+        cache_size: int = 512,
+    ) -> None:
+        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
+            raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
+        check_width(min_width, what="min_width")
+        inputs = normalise_inputs(example_inputs)
+        self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
+        share = elastic_share(self.analysis)
+        if share < 0.5:
+            warnings.warn(
+                f"only {share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
+                "print(net.summary()) tells what is frozen and why",
+                stacklevel=2,
+            )
+
+    def _set_up(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        analysis: Analysis,
+        divisor: int,
+        min_width: float,
+        frozen: Sequence[str],
+        ratios: Mapping[str, int],
+        cache_size: int = 512,
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.divisor = divisor
+        self.min_width = float(min_width)
+        self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+        self.ratios = dict(ratios)
+        self.analysis = _with_settings(analysis, self.frozen, self.ratios)
+        self.statistics = Statistics(model)
+        self.sampler = WidthSampler(self.min_width)
+        self._links = GradientLinks()
+        self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
+        self._cache_size = cache_size
+        self._storage: tuple[int, ...] = ()
+        self._lock = threading.RLock()
+        self._configs: dict[float, WidthConfig] = {}
+        self._full = self.config(1.0)
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """All channel groups, the frozen ones (with their reason) too."""
+        return self.analysis.groups
+
+    def config(self, width: Width) -> WidthConfig:
+        """The active channels of every elastic group at a width, rounded by group.
+
+        Args:
+            width: A float in [min_width, 1], a map of glob patterns to such floats (first match counts, groups
+                without a match stay whole), or a config, which is checked.
+
+        Raises:
+            WidthError: out of range, a pattern without a match, or a config of another network.
+        """
+        if isinstance(width, float) and width in self._configs:
+            return self._configs[width]
+        elastic = self.analysis.elastic
+        frozen = [group for group in self.groups if group.frozen]
+        config = resolve(elastic, width, divisor=self.divisor, min_width=self.min_width, frozen=frozen)
+        if isinstance(width, float) and len(self._configs) < 4096:
+            self._configs[width] = config
+        return config
+
+    def label(self, width: Width) -> str:
+        """A short name of a width for messages."""
+        if isinstance(width, WidthConfig):
+            known = self.statistics.labels.get(width)
+            return known or ("1" if width == self._full else f"config {width.key[:8]}")
+        return str(dict(width)) if isinstance(width, Mapping) else f"{width:g}"
+
+    def subnet(self, width: Width) -> nn.Module:
+        """The network at one width, an ordinary module that shares weights and gradients with the supernet.
+
+        The same config gives the same module; the full width gives the model itself. In training mode batch
+        norms use the statistics of the batch and store none; in evaluation mode a width has to be calibrated
+        (`UncalibratedError` otherwise).
+        """
+        config = self.config(width)
+        if config == self._full:
+            return self.model
+        with self._lock:
+            self._links.release()
+            storage = tuple(tensor.data_ptr() for tensor in self.model.parameters())
+            if storage != self._storage:  # moved to another device or dtype: old subnets hold old memory
+                self._cache.clear()
+                self._storage = storage
+            subnet = self._cache.get(config)
+            if subnet is None:
+                subnet = self._cache[config] = self._build(config, self.label(width))
+                if len(self._cache) > self._cache_size:
+                    evicted, _ = self._cache.popitem(last=False)
+                    self.statistics.forget(evicted)
+            self._cache.move_to_end(config)
+        return subnet
+
+    def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
+        """An independent, contiguous, plain network of one width, of the same classes.
+
+        Args:
+            width: As in `config`.
+            calibrated: Take the width's batch-norm statistics. False gives fresh statistics, for a network that
+                is going to be trained.
+
+        Raises:
+            UncalibratedError: the width has no up-to-date statistics.
+        """
+        config = self.config(width)
+        if calibrated and config != self._full:
+            self.statistics.check(config, self.label(width))
+        return extract(self.model, self.analysis, config, self.statistics, calibrated, config == self._full)
+
+    def summary(self) -> str:
+        """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
+        return summary(self.analysis, type(self.model).__name__)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `supernet.safetensors` and `supernet.json` into a folder; see `anywidth.load`."""
+        from anywidth.supernet.checkpoint import save
+
+        return save(self, folder)
+
+    def _build(self, config: WidthConfig, label: str) -> nn.Module:
+        units = self.analysis.units(config)
+
+        def private(name: str, buffer: Tensor, kept: Sequence[Any]) -> Tensor | None:
+            return self.statistics.private(config, name, buffer, kept)
+
+        subnet = bind_subnet(self.model, self.analysis, units, self._links, private)
+        norms = list(norm_modules(subnet).values())
+        for norm in norms:
+            norm.track_running_stats = False  # in training, batch statistics are used and none are stored
+        if norms:
+            subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config, label))
+        return subnet
+
+    def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig, label: str) -> None:
+        # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
+        if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
+            return
+        self.statistics.check(config, label)
+
+
+def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:
+    for pattern in (*frozen, *ratios):
+        if not analysis.matching(pattern):
+            known = ", ".join(group.name for group in analysis.groups[:8])
+            raise WidthError(f"pattern {pattern!r} matches no channel group; some are: {known}")
+    asked = {g.name: f"asked for by {p!r}" for p in frozen for g in analysis.matching(p)}
+    analysis = analysis.freeze(asked)
+    found: dict[str, int] = {}
+    for pattern, ratio in ratios.items():
+        for group in analysis.matching(pattern):
+            if ratio < 1 or group.channels % ratio:
+                raise WidthError(f"ratio {ratio} does not divide the {group.channels} channels of {group.name!r}")
+            found.setdefault(group.name, ratio)
+    return analysis.with_ratios(found)

@@ -1,0 +1,15 @@
+"""Widths and width configs: frozen values."""
+
+from anywidth.widths.config import Width, WidthConfig, check_width, resolve, round_channels
+from anywidth.widths.rounding import make_divisible
+from anywidth.widths.sample import WidthSampler
+
+__all__ = [
+    "Width",
+    "WidthConfig",
+    "WidthSampler",
+    "check_width",
+    "make_divisible",
+    "resolve",
+    "round_channels",
+]

@@ -1,0 +1,49 @@
+"""Data sets by their spec."""
+
+import subprocess
+import sys
+
+import pytest
+
+from anywidth.data import load_data
+from anywidth.errors import DataError
+
+
+def test_unknown_spec_names_the_known_ones() -> None:
+    with pytest.raises(DataError, match=r"unknown data set 'mnist'.*digits, cifar10, .*npz:FILE") as caught:
+        load_data("mnist")
+    assert "imagefolder:DIR" in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["digits:8", "cifar10:x", "", ":x", "Digits"])
+def test_malformed_spec_is_unknown(spec: str) -> None:
+    with pytest.raises(DataError, match="unknown data set"):
+        load_data(spec)
+
+
+@pytest.mark.parametrize(("spec", "form"), [("npz:", "npz:FILE"), ("imagefolder", "imagefolder:DIR")])
+def test_spec_without_its_path(spec: str, form: str) -> None:
+    with pytest.raises(DataError, match=f"names no path; write {form}"):
+        load_data(spec)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
+def test_bad_seed(seed: int) -> None:
+    with pytest.raises(DataError, match="seed is"):
+        load_data("digits", seed=seed)
+
+
+@pytest.mark.parametrize("size", [0, -8, 1.5])
+def test_bad_image_size(size: int) -> None:
+    with pytest.raises(DataError, match="image_size is"):
+        load_data("digits", image_size=size)
+
+
+def test_importing_the_package_loads_no_data_library() -> None:
+    code = (
+        "import sys, anywidth; before = set(sys.modules); import anywidth.data;"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "print(new & {'sklearn', 'torchvision', 'PIL'})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

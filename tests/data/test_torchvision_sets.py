@@ -1,0 +1,137 @@
+"""torchvision's sets, read by its own code from small files in the real formats."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from anywidth.data import TensorImages, load_data
+from anywidth.errors import DataError
+
+random = np.random.default_rng(0)
+CLASSES = [f"class {index}" for index in range(100)]
+
+
+def write_pickle(file: Path, content: dict[str, Any]) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(pickle.dumps(content, protocol=2))
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+def write_cifar(
+    kind: type[CIFAR10], root: Path, patch: pytest.MonkeyPatch, labels: list[int]
+) -> np.ndarray[Any, Any]:
+    """Writes a CIFAR set of small batches, and makes their sums the expected ones; the training pixels."""
+    key = "fine_labels" if kind is CIFAR100 else "labels"
+    written = []
+    for attribute in ("train_list", "test_list"):
+        sums = []
+        for name, _ in getattr(kind, attribute):
+            pixels = random.integers(0, 256, (len(labels), 3 * 32 * 32), np.uint8)
+            sums.append([name, write_pickle(root / kind.base_folder / name, {"data": pixels, key: labels})])
+            written.append(pixels)
+        patch.setattr(kind, attribute, sums)
+    meta = {kind.meta["key"]: CLASSES[: 100 if kind is CIFAR100 else 10]}
+    md5 = write_pickle(root / kind.base_folder / kind.meta["filename"], meta)
+    patch.setattr(kind, "meta", kind.meta | {"md5": md5})
+    return np.concatenate(written[:-1]).reshape(-1, 3, 32, 32)
+
+
+def write_fashion(root: Path, images: int = 6, labels: int = 6) -> np.ndarray[Any, Any]:
+    """Writes a Fashion-MNIST set in the idx format; the training pixels."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    written = []
+    for part in ("train", "t10k"):
+        pixels = random.integers(0, 256, (images, 28, 28), np.uint8)
+        written.append(pixels)
+        header = struct.pack(">IIII", 0x00000803, *pixels.shape)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = struct.pack(">II", 0x00000801, labels)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes(index % 10 for index in range(labels)))
+    return written[0]
+
+
+@pytest.mark.parametrize(("name", "kind", "classes"), [("cifar10", CIFAR10, 10), ("cifar100", CIFAR100, 100)])
+def test_cifar(
+    name: str, kind: type[CIFAR10], classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = write_cifar(kind, tmp_path, monkeypatch, [1, 0, classes - 1])
+    bundle = load_data(name, root=tmp_path, download=False)
+    assert isinstance(bundle.train, TensorImages)
+    assert isinstance(bundle.test, TensorImages)
+    assert torch.equal(bundle.train.images, torch.from_numpy(pixels))
+    assert bundle.train.labels.tolist()[:3] == [1, 0, classes - 1]
+    assert (len(bundle.train), len(bundle.test)) == (len(pixels), 3)
+    assert bundle.classes == tuple(CLASSES[:classes])
+    assert bundle.input_shape == (3, 32, 32)
+    images, _ = bundle.train.tensors
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    assert torch.equal(bundle.test[2][0], bundle.test.tensors[0][2])
+
+
+def test_training_images_are_cropped_and_mirrored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(CIFAR10, tmp_path, monkeypatch, [1, 0])
+    bundle = load_data("cifar10", root=tmp_path, download=False)
+    assert bundle.calibration is bundle.train
+    views = torch.stack([bundle.train[0][0] for _ in range(8)])
+    assert len(views.unique(dim=0)) > 1
+    assert torch.equal(bundle.test[0][0], bundle.test[0][0])
+
+
+def test_files_that_are_there_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(CIFAR10, tmp_path, monkeypatch, [1, 0])
+    monkeypatch.setattr(CIFAR10, "url", "no such place")
+    assert load_data("cifar10", root=str(tmp_path), download=True).name == "cifar10"
+
+
+def test_fashion_mnist(tmp_path: Path) -> None:
+    pixels = write_fashion(tmp_path)
+    bundle = load_data("fashion-mnist", root=tmp_path, download=False, image_size=32)
+    assert isinstance(bundle.train, TensorImages)
+    assert torch.equal(bundle.train.images[:, 0], torch.from_numpy(pixels))
+    assert bundle.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert bundle.train.crop_flip == 4
+    assert bundle.input_shape == bundle.train[0][0].shape == (1, 32, 32)
+    assert (len(bundle.classes), bundle.classes[1]) == (10, "Trouser")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
+def test_missing_files(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"cannot load {name} from .*; allow the download") as caught:
+        load_data(name, root=tmp_path, download=False)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_damaged_cifar_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(CIFAR10, tmp_path, monkeypatch, [1, 0])
+    (tmp_path / CIFAR10.base_folder / "data_batch_2").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="corrupted"):
+        load_data("cifar10", root=tmp_path, download=False)
+
+
+def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "url", (tmp_path / "nowhere.tar.gz").as_uri())
+    with pytest.raises(DataError, match=r"cannot load cifar10 from .*; check the network"):
+        load_data("cifar10", root=tmp_path / "data")
+
+
+@pytest.mark.parametrize("content", [b"", b"short", gzip.compress(b"still packed")])
+def test_damaged_fashion_mnist_file(content: bytes, tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    (tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match="cannot load fashion-mnist"):
+        load_data("fashion-mnist", root=tmp_path, download=False)
+
+
+def test_counts_that_disagree(tmp_path: Path) -> None:
+    write_fashion(tmp_path, labels=5)
+    with pytest.raises(DataError, match=r"the training part of fashion-mnist in .*: 6 images but 5 labels"):
+        load_data("fashion-mnist", root=tmp_path, download=False)
