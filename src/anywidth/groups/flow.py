@@ -106,7 +106,7 @@ class Flow:
     # -- several values --------------------------------------------------------------------------------
 
     def merge(self, operands: Sequence[Operand], out: Sequence[object]) -> tuple[list[Array], list[Array]]:
-        """Facets (of the result, and of what is summed over) of an element-wise operator or contraction in the manner of einsum.
+        """Facets of an element-wise operator or contraction, einsum-like: of the result, and of what is summed over.
 
         Operands that share a letter must keep the same positions of it. A letter that some operand has without
         labels cannot be narrowed; a letter missing from `out` is summed over.

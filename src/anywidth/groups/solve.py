@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from os.path import commonpath
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -125,9 +125,9 @@ def _names(drafts: list[_Draft], roots: dict[AxisKey, Array]) -> list[str]:
     paths = [[_module(name) for name, _ in (d.made_by or d.axes[:1])] for d in drafts]
     common = []
     for producers in paths:
-        split = [path.split(".") for path in producers]
-        shared = commonpath(split) if len(split) > 1 else []
-        common.append(".".join(shared))
+        parts = zip(*(path.split(".") for path in producers), strict=False)
+        shared = [part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)]
+        common.append(".".join(shared) if len(producers) > 1 else "")
     inside = [path for producers in paths for path in set(producers)]
     names = []
     for producers, prefix in zip(paths, common, strict=True):
