@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Analysis", "Axis", "ChannelGroup", "CountedOperator", "Kept", "Scale"]
+__all__ = ["Analysis", "Attribute", "Axis", "ChannelGroup", "CountedOperator", "Kept", "Scale"]
 
 Kept = npt.NDArray[np.int64] | int | None
 """Kept positions of one dimension: None for all, an int k for the first k, else the indices."""
@@ -100,12 +100,34 @@ class CountedOperator:
         return macs
 
 
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """An integer attribute of a module (or the integers of a tuple) that follows channels.
+
+    `choices` holds for every integer what it may count, the most likely first, each with a factor; `chosen` is the
+    choice in force.
+    """
+
+    choices: tuple[tuple[tuple[Scale, int], ...], ...]
+    chosen: int = 0
+
+    @property
+    def alternatives(self) -> int:
+        """How many choices there are."""
+        return max(len(options) for options in self.choices)
+
+    def values(self, units: npt.NDArray[np.int64]) -> tuple[int, ...]:
+        """The integers when group i keeps its first `units[i]` units."""
+        picked = (options[min(self.chosen, len(options) - 1)] for options in self.choices)
+        return tuple(scale.size(units) * factor for scale, factor in picked)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
     """Everything known about one model's channels.
 
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
-    every name to the first name of the same tensor.
+    every name to the first name of the same tensor; `attributes` says by module path which integers follow.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -115,6 +137,7 @@ class Analysis:
     operators: tuple[CountedOperator, ...]
     uncounted: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

@@ -18,13 +18,15 @@ class Value:
     """A tensor of the graph: its shape and the label arrays (facets) that broadcast to it.
 
     `tensor` names the parameter or buffer that the value is, if it is one; `origin` says in words where an
-    unlabelled value comes from, for frozen reasons.
+    unlabelled value comes from, for frozen reasons. A `loose` value is made by the forward itself and may follow
+    whatever it meets; whether it does is left to the proof.
     """
 
     shape: tuple[int, ...]
     facets: list[Array] = field(default_factory=list)
     tensor: str | None = None
     origin: str = "a tensor of fixed size"
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class Cost:
     out_dim: int | None = None
 
 
+@dataclass(frozen=True)
+class Number:
+    """An integer that a forward gave to an operator, and the labels of the dimension that it counts (if any).
+
+    `attribute` names the attribute of the module that it is for certain; otherwise that is found by its value.
+    """
+
+    module: str
+    value: int
+    facet: Array | None
+    dim: int = 0
+    attribute: str | None = None
+
+
 @dataclass
 class Flow:
     """State of one propagation: the labels, the node at hand, what was counted and what is still to be tied."""
@@ -61,6 +77,7 @@ class Flow:
     costs: list[Cost] = field(default_factory=list)
     uncounted: dict[str, int] = field(default_factory=dict)
     splits: list[tuple[Array, frozenset[int], str]] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)
 
     @property
     def where(self) -> str:
@@ -103,6 +120,10 @@ class Flow:
             return self.labels.tie(facet, over, self.where)
         return np.ones([1] * facet.ndim, np.int64)
 
+    def number(self, value: int, vector: Array | None, attribute: str | None = None) -> None:
+        """Remember an integer argument of the module at hand and the labels that it counts."""
+        self.numbers.append(Number(self.module, value, vector, 0, attribute))
+
     # -- several values --------------------------------------------------------------------------------
 
     def merge(self, operands: Sequence[Operand], out: Sequence[object]) -> tuple[list[Array], list[Array]]:
@@ -118,7 +139,9 @@ class Flow:
         spread: list[tuple[set[int], list[Array], Value]] = []
         for operand in operands:
             full = {
-                place[letter] for letter, size in zip(operand.letters, operand.value.shape, strict=True) if size > 1
+                place[letter]
+                for letter, size in zip(operand.letters, operand.value.shape, strict=True)
+                if size > 1 and not operand.value.loose
             }
             facets = [self._spread(f, operand.letters, place) for f in self.facets(operand.value)]
             spread.append((full, facets, operand.value))

@@ -45,34 +45,43 @@ def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], b
         if id(tensor) not in memo:
             memo[id(tensor)] = bind(name, tensor, analysis.kept(analysis.names[name], units))
     narrowed = copy.deepcopy(model, memo)
-    for old, new in zip(model.modules(), narrowed.modules(), strict=True):
-        _follow(old, new)
+    for path, attributes in analysis.attributes.items():
+        module = narrowed.get_submodule(path)
+        for name, attribute in attributes.items():
+            values = attribute.values(units)
+            before = getattr(module, name)
+            # Straight into the instance: some modules check in __setattr__, and properties stay what they are.
+            module.__dict__[name] = type(before)(values) if isinstance(before, (tuple, list)) else values[0]
+    for module in narrowed.modules():
+        _follow(module)
+        for name, value in vars(module).items():
+            # A plain dict of tensors is a cache of the forward, filled at full width; it fills itself again.
+            cache = type(value) is dict and name not in ("_parameters", "_buffers")
+            if cache and value and all(isinstance(item, Tensor) for item in value.values()):
+                value.clear()
     return narrowed
 
 
-def _follow(old: Any, new: Any) -> None:
-    """Set the integer attributes of a known module class to the shapes of its tensors."""
-    weight, before = getattr(new, "weight", None), getattr(old, "weight", None)
+def _follow(new: Any) -> None:
+    """Set the sizes that a module of torch.nn repeats from its tensors (for its repr, mostly) to their shapes."""
+    weight = getattr(new, "weight", None)
     if isinstance(new, nn.modules.conv._ConvNd):
         assert isinstance(weight, Tensor)
-        assert isinstance(before, Tensor)
-        split = 0  # the dimension that grouped convolutions split is the first, transposed or not
-        if old.groups > 1:
-            new.groups = old.groups * weight.shape[split] // before.shape[split]
         first, second = weight.shape[0], weight.shape[1] * new.groups
-        new.out_channels, new.in_channels = (second, first) if new.transposed else (first, second)
+        if new.transposed:
+            new.in_channels, new.out_channels = first, second
+        else:
+            new.out_channels, new.in_channels = first, second
     elif isinstance(new, nn.Linear):
         new.out_features, new.in_features = new.weight.shape
-    elif isinstance(new, (nn.modules.batchnorm._NormBase,)):
+    elif isinstance(new, nn.modules.batchnorm._NormBase):
         reference = weight if isinstance(weight, Tensor) else new.running_mean
         if reference is not None:
             new.num_features = reference.shape[0]
     elif isinstance(new, (nn.LayerNorm, nn.RMSNorm)) and isinstance(weight, Tensor):
         new.normalized_shape = tuple(weight.shape)
-    elif isinstance(new, nn.GroupNorm) and isinstance(weight, Tensor) and isinstance(before, Tensor):
+    elif isinstance(new, nn.GroupNorm) and isinstance(weight, Tensor):
         new.num_channels = weight.shape[0]
-        if old.num_groups > 1:
-            new.num_groups = old.num_groups * weight.shape[0] // before.shape[0]
     elif isinstance(new, nn.PReLU) and isinstance(weight, Tensor):
         new.num_parameters = weight.shape[0]
     elif isinstance(new, nn.Embedding):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from anywidth.groups.flow import Cost, Flow, Value
+from anywidth.groups.flow import Cost, Flow, Number, Value
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.rules import Call, find_rule
 from anywidth.groups.trace import Capture, named_tensors
@@ -26,6 +26,14 @@ _FREE = (
     "aten.contiguous",
     "aten.clone",
 )
+_KEEP_LOOSE = frozenset(
+    f"aten.{name}"
+    for name in (
+        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat",
+        "to", "clone", "contiguous", "slice", "select", "detach_", "detach", "lift_fresh_copy", "_to_copy", "t",
+        "index", "sum", "mean", "cumsum", "bernoulli_", "flip",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,7 @@ class Propagation:
     uncounted: dict[str, int]
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
+    numbers: tuple[Number, ...]
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
@@ -91,6 +100,7 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
+        numbers=tuple(flow.numbers),
     )
 
 
@@ -139,8 +149,9 @@ def _placeholder(
         return values[name]
     if not isinstance(example, Tensor):
         return None
-    origin = "a constant of the model" if node.name in capture.constants else "the network's input"
-    return Value(tuple(example.shape), origin=origin)
+    if node.name in capture.constants:  # often a cache that the forward fills, so that it follows
+        return Value(tuple(example.shape), origin="a constant of the model", loose=True)
+    return Value(tuple(example.shape), origin="the network's input")
 
 
 def _flatten(item: Any) -> list[Value]:
@@ -189,6 +200,8 @@ def _call(
     if result is None:
         return Value(shapes[0]) if shapes else None
     result.facets = [facet for facet in result.facets if varying(facet)]
+    if base in _KEEP_LOOSE and call.values()[0].loose:
+        result.loose = True
     return result
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from anywidth.groups.analysis import Analysis, Axis, ChannelGroup, CountedOperator, Scale
+from anywidth.groups.attributes import find_attributes
 from anywidth.groups.flow import Cost
 from anywidth.groups.labels import FIXED, Array
 from anywidth.groups.propagate import Propagation, canonical_names
@@ -60,6 +61,10 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
             entry.append(Axis(group_of[vector], rank_of[vector]) if vector is not None and elastic else None)
         if any(axis is not None for axis in entry):
             axes[name] = tuple(entry)
+
+    def scale_of(labels: Array) -> Scale:
+        return _scale(found.labels.find(labels), group_of, rank_of)
+
     names = _names(drafts, roots)
     groups = tuple(_group(draft, name, roots) for draft, name in zip(drafts, names, strict=True))
     tensors = named_tensors(model)
@@ -68,7 +73,17 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
         axes=axes,
         names=canonical_names(model),
         shapes={name: tuple(tensors[name].shape) for name in found.dims},
-        operators=tuple(_operator(c, found, group_of, rank_of) for c in found.costs),
+        operators=tuple(
+            CountedOperator(
+                module=cost.module,
+                operator=cost.operator,
+                kind=cost.kind,
+                macs=cost.macs // found.batch,
+                scales=tuple(scale for scale in map(scale_of, cost.facets) if scale.parts),
+            )
+            for cost in found.costs
+        ),
+        attributes=find_attributes(model, found.numbers, found.labels, scale_of),
         uncounted=found.uncounted,
         unknown=found.unknown,
     )
@@ -158,21 +173,14 @@ def _group(draft: _Draft, name: str, roots: dict[AxisKey, Array]) -> ChannelGrou
     )
 
 
-def _operator(
-    cost: Cost, found: Propagation, group_of: npt.NDArray[np.int32], rank_of: npt.NDArray[np.int32]
-) -> CountedOperator:
-    scales = []
-    for facet in cost.facets:
-        vector = found.labels.find(facet)
-        groups, ranks = group_of[vector], rank_of[vector]
-        parts = []
-        for number in np.unique(groups[groups >= 0]).tolist():
-            counts = np.bincount(ranks[groups == number])
-            parts.append((number, np.concatenate([[0], np.cumsum(counts)])))
-        if parts:
-            scales.append(Scale(int((groups < 0).sum()), tuple(parts)))
-    macs = cost.macs // found.batch
-    return CountedOperator(module=cost.module, operator=cost.operator, kind=cost.kind, macs=macs, scales=tuple(scales))
+def _scale(vector: Array, group_of: npt.NDArray[np.int32], rank_of: npt.NDArray[np.int32]) -> Scale:
+    """How many positions of a vector of labels (by representative) are kept."""
+    groups, ranks = group_of[vector], rank_of[vector]
+    parts = []
+    for number in np.unique(groups[groups >= 0]).tolist():
+        counts = np.bincount(ranks[groups == number], minlength=int((group_of == number).sum()))
+        parts.append((number, np.concatenate([[0], np.cumsum(counts)])))
+    return Scale(int((groups < 0).sum()), tuple(parts))
 
 
 def _ratios(

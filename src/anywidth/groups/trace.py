@@ -103,6 +103,22 @@ def module_modes(model: nn.Module, training: bool | None = None) -> Iterator[Non
             module.training = mode
 
 
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put plain attributes of modules back at the end: forwards fill caches, and while tracing, with fake tensors."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    inside = [(value, dict(value)) for _, state in before for value in state.values() if type(value) is dict]
+    try:
+        yield
+    finally:
+        for module, state in before:
+            module.__dict__.clear()
+            module.__dict__.update(state)
+        for container, content in inside:
+            container.clear()
+            container.update(content)
+
+
 def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     """The ATen graph of a model in training or evaluation mode, by non-strict `torch.export`.
 
@@ -110,7 +126,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
     inputs = double_batch(inputs)
-    with module_modes(model, training):
+    with unchanged(model), module_modes(model, training):
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:

@@ -42,23 +42,7 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
         _meet(flow, x_channels, inward, x.origin if x_channels is None else weight.origin)
         scales = [inward, outward]
     else:
-        # Whole groups of the convolution are kept or dropped: channels inside one are tied.
-        fixed, split = (outward, inward) if transposed else (inward, outward)
-        if fixed is not None:
-            flow.labels.freeze(fixed, f"channels inside one group of a grouped convolution ({flow.module})")
-        rows = []
-        for vector in (x_channels, split):
-            if vector is not None and vector.size % groups == 0:
-                rows.append(flow.labels.tie(vector.reshape(groups, -1), {1}, flow.where).reshape(-1))
-            else:
-                rows.append(None)
-        _meet(flow, rows[0], rows[1], x.origin)
-        if transposed:
-            row = rows[1]
-            outward = None if row is None else np.repeat(row, weight.shape[1])
-            scales = [inward]
-        else:
-            scales = [outward]
+        outward, scales = _grouped(flow, groups, transposed, x_channels, inward, outward, x.origin)
     if bias is not None:
         _meet(flow, outward, flow.along(bias, 0), weight.origin)
     positions = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(call.shape[channel + 1 :])
@@ -67,7 +51,47 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
     kind = "conv" if groups == 1 else "grouped conv"
     made = out_dim if groups == 1 else None
     flow.record(kind, macs, [s for s in scales if s is not None], weight.tensor, made)
-    return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin if outward is None else "")
+    return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin)
+
+
+def _grouped(
+    flow: Flow,
+    groups: int,
+    transposed: bool,
+    x_channels: Array | None,
+    inward: Array | None,
+    outward: Array | None,
+    origin: str,
+) -> tuple[Array | None, list[Array | None]]:
+    """Labels of the output of a grouped convolution, and what scales its MACs.
+
+    `fixed` is the weight's dimension inside one group, `split` the one that counts all groups. Few large groups are
+    narrowed inside each, many small ones (depthwise among them) are kept or dropped whole.
+    """
+    fixed, split = (outward, inward) if transposed else (inward, outward)
+    inside = 1 if fixed is None else fixed.size
+    across = 1 if split is None else split.size // groups
+    few = groups in (2, 4, 8) and min(inside, across) > groups
+    dims = {0} if few else {1}
+    tied = [
+        None if vector is None else flow.labels.tie(vector.reshape(groups, -1), dims, flow.where).reshape(-1)
+        for vector in (x_channels, split)
+    ]
+    flow.number(groups, None if few else tied[1], "groups")
+    if few:
+        # Column j of every group: of the inputs with the weight's inner dimension, of the outputs by itself.
+        inner, other = (tied[1], fixed) if transposed else (tied[0], fixed)
+        if transposed:
+            _meet(flow, tied[0], tied[1], origin)
+            return None if fixed is None else np.tile(fixed, groups), [split, fixed]
+        _meet(flow, inner, other, origin)
+        return split, [split, fixed]
+    if fixed is not None:
+        flow.labels.freeze(fixed, f"channels inside one group of a grouped convolution ({flow.module})")
+    _meet(flow, tied[0], tied[1], origin)
+    if transposed:
+        return None if tied[1] is None else np.repeat(tied[1], inside), [split]
+    return split, [split]
 
 
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator as op
+from collections.abc import Sequence
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow, Number, Value
 from anywidth.groups.labels import FIXED, Array, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
@@ -66,7 +67,19 @@ def reshape(flow: Flow, call: Call) -> Result:
     if math.prod(x.shape) == 0:
         return None
     facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in flow.facets(x)]
-    return Value(call.shape, facets, origin=x.origin)
+    result = Value(call.shape, facets, origin=x.origin)
+    sizes = call.args[-1] if isinstance(call.args[-1], (list, tuple)) else []
+    first = call.args[1] % len(x.shape) if "unflatten" in flow.operator else 0
+    _numbers(flow, result, sizes, first)
+    return result
+
+
+def _numbers(flow: Flow, value: Value, sizes: Sequence[int], first: int = 0) -> None:
+    """Remember sizes that were given as numbers for the dimensions of a value."""
+    for dim, size in enumerate(sizes, first):
+        if isinstance(size, int) and size > 1:
+            facet = next((f for f in value.facets if f.shape[dim] > 1), None)
+            flow.numbers.append(Number(flow.module, size, facet, dim))
 
 
 @rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")
@@ -96,7 +109,10 @@ def expand(flow: Flow, call: Call) -> Result:
     """Broadcasting: new dimensions carry no labels."""
     x = call.args[0]
     lead = len(call.shape) - len(x.shape)
-    return Value(call.shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
+    result = Value(call.shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
+    if isinstance(call.args[1], (list, tuple)):
+        _numbers(flow, result, list(call.args[1]))
+    return result
 
 
 @rule("aten.repeat")
@@ -189,6 +205,10 @@ def split(flow: Flow, call: Call) -> Result:
                 flow.labels.union(parts[0], part, flow.where)
         for piece, part in zip(pieces, parts, strict=True):
             piece.facets.append(part)
+    if "chunk" not in flow.operator:
+        for piece in pieces:
+            facet = next((f for f in piece.facets if f.shape[dim] > 1), None)
+            flow.numbers.append(Number(flow.module, piece.shape[dim], facet, dim))
     return pieces
 
 
@@ -234,6 +254,10 @@ def slice_(flow: Flow, call: Call) -> Result:
         piece = slice(start, None if stop is None else min(stop, size), call.argument(4, "step", 1))
     where = tuple(piece if d == dim else slice(None) for d in range(ndim))
     facets = [facet[where] if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
+    for facet in flow.facets(x):
+        for bound in (piece.start, piece.stop):
+            if facet.shape[dim] > 1 and isinstance(bound, int) and 1 < bound < size:
+                flow.numbers.append(Number(flow.module, bound, np.take(facet, range(bound), axis=dim), dim))
     return Value(call.shape, facets, origin=x.origin)
 
 
@@ -262,6 +286,8 @@ def index(flow: Flow, call: Call) -> Result:
     name = flow.operator
     reason = f"looked up by an index at {flow.where}"
     x = call.args[0]
+    for positions in call.values()[1:]:
+        flow.freeze(positions, f"positions of an index at {flow.where}")
     if "embedding" in name:
         dim, ndim = 0, len(call.args[1].shape)
     elif "index_select" in name:

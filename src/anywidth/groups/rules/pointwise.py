@@ -17,7 +17,8 @@ __all__ = ["pointwise"]
 )  # fmt: skip
 def pointwise(flow: Flow, call: Call) -> Result:
     """Element-wise operators; those that ATen tags as such come here without being listed."""
-    return Value(call.shape, flow.elementwise(call.values(), call.shape))
+    values = call.values()
+    return Value(call.shape, flow.elementwise(values, call.shape), loose=all(v.loose for v in values))
 
 
 @rule(
@@ -41,7 +42,7 @@ def same(flow: Flow, call: Call) -> Result:
 )  # fmt: skip
 def created(flow: Flow, call: Call) -> Result:
     """Tensors that the forward makes: they carry no labels."""
-    return [Value(shape, origin="a tensor made in the forward") for shape in call.shapes]
+    return [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
 
 
 @rule("aten.prelu")

@@ -105,7 +105,8 @@ def group_norm(flow: Flow, call: Call) -> Result:
     x, groups = call.args[0], call.args[1]
     vector = flow.along(x, 1)
     if vector is not None and groups > 1:
-        flow.labels.tie(vector.reshape(groups, -1), {1}, flow.where)
+        vector = flow.labels.tie(vector.reshape(groups, -1), {1}, flow.where).reshape(-1)
+        flow.number(groups, vector, "num_groups")
     operands = [Operand(x, tuple(range(len(x.shape))))]
     operands += [Operand(v, (1,)) for v in (call.argument(2, "weight"), call.argument(3, "bias")) if v is not None]
     return Value(call.shape, flow.merge(operands, tuple(range(len(x.shape))))[0])

@@ -1,0 +1,92 @@
+"""Integers that forwards read from their modules (numbers of heads, split sizes) and what they count.
+
+Every operator argument of the captured graphs is known together with the labels of the dimension that it gives the
+size of. So an attribute with the same value, on the module that called the operator, counts those channels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from anywidth.groups.analysis import Attribute, Scale
+from anywidth.groups.flow import Number
+from anywidth.groups.labels import Array, Labels, varying
+
+__all__ = ["find_attributes"]
+
+_MULTIPLES = range(2, 9)
+_FIXED_NAMES = ("head_dim", "dim_head", "key_dim", "window", "patch", "kernel", "stride", "size", "area")
+
+
+def find_attributes(
+    model: nn.Module, numbers: Sequence[Number], labels: Labels, scale_of: Callable[[Array], Scale]
+) -> dict[str, dict[str, Attribute]]:
+    """For every module path: the integer attributes that may follow channels, with what they may count."""
+    counted: dict[str, dict[int, dict[Any, Scale]]] = defaultdict(lambda: defaultdict(dict))
+    certain: dict[str, dict[str, Attribute]] = defaultdict(dict)
+    for number in numbers:
+        scale = Scale(number.value, ())
+        if number.facet is not None:
+            vector = labels.find(_vector(number.facet, number.dim))
+            if (vector != vector[0]).any():  # else the dimension is kept whole whatever is dropped
+                scale = scale_of(vector)
+        if number.attribute is not None:
+            if scale.parts:
+                certain[number.module][number.attribute] = Attribute((((scale, 1),),))
+            continue
+        if scale.full == number.value:
+            counted[number.module][number.value].setdefault(_identity(scale), scale)
+    found: dict[str, dict[str, Attribute]] = {}
+    for path, module in model.named_modules():
+        attributes = dict(certain.get(path, {}))
+        known = counted.get(path)
+        own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.MultiheadAttention)
+        if known and not own:
+            for name, value in vars(module).items():
+                attribute = _attribute(name, value, known)
+                if attribute is not None:
+                    attributes[name] = attribute
+        if attributes:
+            found[path] = attributes
+    return found
+
+
+def _attribute(name: str, value: Any, known: dict[int, dict[Any, Scale]]) -> Attribute | None:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if name.startswith("_") or not values or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        return None
+    choices = tuple(_choices(name, number, known) for number in values)
+    if not any(scale.parts for options in choices for scale, _ in options):
+        return None
+    return Attribute(choices)
+
+
+def _choices(name: str, value: int, known: dict[int, dict[Any, Scale]]) -> tuple[tuple[Scale, int], ...]:
+    fixed = (Scale(value, ()), 1)
+    scales = list(known.get(value, {}).values()) if value > 1 else []
+    elastic = [(scale, 1) for scale in scales if scale.parts]
+    multiples = []
+    for factor in _MULTIPLES:
+        if value > 1 and value % factor == 0:
+            multiples += [(s, factor) for s in known.get(value // factor, {}).values() if s.parts]
+    stays = any(not scale.parts for scale in scales)
+    if stays and any(word in name for word in _FIXED_NAMES):
+        return (fixed, *elastic, *multiples)
+    if elastic:
+        return (*elastic, fixed, *multiples)
+    return (*multiples, fixed) if multiples and not stays else (fixed, *multiples)
+
+
+def _vector(facet: Array, dim: int) -> Array:
+    """The labels along one dimension, at the first position of the others."""
+    for other in varying(facet) - {dim}:
+        facet = facet.take([0], axis=other)
+    return facet.reshape(-1)
+
+
+def _identity(scale: Scale) -> Any:
+    return scale.fixed, tuple((group, sizes.tobytes()) for group, sizes in scale.parts)

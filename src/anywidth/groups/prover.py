@@ -1,0 +1,176 @@
+"""One proof: the network with some groups narrowed at random against the masked full network."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.masked import masks_of, run_masked
+from anywidth.groups.narrow import narrow, take
+from anywidth.groups.propagate import Propagation
+from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
+
+__all__ = ["Failure", "Prover"]
+
+_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a proof failed, and the path of the module that raised (None if the outputs differ)."""
+
+    text: str
+    module: str | None = None
+
+
+class Prover:
+    """Runs proofs on copies of one model, in double precision and on random weights.
+
+    Random weights, so that neither a zero-initialised layer nor a tiny layer scale can hide a difference.
+    """
+
+    def __init__(self, model: nn.Module, found: Propagation, capture: Capture, inputs: Inputs, seed: int = 0) -> None:
+        self.model, self.found, self.capture, self.inputs, self.seed = model, found, capture, inputs, seed
+        self._dtype, self._random = torch.float64, True
+        self._prepare()
+
+    def _prepare(self) -> None:
+        with module_modes(self.model, False):
+            self._copy = copy.deepcopy(self.model).cpu().to(self._dtype).eval()
+        self._copy.requires_grad_(False)
+        if self._random:
+            _randomise(self._copy, torch.Generator().manual_seed(self.seed))
+        self._inputs = self.inputs.map(self._cast)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def faults(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Groups that fail when narrowed, with the reason; found by halving."""
+        if not groups:
+            return {}
+        failure = self.prove(analysis, groups)
+        if failure is None:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: failure.text}
+        middle = len(groups) // 2
+        return {**self.faults(analysis, groups[:middle]), **self.faults(analysis, groups[middle:])}
+
+    def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> Failure | None:
+        """None if the network with these groups narrowed at random equals the masked one, else what is wrong."""
+        rng = np.random.default_rng(self.seed)
+        channels = {group.name: int(rng.integers(1, group.units)) * group.unit for group in groups}
+        units = analysis.units(channels)
+        active: list[str] = []
+        try:
+            got = self._narrowed(analysis, units, active)
+        except Exception as error:
+            text = str(error).strip()
+            if self._dtype == torch.float64 and "dtype" in text:  # a forward that insists on float32
+                self._dtype = torch.float32
+                self._prepare()
+                return self.prove(analysis, groups)
+            line = (text.splitlines() or [""])[0][:160]
+            where = self._owner(active)
+            return Failure(f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where)
+        wanted = self._masked(analysis, units)
+        if self._random and not all(bool(torch.isfinite(out).all()) for out in wanted if out.is_floating_point()):
+            self._random = False  # they leave the domain of some function: prove with the weights that the user has
+            self._prepare()
+            return self.prove(analysis, groups)
+        return _difference(got, wanted, _TOLERANCE[self._dtype])
+
+    def _owner(self, active: Sequence[str]) -> str:
+        """The innermost running module whose forward the user (or a model library) wrote."""
+        for path in reversed(active):
+            kind = type(self._copy.get_submodule(path))
+            if not kind.__module__.startswith("torch.nn") or issubclass(kind, nn.MultiheadAttention):
+                return path
+        return ""
+
+    @torch.no_grad()
+    def _narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64], active: list[str]) -> list[Tensor]:
+        def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+            part = take(tensor, kept)
+            return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
+
+        sub = narrow(self._copy, analysis, units, bind)
+        with _watched(sub, active):
+            return _outputs(self._inputs.call(sub))
+
+    @torch.no_grad()
+    def _masked(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> list[Tensor]:
+        labels = self.found.labels
+        kept = np.ones(len(labels), bool)
+        for name, vectors in self.found.dims.items():
+            for vector, axis in zip(vectors, analysis.axes.get(name, ()), strict=False):
+                if vector is not None and axis is not None:
+                    kept[labels.find(vector)] &= axis.rank < units[axis.group]
+        facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
+        return _outputs(
+            run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept))
+        )
+
+
+@contextmanager
+def _watched(model: nn.Module, active: list[str]) -> Iterator[None]:
+    """Keeps the paths of the modules that run at the moment in `active`; after an error they stay there."""
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, path=path: active.append(path)))
+        handles.append(module.register_forward_hook(lambda *_: active.__delitem__(-1)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module, generator: torch.Generator) -> None:
+    for parameter in model.parameters():
+        shape, dtype = parameter.shape, parameter.dtype
+        if not parameter.is_floating_point():
+            continue
+        if parameter.ndim >= 2:
+            spread = math.sqrt(2 / max(1, parameter[0].numel()))
+            parameter.copy_(torch.randn(shape, generator=generator, dtype=dtype) * spread)
+        else:
+            parameter.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            assert module.running_var is not None
+            shape, dtype = module.running_mean.shape, module.running_mean.dtype
+            module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) * 0.1)
+            module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
+
+
+def _outputs(result: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> Failure | None:
+    if len(got) != len(wanted):
+        return Failure(f"its narrowed network returns {len(got)} tensors, the full one {len(wanted)}")
+    for a, b in zip(got, wanted, strict=True):
+        if a.shape != b.shape:
+            return Failure(f"its narrowed network returns shape {tuple(a.shape)}, the full one {tuple(b.shape)}")
+        if not a.is_floating_point():
+            continue
+        scale = float(b.abs().max()) if b.numel() else 0.0
+        error = float((a - b).abs().max()) if b.numel() else 0.0
+        if not error <= tolerance * max(scale, 1e-30):
+            return Failure(f"its narrowed network differs from the masked one by {error:.2g} of {scale:.2g}")
+    return None
