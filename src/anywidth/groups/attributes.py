@@ -7,7 +7,7 @@ size of. So an attribute with the same value, on the module that called the oper
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,10 +23,15 @@ _FIXED_NAMES = ("head_dim", "dim_head", "key_dim", "window", "patch", "kernel", 
 
 
 def find_attributes(
-    model: nn.Module, numbers: Sequence[Number], labels: Labels, scale_of: Callable[[Array], Scale]
+    model: nn.Module,
+    numbers: Sequence[Number],
+    called: frozenset[str],
+    labels: Labels,
+    scale_of: Callable[[Array], Scale],
 ) -> dict[str, dict[str, Attribute]]:
     """For every module path: the integer attributes that may follow channels, with what they may count."""
     counted: dict[str, dict[int, dict[Any, Scale]]] = defaultdict(lambda: defaultdict(dict))
+    lists: dict[str, dict[int, list[Scale]]] = defaultdict(lambda: defaultdict(list))
     certain: dict[str, dict[str, Attribute]] = defaultdict(dict)
     for number in numbers:
         scale = Scale(number.value, ())
@@ -38,16 +43,20 @@ def find_attributes(
             if scale.parts:
                 certain[number.module][number.attribute] = Attribute((((scale, 1),),))
             continue
+        if number.call >= 0:
+            lists[number.module][number.call].append(scale)
         if scale.full == number.value:
             counted[number.module][number.value].setdefault(_identity(scale), scale)
     found: dict[str, dict[str, Attribute]] = {}
     for path, module in model.named_modules():
         attributes = dict(certain.get(path, {}))
-        known = counted.get(path)
+        # Another method than forward was called: its operators are written down for the module that called it.
+        caller = path if path in called else path.rpartition(".")[0]
+        known = counted.get(caller)
         own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.MultiheadAttention)
         if known and not own:
             for name, value in vars(module).items():
-                attribute = _attribute(name, value, known)
+                attribute = _whole_list(value, lists[caller].values()) or _attribute(name, value, known)
                 if attribute is not None:
                     attributes[name] = attribute
         if attributes:
@@ -65,6 +74,21 @@ def _attribute(name: str, value: Any, known: dict[int, dict[Any, Scale]]) -> Att
     return Attribute(choices)
 
 
+def _whole_list(value: Any, lists: Iterable[list[Scale]]) -> Attribute | None:
+    """The meaning of a tuple that was given to an operator as it is, such as the shape of a view."""
+    if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) and v > 0 for v in value):
+        return None
+    wanted = [v for v in value if v > 1]
+    for scales in lists:
+        sizes = [scale.full for scale in scales]
+        for start in range(len(sizes) - len(wanted) + 1 if len(wanted) > 1 else 0):
+            part = scales[start : start + len(wanted)]
+            if sizes[start : start + len(wanted)] == wanted and any(scale.parts for scale in part):
+                found = iter(part)
+                return Attribute(tuple(((next(found) if v > 1 else Scale(1, ()), 1),) for v in value))
+    return None
+
+
 def _choices(name: str, value: int, known: dict[int, dict[Any, Scale]]) -> tuple[tuple[Scale, int], ...]:
     fixed = (Scale(value, ()), 1)
     scales = list(known.get(value, {}).values()) if value > 1 else []
@@ -74,7 +98,7 @@ def _choices(name: str, value: int, known: dict[int, dict[Any, Scale]]) -> tuple
         if value > 1 and value % factor == 0:
             multiples += [(s, factor) for s in known.get(value // factor, {}).values() if s.parts]
     stays = any(not scale.parts for scale in scales)
-    if stays and any(word in name for word in _FIXED_NAMES):
+    if (stays or not elastic) and any(word in name for word in _FIXED_NAMES):
         return (fixed, *elastic, *multiples)
     if elastic:
         return (*elastic, fixed, *multiples)

@@ -58,6 +58,7 @@ class Number:
     """An integer that a forward gave to an operator, and the labels of the dimension that it counts (if any).
 
     `attribute` names the attribute of the module that it is for certain; otherwise that is found by its value.
+    Numbers given in one list have the same `call`.
     """
 
     module: str
@@ -65,6 +66,7 @@ class Number:
     facet: Array | None
     dim: int = 0
     attribute: str | None = None
+    call: int = -1
 
 
 @dataclass

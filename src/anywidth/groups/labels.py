@@ -47,6 +47,14 @@ class Labels:
         self._parent[start : self._count] = labels
         return labels
 
+    def snapshot(self) -> tuple[Array, npt.NDArray[np.int32]]:
+        """The state of all unions and frozen reasons, for `restore`."""
+        return self._parent.copy(), self._reason.copy()
+
+    def restore(self, state: tuple[Array, npt.NDArray[np.int32]]) -> None:
+        """Undo every union and freeze since a snapshot."""
+        self._parent, self._reason = state[0].copy(), state[1].copy()
+
     def find(self, labels: Array) -> Array:
         """The representative of every label, in the shape of `labels`."""
         roots = self._parent[labels]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,12 +48,19 @@ class Propagation:
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
     numbers: tuple[Number, ...]
+    called: frozenset[str]
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor, so that tied ones are one."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+
+
+def canonical_paths(model: nn.Module) -> dict[str, str]:
+    """Every path of a module -> the first path of the same module, because it may be called by any of them."""
+    first: dict[int, str] = {}
+    return {path: first.setdefault(id(module), path) for path, module in model.named_modules(remove_duplicate=False)}
 
 
 def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
@@ -92,6 +99,7 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
             for vector in vectors:
                 if vector is not None:
                     labels.freeze(vector, "not used in the forward")
+    paths = canonical_paths(model)
     return Propagation(
         labels=labels,
         dims=dims,
@@ -100,7 +108,8 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
-        numbers=tuple(flow.numbers),
+        numbers=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.numbers),
+        called=frozenset(paths.get(path, path) for capture in captures for path in _called(capture)),
     )
 
 
@@ -207,5 +216,10 @@ def _call(
 
 def _module_of(node: Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']")
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _called(capture: Capture) -> set[str]:
+    """Paths of the modules whose forward was called."""
+    stacks = (node.meta.get("nn_module_stack") or {} for node in capture.program.graph.nodes)
+    return {entry[0] for stack in stacks for entry in stack.values()}

@@ -78,19 +78,31 @@ class Prover:
             got = self._narrowed(analysis, units, active)
         except Exception as error:
             text = str(error).strip()
-            if self._dtype == torch.float64 and "dtype" in text:  # a forward that insists on float32
-                self._dtype = torch.float32
-                self._prepare()
+            if self._single(error):
                 return self.prove(analysis, groups)
             line = (text.splitlines() or [""])[0][:160]
             where = self._owner(active)
             return Failure(f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where)
-        wanted = self._masked(analysis, units)
+        try:
+            wanted = self._masked(analysis, units)
+        except RuntimeError as error:
+            if self._single(error):
+                return self.prove(analysis, groups)
+            raise
         if self._random and not all(bool(torch.isfinite(out).all()) for out in wanted if out.is_floating_point()):
             self._random = False  # they leave the domain of some function: prove with the weights that the user has
             self._prepare()
             return self.prove(analysis, groups)
         return _difference(got, wanted, _TOLERANCE[self._dtype])
+
+    def _single(self, error: Exception) -> bool:
+        """Go on in single precision if a forward insists on it; False if that is not what is wrong."""
+        text = str(error).lower()
+        if self._dtype == torch.float32 or not ("dtype" in text or ("type" in text and "float" in text)):
+            return False
+        self._dtype = torch.float32
+        self._prepare()
+        return True
 
     def _owner(self, active: Sequence[str]) -> str:
         """The innermost running module whose forward the user (or a model library) wrote."""
@@ -119,9 +131,7 @@ class Prover:
                 if vector is not None and axis is not None:
                     kept[labels.find(vector)] &= axis.rank < units[axis.group]
         facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
-        return _outputs(
-            run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept))
-        )
+        return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept)))
 
 
 @contextmanager

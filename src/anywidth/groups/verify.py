@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -52,6 +53,7 @@ class _Repair:
     analysis: Analysis
     stages: dict[type, int] = field(default_factory=lambda: defaultdict(int))
     frozen: dict[frozenset[str], str] = field(default_factory=dict)
+    untied: dict[type, Any] = field(default_factory=dict)
 
     def step(self, failure: Failure, prover: Prover) -> bool:
         """Try the next remedy for the module at fault; False if there is none left."""
@@ -65,9 +67,14 @@ class _Repair:
         if stage < min(alternatives, 4):
             self._choose(paths, stage)
             return True
-        if stage <= min(alternatives, 4) and self._tie(paths):
+        if stage <= min(alternatives, 4):
+            self.untied[kind] = self.found.labels.snapshot()
+            if self._tie(paths):
+                self._resolve()
+                return True
+        if kind in self.untied:
+            self.found.labels.restore(self.untied.pop(kind))
             self._resolve()
-            return True
         if failure.module and stage <= 8:
             return self._freeze_alike(failure, paths, prover)
         return False
@@ -96,6 +103,9 @@ class _Repair:
                     facet = labels.compress(number.facet)
                     if varying(facet) == {number.dim} and facet.size == number.value:
                         inner[number.value] = facet.reshape(-1)
+            for name, vectors in self.found.dims.items():
+                if name.startswith(f"{path}.") and len(vectors) > 1 and vectors[1] is not None:
+                    inner.setdefault(vectors[1].size, vectors[1])
             for size, vector in inner.items():
                 for name, vectors in self.found.dims.items():
                     if not name.startswith(f"{path}."):
@@ -128,7 +138,7 @@ class _Repair:
                     culprits.append(group)
                     text = alone.text
         made = [g for g in touching if any(_inside(p, failure.module) for p in g.producers)]
-        culprits = culprits or made or touching
+        culprits = [group for group in culprits if group in made] or culprits or made or touching
         roles = [_roles(group, failure.module) for group in culprits]
         reasons = {}
         for path in paths:

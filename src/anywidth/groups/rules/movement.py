@@ -76,10 +76,11 @@ def reshape(flow: Flow, call: Call) -> Result:
 
 def _numbers(flow: Flow, value: Value, sizes: Sequence[int], first: int = 0) -> None:
     """Remember sizes that were given as numbers for the dimensions of a value."""
+    call = len(flow.numbers)
     for dim, size in enumerate(sizes, first):
         if isinstance(size, int) and size > 1:
             facet = next((f for f in value.facets if f.shape[dim] > 1), None)
-            flow.numbers.append(Number(flow.module, size, facet, dim))
+            flow.numbers.append(Number(flow.module, size, facet, dim, call=call))
 
 
 @rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")

@@ -1,0 +1,53 @@
+"""Interleaved timing: every variant runs once per round, and ratios are taken within a round."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["interleaved", "machine", "ratio", "write_result"]
+
+
+def interleaved(variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of every variant in every round; the order changes from round to round."""
+    names = list(variants)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warmup + rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            variants[name]()
+            if number >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], a: str, b: str) -> float:
+    """Median over rounds of the time of `a` over that of `b`."""
+    return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_result(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as JSON into `benchmarks/results`, named after benchmark and day."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}_cpu{torch.get_num_threads()}_{time.strftime('%Y-%m-%d')}.json"
+    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    return path
