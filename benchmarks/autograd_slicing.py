@@ -16,7 +16,7 @@ __all__ = ["SlicedNetwork"]
 class _Conv(nn.Conv2d):
     kept: tuple[int, int]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of the base class
+    def forward(self, input: Tensor) -> Tensor:
         out, into = self.kept
         weight = self.weight[:out, :into]
         groups = self.groups if self.groups == 1 else out
@@ -27,7 +27,7 @@ class _Conv(nn.Conv2d):
 class _Norm(nn.BatchNorm2d):
     kept: tuple[int]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         (k,) = self.kept
         return F.batch_norm(input, None, None, self.weight[:k], self.bias[:k], True, 0.0, self.eps)
 
@@ -35,7 +35,7 @@ class _Norm(nn.BatchNorm2d):
 class _Linear(nn.Linear):
     kept: tuple[int, int]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         out, into = self.kept
         return F.linear(input, self.weight[:out, :into], self.bias[:out])
 

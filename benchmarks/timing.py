@@ -15,7 +15,9 @@ import torch
 __all__ = ["interleaved", "machine", "ratio", "write_result"]
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
     """Seconds of every variant in every round; the order changes from round to round."""
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
