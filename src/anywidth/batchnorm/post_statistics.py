@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anywidth.errors import DataError
+from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, norm_modules
 from anywidth.supernet.batches import model_device, split_batch
 from anywidth.widths import Width, WidthConfig
@@ -32,7 +33,8 @@ def calibrate(
     """Compute the batch-norm statistics of widths from training data, in place; weights do not change.
 
     First and second moments are pooled exactly over all batches, whatever their sizes and order, in double
-    precision; the batch norms' own kernels compute those of each batch. Only norm layers are in training mode.
+    precision; the batch norms' own kernels compute those of each batch. Only norm layers are in training mode, and
+    the random generators are as before afterwards.
 
     Args:
         net: The supernet.
@@ -46,7 +48,7 @@ def calibrate(
             before it. The default normalises by each batch, as in training and in the papers, in a single pass.
 
     Raises:
-        DataError: the loader is empty or yields too little.
+        DataError: the loader is empty, or one sample is all it gives.
         WidthError: a width does not fit the supernet.
 
     >>> import torch
@@ -62,12 +64,15 @@ def calibrate(
     configs = [(net.config(width), net.label(width)) for width in widths]
     for config, label in configs:
         subnet = net.subnet(config)
-        moments = _sequential(subnet, loader, images) if sequential else _single_pass(subnet, loader, images)
+        with net.statistics.computing(config), _same_random_numbers(subnet):
+            moments = _sequential(subnet, loader, images) if sequential else _single_pass(subnet, loader, images)
         values = {}
         for name, norm in norm_modules(subnet).items():
             prefix = f"{name}." if name else ""
             if norm in moments:
                 mean, variance = moments[norm].result()
+            elif subnet is net.model:
+                continue
             else:  # not part of the evaluation graph, such as an auxiliary head
                 mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type]
             values[f"{prefix}running_mean"] = mean.to(norm.running_mean)  # type: ignore[arg-type]
@@ -163,8 +168,8 @@ def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[
     modes = [(module, module.training) for module in subnet.modules()]
     kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
 
-    def collect(norm: Any, args: tuple[Tensor, ...], _: Any) -> None:
-        x = args[0]
+    def collect(norm: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], _: Any) -> None:
+        x = args[0] if args else kwargs["input"]
         count = x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0]
         moments.setdefault(norm, _Moments(isinstance(norm, _InstanceNorm)))
         moments[norm].add(count, norm.running_mean, norm.running_var)
@@ -179,7 +184,7 @@ def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[
             norm.running_var = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
             norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
             norm.training = True
-            handles.append(norm.register_forward_hook(collect))
+            handles.append(norm.register_forward_hook(collect, with_kwargs=True))
         yield moments
     finally:
         for handle in handles:
@@ -191,24 +196,69 @@ def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[
             module.training = mode
 
 
+@contextmanager
+def _same_random_numbers(model: nn.Module) -> Iterator[None]:
+    """Put the random generators of the CPU and of the model's device back at the end."""
+    device = model_device(model)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
 @torch.no_grad()
 def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
-    device = model_device(subnet)
+    fed = False
+    for inputs in _without_singles(_cut(loader, images, model_device(subnet))):
+        try:
+            inputs.call(subnet)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError("one sample has no variance; calibrate with at least two images") from error
+        fed = True
+    if not fed:
+        raise DataError("the calibration loader gave no data; give batches of training images")
+
+
+def _cut(loader: Iterable[Any], images: int | None, device: torch.device) -> Iterator[Inputs]:
+    """The inputs of a loader's batches, up to a number of samples."""
     seen = 0
     for batch in loader:
         inputs, _ = split_batch(batch, device)
-        left = None if images is None else images - seen
-        size = inputs.tensors()[0].shape[0]
-        if left is not None and size > left:
-            inputs = inputs.map(lambda tensor, left=left: tensor[:left])
-            size = left
+        size = _size(inputs)
+        if images is not None and size > images - seen:
+            size = images - seen
+            inputs = inputs.map(lambda tensor, size=size: tensor[:size] if tensor.ndim else tensor)
         if size:
-            inputs.call(subnet)
+            yield inputs
         seen += size
         if images is not None and seen >= images:
-            break
-    if seen == 0:
-        raise DataError("the calibration loader gave no data; give batches of training images")
+            return
+
+
+def _without_singles(batches: Iterable[Inputs]) -> Iterator[Inputs]:
+    """The same samples with no batch of one, which has no variance: it goes with the next batch, or the last."""
+    ready: Inputs | None = None
+    single: Inputs | None = None
+    for inputs in batches:
+        joined = inputs if single is None else _join(single, inputs)
+        single = joined if _size(joined) == 1 else None
+        if single is None:
+            if ready is not None:
+                yield ready
+            ready = joined
+    if single is not None:
+        ready = single if ready is None else _join(ready, single)
+    if ready is not None:
+        yield ready
+
+
+def _size(inputs: Inputs) -> int:
+    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
+
+
+def _join(first: Inputs, second: Inputs) -> Inputs:
+    rest = iter(second.tensors())
+    return first.map(lambda tensor: torch.cat([tensor, part]) if (part := next(rest)).ndim else tensor)
 
 
 def _single_pass(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> dict[_NormBase, _Moments]:
@@ -223,12 +273,12 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
     handles = [norm.register_forward_hook(lambda n, *_: order.append(cast(_NormBase, n))) for norm in norms]
     try:
         with _collecting(subnet, norms):
-            _feed(subnet, loader, images=None if images is None else min(images, 2))
+            _feed(subnet, loader, images=2)
     finally:
         for handle in handles:
             handle.remove()
     final: dict[_NormBase, _Moments] = {}
-    with _fixed(norms):
+    with _replaced(norms):
         for norm in dict.fromkeys(order):
             with _collecting(subnet, [norm]) as moments:
                 _feed(subnet, loader, images)
@@ -239,8 +289,8 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
 
 
 @contextmanager
-def _fixed(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Lets running buffers be replaced, without the guard of uncalibrated widths seeing it."""
+def _replaced(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Gives norms running buffers of their own, that may be replaced; then everything is as it was."""
     kept = [(norm, norm.running_mean, norm.running_var) for norm in norms]
     try:
         for norm in norms:

@@ -14,65 +14,70 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_INK, _LINE, _POINTS = "#1b1f24", "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]
+_INK, _QUIET, _RULE = "#1b1f24", "#57606a", "#e5e7eb"
+_LINE, _POINTS = "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]
+_SPAN = 2.0
+"""The least range of accuracies that the picture covers, in points, so that noise does not look like a result."""
 
 
 def draw(curve: Spectrum, path: str | Path | None, others: Mapping[str, Spectrum], title: str) -> Axes:
-    """Accuracy against MACs (millions, logarithmic); see `Spectrum.plot`."""
-    figure = require_matplotlib().Figure(figsize=(6.4, 4.0), dpi=160, layout="constrained")
+    """Accuracy against MACs (logarithmic) with the width below; see `Spectrum.plot`."""
+    figure = require_matplotlib().Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
     axes = figure.subplots()
-    _line(axes, curve)
-    for (name, points), colour in zip(others.items(), _POINTS * 4, strict=False):
+    rows = sorted(curve, key=lambda row: row.macs)
+    axes.plot(
+        [row.macs for row in rows],
+        [row.accuracy for row in rows],
+        color=_LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=curve.name, zorder=2,
+    )  # fmt: skip
+    for (name, points), colour in zip(others.items(), _POINTS * (1 + len(others) // len(_POINTS)), strict=False):
         axes.scatter(
-            [row.macs / 1e6 for row in points],
+            [row.macs for row in points],
             [row.accuracy for row in points],
-            s=46, marker="D", color=colour, edgecolor="white", linewidth=0.8, zorder=3, label=name,
+            s=56, marker="D", color=colour, edgecolor="white", linewidth=0.9, label=name, zorder=3,
         )  # fmt: skip
-    axes.set_xscale("log")
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-
-    ticks = sorted({_two_digits(row.macs / 1e6) for row in curve if _is_round(row.width)} or {1.0})
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel("MACs (millions, logarithmic)", color=_INK)
-    axes.set_ylabel("accuracy (%)", color=_INK)
-    axes.grid(True, axis="y", color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#9ca3af")
-    axes.tick_params(colors="#4b5563")
+    _scale(axes, curve)
+    _style(axes)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, color=_INK)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=12)
     if others:
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=_INK)
     if path is not None:
         kind = Path(path).suffix.lstrip(".") or "png"
         write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format=kind))
     return axes
 
 
-def _line(axes: Any, curve: Spectrum) -> None:
-    rows = sorted(curve, key=lambda row: row.macs)
-    axes.plot(
-        [row.macs / 1e6 for row in rows],
-        [row.accuracy for row in rows],
-        color=_LINE, linewidth=2.2, marker="o", markersize=4.5, label=curve.name, zorder=2,
-    )  # fmt: skip
-    for row in rows:
-        if _is_round(row.width):
-            axes.annotate(
-                f"{row.width:g}×", (row.macs / 1e6, row.accuracy), textcoords="offset points",
-                xytext=(0, 8), ha="center", fontsize=8, color=_LINE,
-            )  # fmt: skip
+def _scale(axes: Any, curve: Spectrum) -> None:
+    """Axes whose marks are the round widths: their MACs, and the width below."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    engineering = EngFormatter(sep=" ")
+    marks = {row.macs: f"{engineering(float(f'{row.macs:.2g}'))}\n{row.width:g}×" for row in curve if _is_round(row)}
+    if marks:
+        axes.set_xticks(list(marks), list(marks.values()))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(engineering)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("MACs (logarithmic) and width" if marks else "MACs (logarithmic)", color=_QUIET)
+    axes.set_ylabel("accuracy (%)", color=_QUIET)
+    low, high = axes.get_ylim()
+    if high - low < _SPAN:
+        # A percentage ends at 100; only a little room is left above it for the marker.
+        high = min((low + high + _SPAN) / 2, max(high, 100 + _SPAN / 20))
+        axes.set_ylim(high - _SPAN, high)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _is_round(width: float | str) -> bool:
-    return not isinstance(width, str) and abs(width * 4 - round(width * 4)) < 1e-6
+def _style(axes: Any) -> None:
+    axes.grid(True, color=_RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#9ca3af")
+    axes.tick_params(colors=_QUIET, length=0, labelsize=9)
 
 
-def _two_digits(value: float) -> float:
-    return float(f"{value:.2g}")
+def _is_round(row: Any) -> bool:
+    return not isinstance(row.width, str) and abs(row.width * 4 - round(row.width * 4)) < 1e-6

@@ -30,4 +30,4 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
     # Both modes, because auxiliary heads, stochastic depth and the like exist in one of them only.
     captures = [capture(model, inputs, training=training) for training in (True, False)]
     found = propagate(model, captures)
-    return verify(model, found, captures[-1], inputs) if proof else solve(model, found)
+    return verify(model, found, captures, inputs) if proof else solve(model, found)

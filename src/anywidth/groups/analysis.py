@@ -44,7 +44,8 @@ class ChannelGroup:
 
     def matches(self, pattern: str) -> bool:
         """Whether a glob pattern names this group, or one of the modules that make its channels."""
-        return any(fnmatchcase(name, pattern) for name in (self.name, *self.producers))
+        # Names such as "conv[0:8]" mean themselves, although brackets are special in patterns.
+        return any(name == pattern or fnmatchcase(name, pattern) for name in (self.name, *self.producers))
 
 
 @dataclass(frozen=True, eq=False)

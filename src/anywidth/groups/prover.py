@@ -39,8 +39,18 @@ class Prover:
     Random weights, so that neither a zero-initialised layer nor a tiny layer scale can hide a difference.
     """
 
-    def __init__(self, model: nn.Module, found: Propagation, capture: Capture, inputs: Inputs, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        found: Propagation,
+        capture: Capture,
+        inputs: Inputs,
+        *,
+        training: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.model, self.found, self.capture, self.inputs, self.seed = model, found, capture, inputs, seed
+        self.training = training
         self._dtype, self._random = torch.float64, True
         self._prepare()
 
@@ -116,11 +126,15 @@ class Prover:
     def _narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64], active: list[str]) -> list[Tensor]:
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
             part = take(tensor, kept)
-            return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
+            return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part.clone()
 
         sub = narrow(self._copy, analysis, units, bind)
         with _watched(sub, active):
-            return _outputs(self._inputs.call(sub))
+            result = _outputs(self._inputs.call(sub))
+            if self.training:
+                with torch.random.fork_rng(devices=[]):
+                    self._inputs.call(sub.train())
+        return result
 
     @torch.no_grad()
     def _masked(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> list[Tensor]:

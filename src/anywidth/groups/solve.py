@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -148,8 +148,9 @@ def _names(drafts: list[_Draft], roots: dict[AxisKey, Array]) -> list[str]:
     for producers, prefix in zip(paths, common, strict=True):
         alone = prefix and common.count(prefix) == 1 and prefix not in inside
         names.append(prefix if alone else producers[0])
+    counts = Counter(names)
     for i, (draft, name) in enumerate(zip(drafts, list(names), strict=True)):
-        if names.count(name) > 1 or name in names[:i]:
+        if counts[name] > 1:
             key = (draft.made_by or draft.axes)[0]
             positions = np.flatnonzero(np.isin(roots[key], draft.classes))
             names[i] = f"{name}[{positions[0]}:{positions[-1] + 1}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Capture:
     constants: Mapping[str, Tensor]
     training: bool
     batch: int
+
+    def operators(self) -> Counter[str]:
+        """How often every operator is called, without the counting of batches by batch norms."""
+        targets = (str(node.target) for node in self.program.graph.nodes if node.op == "call_function")
+        return Counter(target for target in targets if target != "aten.add_.Tensor")
 
 
 def normalise_inputs(example_inputs: Any) -> Inputs:

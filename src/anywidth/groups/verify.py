@@ -21,16 +21,18 @@ __all__ = ["verify"]
 _ROUNDS = 40
 
 
-def verify(model: nn.Module, found: Propagation, capture: Capture, inputs: Inputs) -> Analysis:
+def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs) -> Analysis:
     """The channel groups of a model, every one of them proved; what cannot be proved is frozen with the reason.
 
     All groups are narrowed together to random numbers of channels. Where the narrowed network does not run, the
     class of the module at fault is repaired: other meanings of its integer attributes are tried, then channels that
     its forward takes to be equally many are tied, and at last the groups at fault are frozen, alike in all modules
-    of that class. Where it runs and differs, the groups at fault are found by halving.
+    of that class. Where it runs and differs, the groups at fault are found by halving. Outputs are compared in
+    evaluation mode (the last capture); a forward that does more in training has to run in that mode as well.
     """
     repair = _Repair(model, found, solve(model, found))
-    prover = Prover(model, found, capture, inputs)
+    differ = len({frozenset(capture.operators().items()) for capture in captures}) > 1
+    prover = Prover(model, found, captures[-1], inputs, training=differ)
     groups: Sequence[ChannelGroup] = ()
     for _ in range(_ROUNDS):
         groups = repair.analysis.elastic

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import CheckpointError
+from anywidth.errors import CheckpointError, WidthError
 from anywidth.groups import analyse
 from anywidth.groups.trace import Inputs, named_tensors
+from anywidth.supernet.batches import model_device
 from anywidth.supernet.supernet import Supernet
 from anywidth.widths import WidthConfig
 
@@ -23,6 +23,7 @@ __all__ = ["FORMAT", "load", "save", "write_atomically"]
 
 FORMAT = 1
 _TENSORS, _SETTINGS = "supernet.safetensors", "supernet.json"
+_KEYS = {"model", "divisor", "min_width", "frozen", "ratios", "inputs", "groups", "statistics"}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -60,6 +61,7 @@ def save(net: Supernet, folder: str | Path) -> Path:
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -76,9 +78,14 @@ def save(net: Supernet, folder: str | Path) -> Path:
     settings = _settings(net, current)
     text = json.dumps(settings)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(
-        folder / _TENSORS, lambda path: save_file(plain, path, metadata={"format": "pt", "anywidth": text})
-    )
+
+    def write(path: Path) -> None:
+        try:
+            save_file(plain, path, metadata={"format": "pt", "anywidth": text})
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
+
+    write_atomically(folder / _TENSORS, write)
     write_atomically(folder / _SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
     return folder
 
@@ -134,16 +141,33 @@ def load(folder: str | Path, model: nn.Module) -> Supernet:
             f"{type(model).__name__}): {'; '.join(problems[:3])}{more}. Build the model as it was when it was saved"
         )
     net = _rebuild(model, settings, path)
+    statistics = _statistics(net, tensors, settings, path)
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(saved[name])
+    for config, (values, label) in statistics.items():
+        net.statistics.store(config, values, label)
+    return net
+
+
+def _statistics(
+    net: Supernet, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
+) -> dict[WidthConfig, tuple[dict[str, Tensor], str]]:
+    """Statistics and label of every calibrated config in a file, checked."""
+    own = dict(net.model.named_buffers(remove_duplicate=False))
+    wanted = {net.analysis.names[name] for name in net.statistics.names}
+    found = {}
     for key, entry in settings["statistics"].items():
-        config = net.config(WidthConfig(entry["channels"]))
         prefix = f"statistics/{key}/"
         values = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        device = next(model.parameters()).device
-        net.statistics.store(config, {n: t.to(device) for n, t in values.items()}, entry["label"])
-    return net
+        try:
+            config = net.config(WidthConfig(entry["channels"]))
+        except WidthError as error:
+            raise CheckpointError(f"{path} has statistics that do not fit its network: {error}") from error
+        if values.keys() != wanted or config.key != key:
+            raise CheckpointError(f"{path} has damaged statistics for width {entry['label']}; calibrate and save again")
+        found[config] = ({name: value.to(own[name]) for name, value in values.items()}, entry["label"])
+    return found
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -165,7 +189,12 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} was not written by anywidth: it has no supernet settings. "
             "To start from plain weights, load them into the model and make a Supernet of it"
         )
-    settings = json.loads(metadata["anywidth"])
+    try:
+        settings = json.loads(metadata["anywidth"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} has damaged settings ({error}); restore it or train again") from error
+    if not isinstance(settings, dict) or settings.get("format") == FORMAT and not settings.keys() >= _KEYS:
+        raise CheckpointError(f"{path} has incomplete settings; restore it or train again")
     if settings.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {settings.get('format')!r} and this version reads {FORMAT}; update anywidth"
@@ -183,17 +212,18 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Supernet:
     inputs = _restore_inputs(settings["inputs"], model)
-    analysis = analyse(model, inputs, proof=False)
+    # With the proof, because it also repairs: it finds what integers of a forward count, and ties channels.
+    analysis = analyse(model, inputs)
     saved = {group["name"]: group for group in settings["groups"]}
     found = {group.name: group for group in analysis.groups}
     strange = [name for name in saved if name not in found or found[name].channels != saved[name]["channels"]]
-    strange += [name for name in found if name not in saved]
+    strange += [name for name in found if name not in saved or (found[name].frozen and not saved[name]["frozen"])]
     if strange:
         raise CheckpointError(
             f"{path} was saved from a network with other channel groups ({', '.join(strange[:3])}, ...): "
             "the forward of this model differs. Build the model as it was when it was saved"
         )
-    # What a proof or the user froze when the supernet was made stays frozen, without proving again.
+    # What was frozen when the supernet was made stays frozen.
     analysis = analysis.freeze({n: g["frozen"] for n, g in saved.items() if g["frozen"] is not None})
     analysis = analysis.with_ratios({name: group["ratio"] for name, group in saved.items()})
     net = Supernet.__new__(Supernet)
@@ -228,11 +258,15 @@ def _describe_inputs(inputs: Inputs) -> Any:
 
 
 def _restore_inputs(description: Mapping[str, Any], model: nn.Module) -> Inputs:
-    device = next((t.device for t in pytree.tree_leaves(list(model.parameters()))), torch.device("cpu"))
+    device = model_device(model)
+    generator = torch.Generator().manual_seed(0)
 
     def restore(item: Mapping[str, Any]) -> Any:
         if "tensor" in item:
-            return torch.zeros(item["tensor"], dtype=getattr(torch, item["dtype"]), device=device)
+            dtype = getattr(torch, item["dtype"])
+            if dtype.is_floating_point:  # zeros would prove nothing
+                return torch.randn(item["tensor"], generator=generator, dtype=dtype).to(device)
+            return torch.zeros(item["tensor"], dtype=dtype, device=device)
         if "dict" in item:
             return {key: restore(value) for key, value in item["dict"].items()}
         if "list" in item:

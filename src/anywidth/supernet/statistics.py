@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class Statistics:
     """Running means and variances of every calibrated width config of one network.
 
     A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
-    open. Statistics are out of date as soon as any weight has changed.
+    open. Statistics are out of date as soon as any weight has changed (other than through `.data`, of which
+    nothing can know).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,9 +43,11 @@ class Statistics:
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
             for buffer in _BUFFERS
         }
+        self._registers = [module._parameters for module in model.modules() if module._parameters]
         self._stored: dict[WidthConfig, dict[str, Tensor]] = {}
         self._versions: dict[WidthConfig, int] = {}
         self.labels: dict[WidthConfig, str] = {}
+        self._computing: set[WidthConfig] = set()
 
     @property
     def needed(self) -> bool:
@@ -63,20 +67,22 @@ class Statistics:
         if name not in self.names:
             return None
         stored = self._stored.setdefault(config, {})
-        if name not in stored:
-            stored[name] = torch.full_like(take(buffer, kept), float("nan"))
-        elif stored[name].device != buffer.device or stored[name].dtype != buffer.dtype:
-            stored[name] = stored[name].to(buffer)
+        with torch.inference_mode(False):  # inference tensors could not be written to afterwards
+            if name not in stored:
+                stored[name] = torch.full_like(take(buffer, kept), float("nan"))
+            elif stored[name].device != buffer.device or stored[name].dtype != buffer.dtype:
+                stored[name] = stored[name].to(buffer)
         return stored[name]
 
     def store(self, config: WidthConfig, values: Mapping[str, Tensor], label: str) -> None:
         """Take tensors (by buffer name) as a config's statistics, in place so that its subnets see them."""
         stored = self._stored.setdefault(config, {})
-        for name, value in values.items():
-            if name in stored:
-                stored[name].copy_(value)
-            else:
-                stored[name] = value.clone()
+        with torch.inference_mode(False):
+            for name, value in values.items():
+                if name in stored:
+                    stored[name].copy_(value)
+                else:
+                    stored[name] = value.clone()
         self._versions.pop(config, None)
         self._versions[config] = self._version()
         self.labels[config] = label
@@ -90,9 +96,18 @@ class Statistics:
         """Whether a config was calibrated with the weights as they are now."""
         return self._versions.get(config) == self._version()
 
+    @contextmanager
+    def computing(self, config: WidthConfig) -> Iterator[None]:
+        """Within it, a config may run without statistics, because they are being computed."""
+        self._computing.add(config)
+        try:
+            yield
+        finally:
+            self._computing.discard(config)
+
     def check(self, config: WidthConfig, label: str) -> None:
         """Raise unless a config's statistics are known and up to date."""
-        if not self.names or self.is_current(config):
+        if not self.names or self.is_current(config) or config in self._computing:
             return
         known = ", ".join(self.labels[c] for c in self.configs if self.is_current(c)) or "none"
         state = (
@@ -105,4 +120,6 @@ class Statistics:
         )
 
     def _version(self) -> int:
-        return sum(parameter._version for parameter in self.model.parameters())
+        # Not named_parameters(): this runs before every forward pass of a subnet.
+        parameters = (parameter for register in self._registers for parameter in register.values())
+        return hash(tuple((id(p), p._version) for p in parameters if p is not None))

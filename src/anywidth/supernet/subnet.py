@@ -109,7 +109,10 @@ def bind_subnet(
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             private = buffers(name, tensor, kept)
-            return take(tensor, kept) if private is None else private
+            part = take(tensor, kept) if private is None else private
+            if private is None and not is_leading(kept):
+                gathered.append(_Gathered(part, tensor, kept))
+            return part
         if all(k is None for k in kept):
             return tensor
         leaf = nn.Parameter(take(tensor.detach(), kept), requires_grad=tensor.requires_grad)
@@ -132,14 +135,14 @@ def _refresh(gathered: list[_Gathered]) -> None:
 
 
 class _Gathered:
-    """A parameter whose kept positions are no leading block: a copy, refreshed when the supernet's changes."""
+    """A tensor whose kept positions are no leading block: a copy, refreshed when the supernet's changes."""
 
-    def __init__(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
+    def __init__(self, leaf: Tensor, parent: Tensor, kept: Sequence[Kept]) -> None:
         self.leaf, self.parent, self.kept = leaf, parent, kept
         self._version = parent._version
 
     def refresh(self) -> None:
-        """Copy the weights again if an optimizer or a load has changed them."""
+        """Copy the values again if an optimizer, a load or the full network's forward has changed them."""
         if self.parent._version != self._version:
             with torch.no_grad():
                 self.leaf.copy_(take(self.parent, self.kept))

@@ -8,9 +8,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anywidth.errors import WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
@@ -99,7 +101,9 @@ class Supernet:
         self._links = GradientLinks()
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._cache_size = cache_size
-        self._storage: tuple[int, ...] = ()
+        self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
+        self._registers = [r for m in model.modules() for r in (m._parameters, m._buffers) if r]
+        self._tensors: tuple[tuple[int, int, bool], ...] = ()
         self._lock = threading.RLock()
         self._configs: dict[float, WidthConfig] = {}
         self._full = self.config(1.0)
@@ -147,17 +151,21 @@ class Supernet:
             return self.model
         with self._lock:
             self._links.release()
-            storage = tuple(tensor.data_ptr() for tensor in self.model.parameters())
-            if storage != self._storage:  # moved to another device or dtype: old subnets hold old memory
+            tensors = self._identity()
+            if tensors != self._tensors:  # moved, replaced, or frozen by the user: subnets are bound to the old ones
                 self._cache.clear()
-                self._storage = storage
-            subnet = self._cache.get(config)
+                self._alive.clear()
+                self._tensors = tensors
+            subnet = self._alive.get(config)
             if subnet is None:
-                subnet = self._cache[config] = self._build(config, self.label(width))
-                if len(self._cache) > self._cache_size:
-                    evicted, _ = self._cache.popitem(last=False)
-                    self.statistics.forget(evicted)
+                with torch.inference_mode(False):
+                    subnet = self._alive[config] = self._build(config, self.label(width))
+            self._cache[config] = subnet
             self._cache.move_to_end(config)
+            if len(self._cache) > self._cache_size:
+                evicted = self._cache.popitem(last=False)[0]
+                if evicted not in self._alive:  # else somebody holds it, and it is given out again
+                    self.statistics.forget(evicted)
         return subnet
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
@@ -186,6 +194,12 @@ class Supernet:
 
         return save(self, folder)
 
+    def _identity(self) -> tuple[tuple[int, int, bool], ...]:
+        """What subnets are bound to: which tensors, in which memory, and whether they are trained."""
+        # Not named_parameters(), whose walk through the modules takes longer than building small subnets.
+        tensors = (tensor for register in self._registers for tensor in register.values() if tensor is not None)
+        return tuple((id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
+
     def _build(self, config: WidthConfig, label: str) -> nn.Module:
         units = self.analysis.units(config)
 
@@ -194,8 +208,11 @@ class Supernet:
 
         subnet = bind_subnet(self.model, self.analysis, units, self._links, private)
         norms = list(norm_modules(subnet).values())
-        for norm in norms:
-            norm.track_running_stats = False  # in training, batch statistics are used and none are stored
+        for norm in norms:  # in training, batch statistics are used and none are stored
+            if isinstance(norm, _InstanceNorm):  # which would not use what it has either
+                norm.momentum = 0.0
+            else:
+                norm.track_running_stats = False
         if norms:
             subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config, label))
         return subnet

@@ -23,8 +23,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     decayed, seen = [], set()
     for module in model.modules():
         depthwise = isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and not depthwise and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            decayed.append(module.weight)
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or depthwise:
+            continue
+        weight = module.weight
+        if isinstance(weight, nn.Parameter) and id(weight) not in seen:  # not one that a parametrization computes
+            seen.add(id(weight))
+            decayed.append(weight)
     rest = [parameter for parameter in model.parameters() if id(parameter) not in seen]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

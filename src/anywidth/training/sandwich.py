@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.errors import TrainingError, WidthError
-from anywidth.groups.trace import normalise_inputs
-from anywidth.supernet import Supernet
+from anywidth.groups.trace import module_modes, normalise_inputs
+from anywidth.supernet import Supernet, norm_modules
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
@@ -62,7 +63,8 @@ def sandwich_step(
         inputs: One batch: a tensor, a tuple of arguments or a dict of keyword arguments.
         targets: What `loss` compares the outputs with.
         loss: `loss(output, targets)`, a scalar.
-        widths: How many widths to train (the widest, the narrowest and random ones in between), or exactly these.
+        widths: How many widths to train (the widest, the narrowest and random ones in between), or exactly these,
+            of which the widest learns from the labels, whatever their order.
         sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
         distillation: `distillation(student_logits, teacher_logits)`, a scalar; None trains all widths on the labels.
         scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
@@ -84,16 +86,22 @@ def sandwich_step(
     >>> len(result.losses)
     3
     """
-    configs = _configs(net, widths, sampler)
+    chosen = _widest_first(net, _widths(net, widths, sampler))
+    configs = tuple(net.config(width) for width in chosen)
     call = normalise_inputs(inputs)
     losses: list[Tensor] = []
     teacher: Tensor | None = None
     first: Any = None
-    for number, config in enumerate(configs):
-        subnet = net.subnet(config)
-        if subnet is not net.model:
-            follow_mode(net.model, subnet, dropout=number == 0 or distillation is None)
-        output = call.call(subnet)
+    for number, width in enumerate(chosen):
+        subnet = net.subnet(width)
+        learns = number > 0 and distillation is not None
+        if subnet is net.model:
+            # A random width may round to the widest; then it behaves like every other of them.
+            with _passing(subnet, dropout=not learns) if number else nullcontext():
+                output = call.call(subnet)
+        else:
+            follow_mode(net.model, subnet, dropout=not learns)
+            output = call.call(subnet)
         if number == 0 or distillation is None or teacher is None:
             value = loss(output, targets)
         else:
@@ -102,11 +110,11 @@ def sandwich_step(
         losses.append(value.detach())
         if number == 0:
             first = _detach(output)
-            teacher = logits(first) if distillation is not None else None
-    result = SandwichResult(configs=tuple(configs), losses=torch.stack(losses), output=first)
+            teacher = logits(first).detach() if distillation is not None else None
+    result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
-        pairs = zip(result.configs, result.losses.tolist(), strict=True)
-        bad = [net.label(config) for config, value in pairs if not math.isfinite(value)]
+        pairs = zip(chosen, result.losses.tolist(), strict=True)
+        bad = [net.label(width) for width, value in pairs if not math.isfinite(value)]
         raise TrainingError(
             f"the loss is not finite at width {', '.join(bad)}; the weights have not been updated. "
             "Lower the learning rate, clip gradients, or check the data for NaN"
@@ -117,22 +125,45 @@ def sandwich_step(
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
     """Give a subnet the train/eval flags of its supernet; without `dropout`, its dropout layers rest."""
     for ours, theirs in zip(model.modules(), subnet.modules(), strict=True):
-        resting = not dropout and (
-            isinstance(theirs, nn.modules.dropout._DropoutNd)
-            or type(theirs).__name__ in ("DropPath", "StochasticDepth")
-        )
-        theirs.training = ours.training and not resting
+        theirs.training = ours.training and (dropout or not _is_dropout(theirs))
 
 
-def _configs(net: Supernet, widths: int | Sequence[Width], sampler: WidthSampler | None) -> list[WidthConfig]:
+def _is_dropout(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("DropPath", "StochasticDepth")
+
+
+@contextmanager
+def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
+    """Within it, batch norms in training store nothing and, without `dropout`, dropout layers rest."""
+    norms = [norm for norm in norm_modules(model).values() if norm.training]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    with module_modes(model):
+        for module in model.modules():
+            module.training = module.training and (dropout or not _is_dropout(module))
+        try:
+            for norm in norms:
+                norm.momentum, norm.num_batches_tracked = 0.0, None
+            yield
+        finally:
+            for norm, momentum, batches in before:
+                norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def _widths(net: Supernet, widths: int | Sequence[Width], sampler: WidthSampler | None) -> list[Width]:
     if isinstance(widths, int) and not isinstance(widths, bool):
         if widths < 2:
             raise WidthError(f"the sandwich rule needs at least 2 widths (widest and narrowest), not {widths}")
         sampler = sampler or net.sampler
-        return [net.config(width) for width in sampler.sandwich(widths)]
+        return list(sampler.sandwich(widths))
     if not isinstance(widths, Sequence) or not widths:
         raise WidthError(f"widths must be a number of widths or a list of them, not {widths!r}")
-    return [net.config(width) for width in widths]
+    return list(widths)
+
+
+def _widest_first(net: Supernet, widths: list[Width]) -> list[Width]:
+    """The widths with the one of most channels, which teaches the others, at the head."""
+    widest = max(range(len(widths)), key=lambda number: sum(net.config(widths[number]).values()))
+    return [widths[widest], *widths[:widest], *widths[widest + 1 :]]
 
 
 def _detach(output: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, SupportsIndex
 
 from anywidth.errors import WidthError
 from anywidth.widths.rounding import make_divisible
@@ -53,8 +54,12 @@ class WidthConfig(Mapping[str, int]):
     __slots__ = ("_channels", "_hash")
 
     def __init__(self, channels: Mapping[str, int]) -> None:
-        self._channels = dict(channels)
+        self._channels = {name: _whole(name, number) for name, number in channels.items()}
         self._hash = hash(frozenset(self._channels.items()))
+
+    def __reduce__(self) -> tuple[type[WidthConfig], tuple[dict[str, int]]]:
+        # Hashes of strings differ between processes, so that the hash must not travel.
+        return type(self), (self._channels,)
 
     def __getitem__(self, name: str) -> int:
         return self._channels[name]
@@ -83,6 +88,12 @@ class WidthConfig(Mapping[str, int]):
 
 Width = float | Mapping[str, float] | WidthConfig
 """What callers may give: a uniform width, a map of patterns to widths, or a finished config."""
+
+
+def _whole(name: str, channels: object) -> int:
+    if isinstance(channels, bool) or not isinstance(channels, SupportsIndex):
+        raise WidthError(f"group {name!r} needs a whole number of channels, not {channels!r}")
+    return operator.index(channels)
 
 
 def check_width(width: object, low: float = 0.0, what: str = "width") -> float:

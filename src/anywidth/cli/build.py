@@ -1,0 +1,91 @@
+"""The model, the data and the supernet that settings name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.cli.values import Widths
+from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
+from anywidth.evaluation import width_grid
+from anywidth.models import build_model
+from anywidth.supernet import Supernet
+from anywidth.widths import check_width
+
+T = TypeVar("T")
+
+__all__ = ["build_data", "build_loaders", "build_supernet", "choose_widths", "resolve"]
+
+
+def build_data(settings: TrainSettings) -> DataBundle:
+    """The data set of a run; its split depends on the seed alone."""
+    return load_data(settings.data, root=settings.data_root, seed=settings.seed)
+
+
+def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
+    """Fresh loaders, whose batches depend on the seed and the epoch alone."""
+    return make_loaders(bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0)
+
+
+def build_supernet(
+    model: str,
+    *,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    divisor: int | None = None,
+    min_width: float | None = None,
+    frozen: tuple[str, ...] = (),
+) -> Supernet:
+    """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
+
+    Patterns are added to those that the model's class freezes itself.
+    """
+    if min_width is not None:
+        check_width(min_width, what="--min-width")
+    torch.manual_seed(seed)
+    network = build_model(model, num_classes=classes, input_shape=input_shape)
+    return Supernet(
+        network,
+        torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),
+        divisor=_own(network, "divisor", int, 8) if divisor is None else divisor,
+        min_width=_own(network, "min_width", float, 0.25) if min_width is None else min_width,
+        frozen=(*_own(network, "frozen", tuple, ()), *frozen),
+    )
+
+
+def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> TrainSettings:
+    """The settings with every default that depends on the model, the data or the machine filled in."""
+    in_memory = all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration))
+    kind, _, place = settings.data.partition(":")
+    workers = 0 if in_memory else min(4, os.cpu_count() or 1)
+    return replace(
+        settings,
+        # A run folder is read from other working folders as well.
+        data=f"{kind}:{Path(place).expanduser().resolve()}" if place else settings.data,
+        data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
+        min_width=net.min_width,
+        divisor=net.divisor,
+        workers=workers if settings.workers is None else settings.workers,
+    )
+
+
+def choose_widths(net: Supernet, widths: Widths, also: tuple[float, ...] = ()) -> list[float]:
+    """The widths that are meant, narrowest first, each once.
+
+    Raises:
+        WidthError: one is out of range.
+    """
+    chosen = width_grid(net.min_width, widths) if isinstance(widths, int) else widths
+    return sorted({check_width(width, net.min_width) for width in (*chosen, *also)})
+
+
+def _own(network: nn.Module, name: str, kind: type[T], default: T) -> T:
+    value = getattr(network, name, None)
+    return value if isinstance(value, kind) else default

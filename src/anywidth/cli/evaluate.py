@@ -1,0 +1,59 @@
+"""`anywidth evaluate`: cost and accuracy of a run's supernet at chosen widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.train_settings import Device
+from anywidth.cli.values import Widths, parse_widths
+
+__all__ = ["EvaluateSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """The options of `anywidth evaluate`.
+
+    Attributes:
+        run: folder that anywidth train wrote
+        widths: widths to evaluate: 0.3,0.55, or how many; by default those of the run
+        out: also write the table to this file, .csv or .json
+        device: auto, cpu or cuda
+        data_root: folder of downloaded data sets, if it has moved since training
+    """
+
+    run: Path = field(metadata=option(positional=True, metavar="RUN"))
+    widths: Widths | None = field(default=None, metadata=option(parse=parse_widths, metavar="W,W,...|N"))
+    out: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    device: Device = "auto"
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.suffix not in (".csv", ".json"):
+            raise SettingsError(f"--out {self.out}: give a name that ends in .csv or .json")
+
+
+def run(settings: EvaluateSettings) -> int:
+    """Print MACs, parameters and accuracy of a run at chosen widths."""
+    from rich.console import Console
+
+    from anywidth.cli.build import choose_widths
+    from anywidth.cli.open_run import open_run
+    from anywidth.cli.threads import fitting_threads
+    from anywidth.evaluation import spectrum
+    from anywidth.report import spectrum_table
+
+    console = Console(highlight=False)
+    opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
+    asked = opened.settings.widths if settings.widths is None else settings.widths
+    widths = choose_widths(opened.net, asked)
+    with fitting_threads(opened.net, opened.settings.batch_size):
+        opened.calibrate_missing(widths, console)
+        curve = spectrum(opened.net, opened.loaders.test, widths, name=str(settings.run))
+    console.print(spectrum_table(curve))
+    if settings.out is not None:
+        write = curve.to_csv if settings.out.suffix == ".csv" else curve.to_json
+        console.print(f"written to {write(settings.out)}", soft_wrap=True)
+    return 0

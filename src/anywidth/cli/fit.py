@@ -1,0 +1,103 @@
+"""One training run by Lightning's trainer, quiet and interruptible."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
+
+from anywidth.cli.device import pick_device
+from anywidth.cli.epoch_checkpoint import EpochCheckpoint
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.errors import CheckpointError, TrainingError
+
+__all__ = ["fit"]
+
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_NOISE = (
+    ".*GPU available but not used.*",
+    ".*does not have many workers.*",
+    # Loss scaling skips optimizer steps on purpose.
+    ".*lr_scheduler.step.. before .optimizer.step.*",
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def fit(
+    module: LightningModule, loader: Any, settings: TrainSettings, *, checkpoint: Path, callbacks: Sequence[Callback]
+) -> None:
+    """Train a module for the epochs of the settings, from its checkpoint if there is one.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the checkpoint is that of the last finished epoch.
+        CheckpointError: the checkpoint cannot be read.
+        TrainingError: a loss is not finite, or the memory of the device is too small.
+    """
+    device = pick_device(settings.device, settings.precision)
+    with _quiet(), _interruptible():
+        trainer = Trainer(
+            max_epochs=settings.epochs,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            precision=_PRECISIONS[settings.precision],  # type: ignore[arg-type]
+            callbacks=[*callbacks, EpochCheckpoint(checkpoint)],
+            logger=False,
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        resumed = str(checkpoint) if checkpoint.exists() else None
+        try:
+            trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
+        except SystemExit:
+            if trainer.state.status == TrainerStatus.INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"out of memory: lower --batch-size (now {settings.batch_size})") from error
+        except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
+            if isinstance(error, TrainingError) or resumed is None or trainer.global_step:
+                raise
+            raise CheckpointError(
+                f"cannot continue from {checkpoint}: {error}; remove it to start again from the first epoch"
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides Lightning's tips and device lines, and warnings about choices that are made on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Puts back what Ctrl-C does: Lightning leaves it switched off once it was pressed."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,54 @@
+"""One row per epoch in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anywidth.supernet.checkpoint import write_atomically
+
+__all__ = ["MetricsFile"]
+
+_COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "loss_widest", "loss_narrowest", "seconds")
+
+
+class MetricsFile(Callback):
+    """Writes the means over each finished epoch; a resumed run goes on below the epochs that it keeps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        self._start = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the rows of the epochs before this one."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write one row."""
+        means = trainer.callback_metrics
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": f"{float(means['lr_epoch']):.6g}",
+            "loss_widest": f"{float(means['loss_widest_epoch']):.6f}",
+            "loss_narrowest": f"{float(means['loss_narrowest_epoch']):.6f}",
+            "seconds": f"{time.perf_counter() - self._start:.2f}",
+        }
+        self._rows.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self.path, lambda path: path.write_text(text.getvalue()))

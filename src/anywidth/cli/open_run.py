@@ -1,0 +1,70 @@
+"""A finished run, ready to be calibrated and evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from anywidth.batchnorm import calibrate
+from anywidth.cli.build import build_data, build_loaders
+from anywidth.cli.device import pick_device
+from anywidth.cli.run_folder import RunFolder
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.data import Loaders
+from anywidth.models import build_model
+from anywidth.supernet import Supernet, load
+
+__all__ = ["OpenRun", "load_net", "open_run"]
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A supernet with the data that it was trained on."""
+
+    folder: RunFolder
+    settings: TrainSettings
+    net: Supernet
+    loaders: Loaders
+    data: str
+
+    def calibrate_missing(self, widths: Iterable[float], console: Console) -> list[float]:
+        """Calibrate the widths that have no statistics yet, and say so; returns them."""
+        statistics, seen = self.net.statistics, set()
+        missing = []
+        for width in widths:
+            config = self.net.config(width)
+            if statistics.needed and config != self.net.config(1.0) and config not in seen:
+                seen.add(config)
+                missing += [] if statistics.is_current(config) else [width]
+        if missing:
+            names = ", ".join(f"{width:g}" for width in missing)
+            console.print(f"calibrating batch norm at width {names} from the training images of {self.data}")
+            calibrate(self.net, self.loaders.calibration, missing, images=self.settings.calibration_images)
+        return missing
+
+
+def load_net(folder: RunFolder, device: torch.device | None = None) -> Supernet:
+    """The supernet of a run; its data are not read."""
+    settings = folder.settings
+    shape, classes = folder.data()
+    model = build_model(settings.model, num_classes=classes, input_shape=shape)
+    return load(folder.path, model.to(device or torch.device("cpu")))
+
+
+def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenRun:
+    """The supernet and the loaders of a run folder.
+
+    Raises:
+        AnywidthError: the folder holds no run, it is damaged, or its data are not there any more.
+    """
+    chosen = pick_device(device)
+    folder = RunFolder.open(path)
+    settings = folder.settings
+    settings = settings if data_root is None else replace(settings, data_root=data_root)
+    net = load_net(folder, chosen)
+    bundle = build_data(settings)
+    return OpenRun(folder, settings, net, build_loaders(settings, bundle), bundle.name)

@@ -1,0 +1,78 @@
+"""One bar for a whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar(Callback):
+    """A bar over all steps with the losses of the last one; in a file or pipe, a line for every tenth of the epochs."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self.console = console
+        self.label = label
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}  {task.fields[losses]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task(
+            self.label,
+            total=trainer.estimated_stepping_batches,
+            completed=trainer.global_step,
+            epoch=trainer.current_epoch + 1,
+            epochs=trainer.max_epochs,
+            losses="",
+        )
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            losses = _text({name: value for name, value in outputs.items() if name.startswith("loss")})
+            self._progress.update(self._task, advance=1, epoch=trainer.current_epoch + 1, losses=losses)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print a line now and then if there is no terminal."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if self._progress is None and (epoch % max(1, epochs // 10) == 0 or epoch == epochs):
+            means = {n.removesuffix("_epoch"): v for n, v in trainer.callback_metrics.items() if n.endswith("_epoch")}
+            losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
+            self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _text(losses: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {float(value):.3f}" for name, value in losses.items())

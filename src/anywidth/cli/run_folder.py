@@ -1,0 +1,142 @@
+"""The folder of a run: which files are in it, and what state it is in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anywidth.cli.options import read_settings, write_settings
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.errors import CheckpointError, TrainingError
+from anywidth.supernet.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from anywidth.data import DataBundle
+
+__all__ = ["RunFolder"]
+
+_RESULTS = ("supernet.safetensors", "supernet.json", "metrics.csv", "spectrum.csv", "spectrum.json", "checkpoints")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What `anywidth train` writes.
+
+    | file | content |
+    |---|---|
+    | `config.yaml` | the resolved settings, good for `--config` |
+    | `data.json` | the shape of an image and the names of the classes |
+    | `metrics.csv` | one row per epoch |
+    | `supernet.safetensors`, `supernet.json` | weights, batch-norm statistics of the calibrated widths, settings |
+    | `spectrum.csv`, `spectrum.json`, `spectrum.png` | accuracy and cost by width |
+    | `individual.csv`, `individual.json` | the same of networks trained alone, with `--individual` |
+    | `checkpoints/` | what `--resume` needs; removed when the run is complete |
+    """
+
+    path: Path
+
+    @classmethod
+    def new(cls, settings: TrainSettings) -> RunFolder:
+        """The folder that a new run will write; nothing is created yet.
+
+        Raises:
+            TrainingError: it holds the results of another run.
+        """
+        folder = cls(settings.out or _free_name(settings))
+        taken = [name for name in _RESULTS if (folder.path / name).exists()]
+        if taken:
+            go_on = "" if folder.complete else f", or continue this run with --resume {folder.path}"
+            raise TrainingError(
+                f"{folder.path} already holds a run ({taken[0]}); choose another folder with --out DIR{go_on}"
+            )
+        if folder.path.exists() and not folder.path.is_dir():
+            raise TrainingError(f"{folder.path} is a file; choose a folder with --out DIR")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a run that was started before.
+
+        Raises:
+            CheckpointError: there is no run.
+        """
+        if not (path / "config.yaml").is_file():
+            raise CheckpointError(f"{path} is no run folder: it has no config.yaml; give what `anywidth train` wrote")
+        return cls(path)
+
+    def file(self, name: str) -> Path:
+        """The path of one file."""
+        return self.path / name
+
+    def checkpoint(self, name: str) -> Path:
+        """Where the training of one network keeps its state."""
+        return self.path / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is written."""
+        return self.file("spectrum.csv").exists() and not self.file("checkpoints").exists()
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs of the supernet are finished and kept."""
+        if not self.checkpoint("supernet").exists() or not self.file("metrics.csv").exists():
+            return 0
+        with self.file("metrics.csv").open(newline="") as file:
+            return sum(1 for _ in csv.DictReader(file))
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings of the run."""
+        return read_settings(TrainSettings, self.file("config.yaml"))
+
+    def start(self, settings: TrainSettings, bundle: DataBundle) -> None:
+        """Create the folder, with `config.yaml` and `data.json`."""
+        from anywidth import __version__
+
+        header = f"anywidth {__version__}; the same again: anywidth train --config {self.file('config.yaml')}"
+        text = write_settings(settings, header=header)
+        data = {"name": bundle.name, "input_shape": bundle.input_shape, "classes": bundle.classes}
+        write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))
+        write_atomically(self.file("data.json"), lambda path: path.write_text(json.dumps(data, indent=2) + "\n"))
+
+    def data(self) -> tuple[tuple[int, int, int], int]:
+        """The shape of an image and the number of classes.
+
+        Raises:
+            CheckpointError: `data.json` is missing or damaged.
+        """
+        try:
+            content = json.loads(self.file("data.json").read_text())
+            channels, height, width = content["input_shape"]
+            return (channels, height, width), len(content["classes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read {self.file('data.json')}: {error}; restore the file") from error
+
+    def finish(self) -> None:
+        """Remove what only `--resume` needs."""
+        shutil.rmtree(self.file("checkpoints"), ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Remove a folder in which no epoch was finished, so that the same command can be run again."""
+        if any(self.file(name).exists() for name in _RESULTS):
+            return
+        for name in ("config.yaml", "data.json"):
+            self.file(name).unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def _free_name(settings: TrainSettings) -> Path:
+    kind, _, place = settings.data.partition(":")
+    data = Path(place).stem if place else kind
+    name = f"{data}-{settings.model.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = Path("runs", name), 2
+    while path.exists():
+        path, number = Path("runs", f"{name}-{number}"), number + 1
+    return path

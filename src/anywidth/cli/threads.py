@@ -1,0 +1,32 @@
+"""How many CPU threads a network is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from anywidth.cost import macs
+from anywidth.supernet import Supernet
+
+__all__ = ["fitting_threads"]
+
+_SMALL = 100_000_000
+"""MACs of a forward pass below which a second thread does not pay."""
+
+
+@contextmanager
+def fitting_threads(net: Supernet, batch_size: int) -> Iterator[None]:
+    """Within it, torch runs small networks on one thread.
+
+    Threads that wait for each other after every tiny layer gain nothing on a free machine, and on one that other
+    processes use as well they take ten times as long.
+    """
+    before = torch.get_num_threads()
+    try:
+        if macs(net) * batch_size < _SMALL:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,20 @@
+"""`anywidth train`: a supernet, its statistics and its spectrum, in a run folder."""
+
+from __future__ import annotations
+
+from anywidth.cli.train_settings import TrainSettings
+
+__all__ = ["TrainSettings", "run"]
+
+
+def run(settings: TrainSettings) -> int:
+    """Train a supernet, calibrate and evaluate it at many widths, and write a run folder."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.status("starting"):
+        # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
+        from anywidth.cli.training_run import TrainingRun
+
+        training = TrainingRun(settings, console)
+    return training.run()

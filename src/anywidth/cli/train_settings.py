@@ -1,0 +1,81 @@
+"""What a training run is told; config.yaml of a run folder is these."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.values import Widths, parse_widths
+
+__all__ = ["Device", "TrainSettings"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The options of `anywidth train`.
+
+    Attributes:
+        data: digits, cifar10, cifar100, fashion-mnist, npz:FILE or imagefolder:DIR
+        data_root: folder of downloaded data sets
+        model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
+        epochs: passes over the training images
+        batch_size: images per step
+        lr: peak learning rate; a cosine takes it down to 0
+        weight_decay: of convolution and linear weights
+        warmup_epochs: epochs in which the learning rate climbs in a line
+        min_width: narrowest width; by default the model's own, or 0.25
+        divisor: channels are rounded to multiples of this; by default the model's own, or 8
+        samples: widths trained per step: the widest, the narrowest and random ones
+        frozen: groups or modules whose channels are never narrowed, as glob patterns
+        widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
+        individual: also train this many separate networks, alike, each at one width, and compare
+        calibration_images: training images per width for batch-norm statistics; by default all
+        workers: processes that read images from disk; by default one per core, up to 4
+        seed: of weights, widths, batches and split
+        device: auto, cpu or cuda; auto takes a GPU if there is one
+        precision: 32, bf16 or 16 bits in training; 16 needs a GPU
+        out: run folder to write; by default runs/DATA-MODEL-TIME
+        resume: continue the interrupted run RUN with its own settings
+    """
+
+    data: str = "digits"
+    data_root: Path = Path("data")
+    model: str = "digits"
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    min_width: float | None = None
+    divisor: int | None = None
+    samples: int = 4
+    frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
+    widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))
+    individual: int = field(default=0, metadata=option(metavar="K"))
+    calibration_images: int | None = None
+    workers: int | None = None
+    seed: int = 0
+    device: Device = "auto"
+    precision: Literal["32", "bf16", "16"] = "32"
+    out: Path | None = field(default=None, metadata=option(metavar="DIR", kept=False))
+    resume: Path | None = field(default=None, metadata=option(metavar="RUN", kept=False))
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("epochs", 1), ("batch_size", 1), ("samples", 2), ("individual", 0), ("calibration_images", 1),
+            ("divisor", 1), ("workers", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise SettingsError(f"--{name.replace('_', '-')} is {value}; give at least {low}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise SettingsError(f"--lr is {self.lr:g}; give a learning rate above 0, such as 0.1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise SettingsError(f"--weight-decay is {self.weight_decay:g}; give 0 or more")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise SettingsError(f"--warmup-epochs is {self.warmup_epochs:g} of {self.epochs} epochs; give at most all of them")

@@ -1,0 +1,179 @@
+"""The stages of a training run: train, calibrate, evaluate, compare, draw."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import track
+
+from anywidth.batchnorm import calibrate
+from anywidth.cli.build import build_data, build_loaders, build_supernet, choose_widths, resolve
+from anywidth.cli.device import pick_device
+from anywidth.cli.fit import fit
+from anywidth.cli.individual import train_individual
+from anywidth.cli.messages import say
+from anywidth.cli.metrics_file import MetricsFile
+from anywidth.cli.options import SettingsError
+from anywidth.cli.progress_bar import ProgressBar
+from anywidth.cli.run_folder import RunFolder
+from anywidth.cli.threads import fitting_threads
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.cost import macs, params
+from anywidth.data import DataBundle
+from anywidth.errors import MissingExtraError, TrainingError
+from anywidth.evaluation import Spectrum, spectrum, width_grid
+from anywidth.report import count, seconds, spectrum_table
+from anywidth.supernet import Supernet, load
+from anywidth.training.lightning import SandwichModule
+from anywidth.widths import WidthSampler
+
+__all__ = ["TrainingRun"]
+
+
+class TrainingRun:
+    """One call of `anywidth train`, in a new folder or going on in an interrupted one.
+
+    Raises:
+        AnywidthError: the settings do not fit together, or the folder is in the way; nothing was written.
+    """
+
+    def __init__(self, settings: TrainSettings, console: Console) -> None:
+        self.console = console
+        self.began = time.perf_counter()
+        self.device = pick_device(settings.device, settings.precision)
+        self.folder = RunFolder.open(settings.resume) if settings.resume else RunFolder.new(settings)
+        given = _resumed(self.folder, settings) if settings.resume else settings
+        self.bundle = build_data(given)
+        self.net = build_supernet(
+            given.model,
+            input_shape=self.bundle.input_shape,
+            classes=len(self.bundle.classes),
+            seed=given.seed,
+            divisor=given.divisor,
+            min_width=given.min_width,
+            frozen=given.frozen,
+        )
+        self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed)
+        self.settings = resolve(given, self.net, self.bundle)
+        self.loaders = build_loaders(self.settings, self.bundle)
+        self.alone = width_grid(self.net.min_width, given.individual) if given.individual else []
+        self.widths = choose_widths(self.net, given.widths, also=tuple(self.alone))
+        self.stage = "training"
+
+    def run(self) -> int:
+        """Run all stages and return the exit code.
+
+        Raises:
+            TrainingError: training cannot go on; what was saved is kept.
+        """
+        self.console.print(_describe(self.bundle, self.net), soft_wrap=True)
+        self.folder.start(self.settings, self.bundle)
+        try:
+            with fitting_threads(self.net, self.settings.batch_size):
+                curve = self._supernet()
+                alone = self._individual()
+            self._write(curve, alone)
+        except KeyboardInterrupt:
+            self._tell_interrupted()
+            return 130
+        except TrainingError:
+            self.folder.abandon()
+            raise
+        return 0
+
+    def _supernet(self) -> Spectrum:
+        """Train, calibrate, save and evaluate the supernet, or read what an interrupted run has of it."""
+        file = self.folder.file("spectrum.json")
+        if file.exists():
+            self.net = load(self.folder.path, self.net.model)
+            return Spectrum.from_json(file)
+        given = self.settings
+        module = SandwichModule(
+            self.net, lr=given.lr, weight_decay=given.weight_decay, warmup_epochs=given.warmup_epochs,
+            widths=given.samples,
+        )  # fmt: skip
+        fit(
+            module, self.loaders.train, given, checkpoint=self.folder.checkpoint("supernet"),
+            callbacks=[ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv"))],
+        )  # fmt: skip
+        self.stage = "calibrating and evaluating"
+        self.net.model.to(self.device)
+        quiet = not self.console.is_terminal
+        for width in track(self.widths, "calibrating", console=self.console, transient=True, disable=quiet):
+            calibrate(self.net, self.loaders.calibration, [width], images=given.calibration_images)
+        self.net.save(self.folder.path)
+        curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
+        curve.to_csv(self.folder.file("spectrum.csv"))
+        curve.to_json(file)
+        return curve
+
+    def _individual(self) -> Spectrum | None:
+        """Train the separate networks that are not done yet."""
+        if not self.alone:
+            return None
+        file = self.folder.file("individual.json")
+        rows = list(Spectrum.from_json(file)) if file.exists() else []
+        done = {row.width for row in rows}
+        for width in self.alone:
+            if width in done:
+                continue
+            self.stage = f"training the separate network of width {width:g}"
+            rows.append(
+                train_individual(
+                    self.net, width, self.settings, self.bundle, device=self.device,
+                    checkpoint=self.folder.checkpoint(f"individual-{width:g}"),
+                    progress=ProgressBar(self.console, f"width {width:g} alone"),
+                )
+            )  # fmt: skip
+            alone = Spectrum(rows, "trained alone")
+            alone.to_csv(self.folder.file("individual.csv"))
+            alone.to_json(file)
+        return Spectrum(rows, "trained alone")
+
+    def _write(self, curve: Spectrum, alone: Spectrum | None) -> None:
+        """Draw, print and finish."""
+        self.stage = "drawing"
+        names = "supernet.safetensors, spectrum.csv, spectrum.json, spectrum.png, metrics.csv and config.yaml"
+        others = {alone.name: alone} if alone else {}
+        try:
+            title = f"{self.settings.model} on {self.bundle.name}"
+            curve.plot(self.folder.file("spectrum.png"), others=others, title=title)
+        except MissingExtraError as error:
+            say("warning", f"no picture was drawn: {error}")
+            names = names.replace(" spectrum.png,", "")
+        self.folder.finish()
+        self.console.print(spectrum_table(curve, alone))
+        took = seconds(time.perf_counter() - self.began)
+        self.console.print(f"results after {took} in {self.folder.path}: {names}", soft_wrap=True)
+
+    def _tell_interrupted(self) -> None:
+        path, epochs = self.folder.path, self.folder.epochs
+        if not epochs:
+            self.folder.abandon()
+            say("interrupted", "no epoch was finished, so nothing was kept; the same command starts again")
+            return
+        kept = f"{path} keeps epoch {epochs} of {self.settings.epochs}"
+        say("interrupted", f"while {self.stage}; {kept}. Go on with: anywidth train --resume {path}")
+
+
+def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
+    if folder.complete:
+        raise TrainingError(f"{folder.path} is complete, there is nothing to resume; start another run with --out DIR")
+    if replace(settings, resume=None, device="auto") != TrainSettings():
+        raise SettingsError("--resume takes the options of the run; leave out all others except --device")
+    saved = folder.settings
+    return saved if settings.device == "auto" else replace(saved, device=settings.device)
+
+
+def _describe(bundle: DataBundle, net: Supernet) -> str:
+    train, test = len(bundle.train), len(bundle.test)  # type: ignore[arg-type]
+    shape = "x".join(map(str, bundle.input_shape))
+    narrow, elastic = net.min_width, len(net.analysis.elastic)
+    return (
+        f"{bundle.name}: {train:,} training and {test:,} test images of {shape}, {len(bundle.classes)} classes\n"
+        f"{type(net.model).__name__}: {count(macs(net))} MACs and {count(params(net))} parameters at width 1, "
+        f"{count(macs(net, narrow))} and {count(params(net, narrow))} at {narrow:g}; "
+        f"{elastic} of {len(net.groups)} channel groups elastic"
+    )

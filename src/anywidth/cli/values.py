@@ -1,0 +1,64 @@
+"""How values that are no plain number or text are written on the command line and in YAML."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["ValueProblem", "Widths", "parse_shape", "parse_text", "parse_widths"]
+
+Widths = int | tuple[float, ...]
+"""How many widths, evenly spaced from the narrowest to 1, or which."""
+
+
+class ValueProblem(argparse.ArgumentTypeError, ValueError):
+    """A value that cannot be read; the parser prints the message."""
+
+
+def parse_widths(value: Any) -> Widths:
+    """Widths from what a person writes: `16` for that many, or `0.3,0.55` (in YAML also a list) for these.
+
+    >>> parse_widths("16"), parse_widths("0.3,0.55"), parse_widths([0.5, 1])
+    (16, (0.3, 0.55), (0.5, 1.0))
+    """
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueProblem(f"{value} is no number of widths; give at least 1, or a list such as 0.25,0.5,1.0")
+        return value
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    try:
+        widths = () if isinstance(value, bool) else tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        widths = ()
+    if not widths:
+        raise ValueProblem(f"cannot read widths from {value!r}; give a number such as 16, or a list such as 0.25,0.5")
+    return widths
+
+
+def parse_shape(value: Any) -> tuple[int, int, int]:
+    """Channels, height and width from `3,224,224` (in YAML also a list).
+
+    >>> parse_shape("3,224,224")
+    (3, 224, 224)
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ()
+    try:
+        channels, height, width = (int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueProblem(
+            f"cannot read a shape from {value!r}; give CHANNELS,HEIGHT,WIDTH such as 3,224,224"
+        ) from None
+    if min(channels, height, width) < 1:
+        raise ValueProblem(f"shape {value!r} has a size below 1")
+    return channels, height, width
+
+
+def parse_text(value: Any) -> str:
+    """A choice as text, also where YAML reads it as a number.
+
+    >>> parse_text(16)
+    '16'
+    """
+    return str(value)

@@ -1,0 +1,18 @@
+"""Reference networks as plain modules, and any model by name."""
+
+from anywidth.models.digits_net import DigitsNet
+from anywidth.models.factory import build_model, model_names
+from anywidth.models.initialise import initialise
+from anywidth.models.mobilenet_v1 import MobileNetV1
+from anywidth.models.mobilenet_v2 import MobileNetV2
+from anywidth.models.resnet import ResNet
+
+__all__ = [
+    "DigitsNet",
+    "MobileNetV1",
+    "MobileNetV2",
+    "ResNet",
+    "build_model",
+    "initialise",
+    "model_names",
+]

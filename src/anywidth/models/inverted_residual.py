@@ -1,0 +1,44 @@
+"""The block of MobileNetV2: expand, filter each channel, project, add."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["InvertedResidual"]
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise and linear 1x1 projection, with or without a sum around them.
+
+    The expanded channels number `expansion * inputs`, so a narrow block is rounded before the expansion and not
+    after it. With `expansion=1` there is no expanding convolution. The sum is asked for and not inferred from equal
+    shapes: two numbers of channels that differ at full width may round to the same one, and a narrow network must
+    have the layers of the full one.
+
+    Source: MobileNetV2 (arXiv 1801.04381), section 3.3 and figure 4d.
+
+    >>> import torch
+    >>> InvertedResidual(8, 16, stride=2, expansion=6, residual=False)(torch.rand(1, 8, 32, 32)).shape
+    torch.Size([1, 16, 16, 16])
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int, residual: bool) -> None:
+        super().__init__()
+        hidden = expansion * inputs
+        self.residual = residual
+        self.expand = nn.Conv2d(inputs, hidden, 1, bias=False) if expansion > 1 else None
+        self.expand_norm = nn.BatchNorm2d(hidden) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False)
+        self.depthwise_norm = nn.BatchNorm2d(hidden)
+        self.project = nn.Conv2d(hidden, outputs, 1, bias=False)
+        self.project_norm = nn.BatchNorm2d(outputs)
+        self.activation = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = self.activation(self.expand_norm(self.expand(y)))
+        y = self.activation(self.depthwise_norm(self.depthwise(y)))
+        y = self.project_norm(self.project(y))
+        return x + y if self.residual else y

@@ -1,0 +1,33 @@
+"""Models of timm, built for a data set's images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from anywidth.errors import ModelError
+from anywidth.models.suggest import closest
+
+__all__ = ["build_timm"]
+
+
+def build_timm(name: str, *, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A timm model with new weights, for images of `input_shape`.
+
+    A model whose image size is fixed when it is built (`img_size`) gets the size of the images.
+
+    Raises:
+        ModelError: timm has no such model, or it cannot be built for these images.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no model {name!r}; {closest(name, timm.list_models(), 'timm/')}")
+    channels, *size = input_shape
+    config = timm.get_pretrained_cfg(name)
+    sized: dict[str, Any] = {"img_size": tuple(size)} if config is not None and config.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **sized)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"timm/{name} cannot be built for images of {input_shape}: {error}") from error

@@ -1,0 +1,6 @@
+"""What a person reads: numbers with units, and tables of spectra."""
+
+from anywidth.report.numbers import count, seconds
+from anywidth.report.tables import cost_table, spectrum_table
+
+__all__ = ["cost_table", "count", "seconds", "spectrum_table"]

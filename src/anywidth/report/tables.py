@@ -1,0 +1,48 @@
+"""Tables of widths for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from anywidth.report.numbers import count
+
+if TYPE_CHECKING:
+    from anywidth.evaluation import Spectrum
+
+__all__ = ["cost_table", "spectrum_table"]
+
+
+def spectrum_table(curve: Spectrum, alone: Spectrum | None = None) -> Table:
+    """Width, MACs, parameters and accuracy; with a column for networks trained alone, if there are any."""
+    table = _table("width", "MACs", "parameters", "accuracy")
+    reference = {row.width: row.accuracy for row in alone or ()}
+    if reference:
+        table.add_column("trained alone", justify="right")
+    for row in curve:
+        name = row.width if isinstance(row.width, str) else f"{row.width:g}"
+        cells = [name, count(row.macs), count(row.params), f"{row.accuracy:.2f} %"]
+        if reference:
+            cells.append(f"{reference[row.width]:.2f} %" if row.width in reference else "")
+        table.add_row(*cells)
+    return table
+
+
+def cost_table(rows: Sequence[tuple[float, int, int]]) -> Table:
+    """Width, MACs and parameters, with their share of the last row, which is the full network."""
+    table = _table("width", "MACs", "of full", "parameters", "of full")
+    *_, (_, full_macs, full_params) = rows
+    for width, macs, params in rows:
+        share, weight = macs / max(full_macs, 1), params / max(full_params, 1)
+        table.add_row(f"{width:g}", count(macs), f"{share:.1%}", count(params), f"{weight:.1%}")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,122 @@
+"""`anywidth evaluate` and `anywidth calibrate` on a finished run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anywidth.cli import main
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_new_process_finds_the_same_accuracy_to_the_last_image(finished, tmp_path):
+    out = tmp_path / "again.json"
+    command = [sys.executable, "-m", "anywidth.cli", "evaluate", str(finished), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "calibrating" not in done.stdout
+    again, before = (json.loads(path.read_text())["rows"] for path in (out, finished / "spectrum.json"))
+    assert again == before
+
+
+def test_uncalibrated_widths_are_calibrated_and_that_is_said(run, tmp_path, capsys):
+    before = (run / "supernet.safetensors").read_bytes()
+    assert main(["evaluate", str(run), "--widths", "0.5,0.75", "--out", str(tmp_path / "a.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "calibrating batch norm at width 0.75 from the training images" in out
+    first, *rest = (tmp_path / "a.csv").read_text().splitlines()
+    assert first == "width,macs,params,accuracy"
+    assert [line.split(",")[0] for line in rest] == ["0.5", "0.75"]
+    assert (run / "supernet.safetensors").read_bytes() == before
+
+
+def test_calibrate_adds_statistics_that_evaluate_uses(run, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--widths", "0.75", "--out", str(tmp_path / "a.csv")]) == 0
+    assert main(["calibrate", str(run), "--widths", "0.5,0.75"]) == 0
+    assert "calibrating batch norm at width 0.75" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--widths", "0.75", "--out", str(tmp_path / "b.csv")]) == 0
+    assert "calibrating" not in capsys.readouterr().out
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    labels = [entry["label"] for entry in json.loads((run / "supernet.json").read_text())["statistics"].values()]
+    assert sorted(labels) == ["0.25", "0.5", "0.75"]
+
+
+def test_calibrate_again_changes_nothing(run, capsys):
+    before = (run / "supernet.safetensors").read_bytes()
+    assert main(["calibrate", str(run), "--widths", "0.5,1.0"]) == 0
+    assert "calibrated already" in capsys.readouterr().out
+    assert (run / "supernet.safetensors").read_bytes() == before
+
+
+def damage_weights(run: Path) -> None:
+    (run / "supernet.safetensors").write_bytes((run / "supernet.safetensors").read_bytes()[:1000])
+
+
+def damage_config(run: Path) -> None:
+    (run / "config.yaml").write_text("model: [")
+
+
+def unknown_setting(run: Path) -> None:
+    (run / "config.yaml").write_text("nonsense: 3")
+
+
+def damage_data(run: Path) -> None:
+    (run / "data.json").write_text("{")
+
+
+def other_model(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("model: digits", "model: resnet20"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_weights, "supernet.safetensors is damaged"),
+        (damage_config, "config.yaml"),
+        (unknown_setting, "nonsense"),
+        (damage_data, "data.json"),
+        (other_model, "checkpoint of another model"),
+    ],
+)
+def test_a_damaged_run_is_one_line(run, capsys, damage, message):
+    damage(run)
+    assert main(["evaluate", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_a_width_out_of_range_is_an_error(finished, capsys, command):
+    assert main([command, str(finished), "--widths", "0.1"]) == 2
+    assert "width 0.1 is outside [0.25, 1]" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_out_needs_a_known_ending(finished, tmp_path, capsys):
+    assert main(["evaluate", str(finished), "--out", str(tmp_path / "a.txt")]) == 2
+    assert ".csv or .json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_the_run_has_to_be_named(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--widths", "0.5"])
+    assert caught.value.code == 2
+    assert "run" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""Settings dataclasses as command line options and YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from anywidth.cli.options import SettingsError, make_parser, option, read_settings, to_settings, write_settings
+from anywidth.cli.train_settings import TrainSettings
+from anywidth.cli.values import ValueProblem, Widths, parse_shape, parse_widths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Some.
+
+    Attributes:
+        place: a folder
+        batch_size: images
+        rate: a number, or none
+        kind: a choice
+        names: some names
+        widths: some widths
+    """
+
+    place: Path = field(metadata=option(positional=True, metavar="PLACE"))
+    batch_size: int = 64
+    rate: float | None = None
+    kind: Literal["32", "16"] = "32"
+    names: tuple[str, ...] = ()
+    widths: Widths = field(default=16, metadata=option(parse=parse_widths))
+
+
+def parse(*arguments: str) -> Settings:
+    return to_settings(Settings, make_parser(Settings, prog="x", description="").parse_args(list(arguments)))
+
+
+def test_options_of_every_kind():
+    given = parse("a/b", "--batch-size", "8", "--rate", "0.5", "--kind", "16", "--names", "x", "y*", "--widths", "0.5")
+    expected = Settings(place=Path("a/b"), batch_size=8, rate=0.5, kind="16", names=("x", "y*"), widths=(0.5,))
+    assert given == expected
+    assert parse("a") == Settings(place=Path("a"))
+
+
+def test_yaml_gives_what_the_command_line_gives(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("batch_size: 8\nkind: 16\nnames: [x]\nwidths: [0.5, 1]\n")
+    given = parse("a", "--config", str(file), "--batch-size", "9")
+    assert given == Settings(place=Path("a"), batch_size=9, kind="16", names=("x",), widths=(0.5, 1.0))
+
+
+def test_train_settings_survive_the_file(tmp_path):
+    settings = TrainSettings(
+        epochs=7, weight_decay=5e-5, frozen=("head.*", "a b"), widths=(0.25, 1.0), out=Path("x"), data_root=Path("/d")
+    )
+    text = write_settings(settings, header="a comment")
+    assert text.startswith("# a comment\n")
+    assert "out" not in yaml.safe_load(text)
+    (tmp_path / "config.yaml").write_text(text)
+    again = read_settings(TrainSettings, tmp_path / "config.yaml")
+    assert again == TrainSettings(
+        epochs=7, weight_decay=5e-5, frozen=("head.*", "a b"), widths=(0.25, 1.0), data_root=Path("/d")
+    )
+
+
+def test_a_value_out_of_range_in_a_file_is_an_error(tmp_path):
+    (tmp_path / "config.yaml").write_text("epochs: -1\n")
+    with pytest.raises(SettingsError, match="--epochs is -1"):
+        read_settings(TrainSettings, tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("value", ["", "a", "0", 0, -1, [], [None], True, "0.5;1"])
+def test_widths_that_cannot_be_read(value):
+    with pytest.raises(ValueProblem):
+        parse_widths(value)
+
+
+@pytest.mark.parametrize("value", ["3", "3,4", "3,4,x", "3,0,4", 5, None])
+def test_shapes_that_cannot_be_read(value):
+    with pytest.raises(ValueProblem):
+        parse_shape(value)

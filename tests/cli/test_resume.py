@@ -1,0 +1,162 @@
+"""Runs that were interrupted, and how they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import LightningModule, Trainer
+from safetensors.torch import load_file
+
+from anywidth.cli import main
+from anywidth.cli.epoch_checkpoint import EpochCheckpoint
+from anywidth.training.lightning import PlainModule, SandwichModule
+
+KEPT = ("spectrum.csv", "spectrum.json", "individual.csv", "individual.json")
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, kind: type[LightningModule], *, step: int) -> None:
+    """Ctrl-C in the training step that follows `step` finished ones."""
+    whole = kind.training_step
+
+    def training_step(self: LightningModule, *arguments: object) -> object:
+        if self.global_step == step:
+            raise KeyboardInterrupt
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(kind, "training_step", training_step)
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    ours, theirs = (load_file(path / "supernet.safetensors") for path in (left, right))
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) <= 1e-6
+    for name in KEPT:
+        assert (left / name).read_text() == (right / name).read_text()
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, SandwichModule, step=5)  # in the middle of the second of two epochs
+        assert train("--out", str(out), "--individual", "2") == 130
+    error = capsys.readouterr().err
+    assert error.startswith("interrupted: ")
+    assert "epoch 1 of 2" in error
+    assert f"anywidth train --resume {out}" in error
+    assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "data.json", "metrics.csv"}
+
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same_run(out, finished)
+    assert not (out / "checkpoints").exists()
+    assert len((out / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_separate_networks_resume_too(train, finished, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, PlainModule, step=4)
+        assert train("--out", str(out), "--individual", "2") == 130
+    assert "while training the separate network of width 0.25" in capsys.readouterr().err
+    assert (out / "spectrum.csv").exists()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same_run(out, finished)
+
+
+def test_a_run_interrupted_while_a_checkpoint_is_due_resumes(train, finished, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+
+    def interrupted(self: EpochCheckpoint, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+        whole(self, trainer, pl_module)
+
+    whole = EpochCheckpoint.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochCheckpoint, "on_train_epoch_end", interrupted)
+        assert train("--out", str(out), "--individual", "2") == 130
+    # The row of the second epoch is there but its weights are not.
+    assert len((out / "metrics.csv").read_text().splitlines()) == 3
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same_run(out, finished)
+    assert len((out / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_an_interruption_in_the_first_epoch_leaves_nothing(train, tmp_path, monkeypatch, capsys):
+    interrupt_at(monkeypatch, SandwichModule, step=1)
+    before = signal.getsignal(signal.SIGINT)
+    assert train("--out", str(tmp_path / "run")) == 130
+    assert "no epoch was finished" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_unfinished_folder_is_offered_to_resume(train, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, SandwichModule, step=4)
+        train("--out", str(out))
+    capsys.readouterr()
+    assert train("--out", str(out)) == 2
+    error = capsys.readouterr().err
+    assert "--out DIR" in error
+    assert f"--resume {out}" in error
+
+    (out / "checkpoints" / "supernet.ckpt").write_bytes(b"damaged")
+    assert main(["train", "--resume", str(out)]) == 2
+    assert "cannot continue from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "is complete, there is nothing to resume"), (["--epochs", "3"], "nothing to resume")],
+)
+def test_a_complete_run_is_not_resumed(finished, capsys, arguments, message):
+    assert main(["train", "--resume", str(finished), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_resume_takes_no_other_options(train, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, SandwichModule, step=4)
+        train("--out", str(out))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(out), "--epochs", "3"]) == 2
+    assert "leave out all others" in capsys.readouterr().err
+
+
+def test_resume_needs_a_run(tmp_path, capsys):
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_in_a_process_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["train", "--out", str(out), "--epochs", "500", "--widths", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anywidth.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background may have switched it off.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+    assert f"anywidth train --resume {out}" in error
+    assert (out / "metrics.csv").exists()
