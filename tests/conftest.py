@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from zoo import Case
 
 import anywidth as aw
 from anywidth.supernet import Statistics
 from anywidth.widths import WidthSampler
+from zoo import Case
 
 # The models are tiny: a second thread costs more than it gives, and very much more where cores are shared.
 torch.set_num_threads(1)

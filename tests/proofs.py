@@ -11,12 +11,24 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
-from zoo import Case
+from torchvision.ops import StochasticDepth
 
 import anywidth as aw
 from anywidth.groups.trace import normalise_inputs
+from zoo import Case
 
-__all__ = ["assert_close", "assert_same_layers", "call", "configs", "kept", "masked", "outputs", "slicing_gradients"]
+__all__ = [
+    "assert_close",
+    "assert_same_layers",
+    "call",
+    "configs",
+    "kept",
+    "masked",
+    "outputs",
+    "slicing_gradients",
+    "weighted",
+    "without_dropout",
+]
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -48,10 +60,19 @@ def configs(net: aw.Supernet, seed: int = 0, random: int = 2) -> list[aw.WidthCo
     """The narrowest, a uniform one, and nonuniform ones with any permitted number of channels per group."""
     rng = np.random.default_rng(seed)
     chosen = [net.config(net.min_width), net.config(float(rng.uniform(net.min_width, 1)))]
+    if sum(parameter.numel() for parameter in net.model.parameters()) > 50e6:
+        chosen, random = [], 1
     for _ in range(random):
         channels = {g.name: int(rng.integers(1, g.channels // g.unit + 1)) * g.unit for g in net.analysis.elastic}
         chosen.append(aw.WidthConfig(channels))
     return chosen
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Sets all probabilities of dropout to zero."""
+    for module in model.modules():
+        if isinstance(module, (nn.modules.dropout._DropoutNd, StochasticDepth)):
+            module.p = 0.0
 
 
 def kept(net: aw.Supernet, config: Mapping[str, int], name: str) -> list[Tensor]:

@@ -76,9 +76,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(tmp_path).classes == ("bus", "train")
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((20, 28), 32), ((64, 70), 64), ((100, 120), 96), ((500, 375), 224)]
-)
+@pytest.mark.parametrize(("size", "expected"), [((20, 28), 32), ((64, 70), 64), ((100, 120), 96), ((500, 375), 224)])
 def test_size_follows_the_images(tmp_path: Path, size: tuple[int, int], expected: int) -> None:
     write_class(tmp_path / "cat", 2, size)
     bundle = load(tmp_path)

@@ -34,9 +34,7 @@ def bundle(length: int, *, in_memory: bool) -> DataBundle:
     items: Dataset[tuple[Tensor, int]] = NoisyItems(length)
     if in_memory:
         items = TensorImages(torch.rand(length, 1, 8, 8), torch.arange(length), crop_flip=2)
-    return DataBundle(
-        name="mine", train=items, test=items, calibration=items, input_shape=(1, 8, 8), classes=("a",)
-    )
+    return DataBundle(name="mine", train=items, test=items, calibration=items, input_shape=(1, 8, 8), classes=("a",))
 
 
 def labels(loader: TensorLoader | ItemLoader) -> list[int]:
@@ -75,9 +73,7 @@ def test_test_images_keep_their_order(in_memory: bool) -> None:
 @pytest.mark.parametrize(
     ("length", "batch_size", "train", "test"), [(9, 4, 8, 9), (10, 4, 10, 10), (1, 4, 1, 1), (3, 1, 3, 3)]
 )
-def test_single_leftover_is_left_out(
-    in_memory: bool, length: int, batch_size: int, train: int, test: int
-) -> None:
+def test_single_leftover_is_left_out(in_memory: bool, length: int, batch_size: int, train: int, test: int) -> None:
     loaders = make_loaders(bundle(length, in_memory=in_memory), batch_size=batch_size, seed=0)
     assert [len(labels(part)) for part in (loaders.train, loaders.calibration, loaders.test)] == [
         train,
@@ -138,16 +134,13 @@ def test_global_generator_is_put_back_after_an_error() -> None:
 
 
 def test_workers_repeat_with_the_seed() -> None:
-    first, again = (
-        make_loaders(bundle(8, in_memory=False), batch_size=4, seed=0, workers=1).train for _ in range(2)
-    )
+    first, again = (make_loaders(bundle(8, in_memory=False), batch_size=4, seed=0, workers=1).train for _ in range(2))
     assert torch.equal(images(first), images(again))
 
 
 def test_processes_train_on_different_images_and_test_on_all() -> None:
     parts = [
-        make_loaders(bundle(9, in_memory=True), batch_size=2, seed=0, rank=rank, world_size=2)
-        for rank in range(2)
+        make_loaders(bundle(9, in_memory=True), batch_size=2, seed=0, rank=rank, world_size=2) for rank in range(2)
     ]
     shares = [labels(part.train) for part in parts]
     assert [len(share) for share in shares] == [4, 4]
@@ -161,9 +154,7 @@ def test_workers_for_images_in_memory_warn() -> None:
 
 
 @both
-@pytest.mark.parametrize(
-    ("arguments", "message"), [({"batch_size": 0}, "batch_size"), ({"seed": -1}, "seed")]
-)
+@pytest.mark.parametrize(("arguments", "message"), [({"batch_size": 0}, "batch_size"), ({"seed": -1}, "seed")])
 def test_refuses(in_memory: bool, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         make_loaders(bundle(4, in_memory=in_memory), **({"batch_size": 2, "seed": 0} | arguments))

@@ -65,9 +65,7 @@ def test_crop_flip_gives_windows_of_the_padded_image() -> None:
 def test_crop_flip_draws_from_its_generator_alone() -> None:
     images = torch.rand(8, 1, 6, 6)
     state = torch.get_rng_state()
-    first, again = (
-        random_crop_flip(images, padding=2, generator=torch.Generator().manual_seed(5)) for _ in range(2)
-    )
+    first, again = (random_crop_flip(images, padding=2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -25,9 +25,7 @@ def write_pickle(file: Path, content: dict[str, Any]) -> str:
     return hashlib.md5(file.read_bytes()).hexdigest()
 
 
-def write_cifar(
-    kind: type[CIFAR10], root: Path, patch: pytest.MonkeyPatch, labels: list[int]
-) -> np.ndarray[Any, Any]:
+def write_cifar(kind: type[CIFAR10], root: Path, patch: pytest.MonkeyPatch, labels: list[int]) -> np.ndarray[Any, Any]:
     """Writes a CIFAR set of small batches, and makes their sums the expected ones; the training pixels."""
     key = "fine_labels" if kind is CIFAR100 else "labels"
     written = []
@@ -60,9 +58,7 @@ def write_fashion(root: Path, images: int = 6, labels: int = 6) -> np.ndarray[An
 
 
 @pytest.mark.parametrize(("name", "kind", "classes"), [("cifar10", CIFAR10, 10), ("cifar100", CIFAR100, 100)])
-def test_cifar(
-    name: str, kind: type[CIFAR10], classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cifar(name: str, kind: type[CIFAR10], classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = write_cifar(kind, tmp_path, monkeypatch, [1, 0, classes - 1])
     bundle = load_data(name, root=tmp_path, download=False)
     assert isinstance(bundle.train, TensorImages)

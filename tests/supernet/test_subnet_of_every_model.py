@@ -1,24 +1,29 @@
 """What has to hold for the subnets of any model, over the whole zoo."""
 
-import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
-from proofs import assert_close, assert_same_layers, call, configs, kept, masked, outputs, slicing_gradients, weighted
 from torch import nn
-from zoo import Case, cases
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
+from anywidth.groups.trace import normalise_inputs
+from proofs import (
+    assert_close,
+    assert_same_layers,
+    call,
+    configs,
+    kept,
+    masked,
+    outputs,
+    slicing_gradients,
+    weighted,
+    without_dropout,
+)
+from zoo import Case, cases
 
 SupernetOf = Callable[[Case], aw.Supernet]
-
-
-def without_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
 
 
 @pytest.mark.parametrize("case", cases(lambda case: case.masking))
@@ -161,7 +166,7 @@ def test_export_takes_a_subnet(case: Case, supernet_of: SupernetOf) -> None:
     config = configs(net)[-1]
     share_statistics(net, [config])
     sub = net.subnet(config).eval()
-    inputs = aw.supernet.supernet.normalise_inputs(x)
+    inputs = normalise_inputs(x)
     program = torch.export.export(sub, inputs.args, inputs.kwargs, strict=False)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad():
         assert_close(program.module()(*inputs.args, **inputs.kwargs), call(sub, x))

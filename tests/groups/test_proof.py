@@ -1,0 +1,103 @@
+"""Unknown operators freeze, wrong rules are caught, attributes follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import anywidth as aw
+from anywidth.errors import AnalysisError
+from anywidth.groups.flow import Flow, Value
+from anywidth.groups.rules import registry
+from anywidth.groups.rules.registry import Call, Result
+
+
+@torch.library.custom_op("anywidth_tests::reverse_channels", mutates_args=())
+def reverse_channels(x: Tensor) -> Tensor:
+    """An operator that no rule knows."""
+    return x.flip(1).clone()
+
+
+@reverse_channels.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Net(nn.Module):
+    """Two convolutions with something in between."""
+
+    def __init__(self, custom: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(1, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 2, 1)
+        self.custom = custom
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = reverse_channels(x) if self.custom else x.flip(1)
+        return self.third(torch.relu(self.second(x)))
+
+
+def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
+    net = aw.Supernet(Net(custom=True), torch.randn(1, 1, 4, 4))
+    reasons = {group.name: group.frozen for group in net.groups}
+    assert "anywidth_tests.reverse_channels" in (reasons["first"] or "")
+    assert reasons["second"] is None
+    assert "reverse_channels" in net.summary()
+    assert net.subnet(0.5)(torch.randn(3, 1, 4, 4)).shape == (3, 2, 4, 4)
+
+
+def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmoved(flow: Flow, call: Call) -> Result:
+        return Value(call.shape, flow.facets(call.args[0]))
+
+    monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
+    net = aw.Supernet(Net(), torch.randn(1, 1, 4, 4))
+    reasons = {group.name: group.frozen for group in net.groups}
+    assert "differs from the masked one" in (reasons["first"] or "")
+    assert reasons["second"] is None
+
+
+def test_a_right_rule_passes_it() -> None:
+    net = aw.Supernet(Net(), torch.randn(1, 1, 4, 4))
+    assert [group.name for group in net.analysis.elastic] == ["first", "second"]
+
+
+class Attention(nn.Module):
+    """Self-attention whose reshapes are given by integer attributes."""
+
+    def __init__(self, dim: int = 24, num_heads: int = 3) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(b, n, self.num_heads * self.head_dim))
+
+
+def test_attention_is_narrowed_by_whole_heads() -> None:
+    model = nn.Sequential(nn.Linear(5, 24), Attention(), nn.Linear(24, 2))
+    net = aw.Supernet(model, torch.randn(2, 7, 5), divisor=1)
+    heads = next(group for group in net.groups if group.name == "1.qkv")
+    assert heads.frozen is None
+    assert (heads.channels, heads.unit) == (72, 24)
+    sub = net.subnet(aw.WidthConfig({"0": 10, "1.qkv": 48}))
+    assert sub.get_submodule("1").num_heads == 2
+    assert model.get_submodule("1").num_heads == 3
+    assert sub.get_parameter("1.qkv.weight").shape == (48, 10)
+    assert sub.get_parameter("1.proj.weight").shape == (10, 16)
+    assert sub(torch.randn(4, 7, 5)).shape == (4, 7, 2)
+
+
+def test_a_model_that_cannot_be_captured_says_so() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(AnalysisError, match="Branches could not be captured"):
+        aw.Supernet(Branches(), torch.randn(1, 4))
+    with pytest.raises(AnalysisError, match="example_inputs has no tensor"):
+        aw.Supernet(nn.Linear(2, 2), "an image")

@@ -1,0 +1,55 @@
+"""Imports go one way, and the package needs nothing but torch to be imported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import anywidth
+
+ROOT = Path(anywidth.__file__).parent
+# A package may import those of smaller rank; packages of one rank do not import each other.
+RANKS = {
+    "errors": 0, "widths": 0, "data": 1, "groups": 1, "models": 1, "supernet": 2, "batchnorm": 3, "cost": 3,
+    "training": 4, "evaluation": 4, "report": 5, "cli": 6,
+}  # fmt: skip
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for file in sorted(ROOT.rglob("*.py")):
+        package = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if package == "__init__":
+            continue
+        assert package in RANKS, f"{package} has no place in the order of imports"
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                target = (name or "").split(".")[1:2]
+                if (name or "").startswith("anywidth.") and target[0] != package:
+                    allowed = target[0] == "errors" or RANKS[target[0]] < RANKS[package]
+                    if not allowed and not (package == "models" and target[0] == "widths"):
+                        wrong.append(f"{file.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_the_package_imports_with_torch_alone() -> None:
+    code = """
+import sys, importlib.abc
+allowed = {"torch", "numpy", "anywidth", *sys.stdlib_module_names}
+import torch, torch.export  # with everything that torch itself finds
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"torchvision", "timm", "lightning", "torchmetrics", "safetensors", "sklearn",
+                                  "jsonargparse", "rich", "matplotlib", "yaml", "PIL"}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import anywidth
+net = anywidth.Supernet(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Linear(16, 2)), torch.randn(1, 4))
+print(anywidth.macs(net, 0.5))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "48", done.stderr
