@@ -14,8 +14,8 @@ from anywidth.errors import DataError, UncalibratedError
 
 def two_layers() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.Flatten(),
-        nn.Dropout(0.5), nn.Linear(256, 3),
+        nn.Conv2d(2, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.Flatten(),
+        nn.Dropout(0.5), nn.Linear(512, 3),
     ).double()  # fmt: skip
 
 

@@ -84,11 +84,11 @@ def test_attention_is_narrowed_by_whole_heads() -> None:
     heads = next(group for group in net.groups if group.name == "1.qkv")
     assert heads.frozen is None
     assert (heads.channels, heads.unit) == (72, 24)
-    sub = net.subnet(aw.WidthConfig({"0": 10, "1.qkv": 48}))
+    sub = net.subnet(aw.WidthConfig({"0": 10, "1.qkv": 48, "1.proj": 12}))
     assert sub.get_submodule("1").num_heads == 2
     assert model.get_submodule("1").num_heads == 3
     assert sub.get_parameter("1.qkv.weight").shape == (48, 10)
-    assert sub.get_parameter("1.proj.weight").shape == (10, 16)
+    assert sub.get_parameter("1.proj.weight").shape == (12, 16)
     assert sub(torch.randn(4, 7, 5)).shape == (4, 7, 2)
 
 

@@ -138,7 +138,6 @@ def check(model: Network, divisor: int, min_width: float, draw: st.DataObject) -
     assert not net.analysis.unknown
     if all(block.kind not in ("shuffle", "halves") for block in model.blocks):
         assert not [group.frozen for group in net.groups if "narrowed" in (group.frozen or "")]
-        assert net.analysis.elastic
     chosen = [net.config(draw.draw(st.floats(min_width, 1.0)))]
     elastic = net.analysis.elastic
     chosen.append(aw.WidthConfig({g.name: draw.draw(st.integers(1, g.units)) * g.unit for g in elastic}))

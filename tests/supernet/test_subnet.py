@@ -453,7 +453,7 @@ def test_frozen_patterns_and_ratios_of_the_user() -> None:
     groups = {group.name: group for group in net.groups}
     assert groups["stem.0"].frozen == "asked for by 'stem*'"
     assert net.config(0.5) == aw.WidthConfig({"a.0": 12})
-    assert net.config(0.3) == aw.WidthConfig({"a.0": 6})
+    assert net.config(0.26) == aw.WidthConfig({"a.0": 6})
     assert "asked for by 'stem*'" in net.summary()
     with pytest.raises(WidthError, match="'nothing' matches no channel group"):
         aw.Supernet(case.model(), case.example(), frozen=["nothing"])

@@ -152,12 +152,12 @@ class _Moments:
         self.mean += shift * (total / count)
         self.count = count
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Mean and (unbiased, as batch norms store it) variance of everything seen."""
+    def result(self, *, unbiased: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance (unbiased, as batch norms store it) of everything seen."""
         self._fold()
         assert self.mean is not None
         assert self.square is not None
-        divisor = self.count if self.instance else max(self.count - 1, 1)
+        divisor = max(self.count - 1, 1) if unbiased and not self.instance else self.count
         return self.mean, self.square / divisor
 
 
@@ -283,7 +283,8 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
             with _collecting(subnet, [norm]) as moments:
                 _feed(subnet, loader, images)
             final[norm] = moments[norm]
-            mean, variance = moments[norm].result()
+            # A batch norm in training divides by the count, so the layers after this one see what one batch gives.
+            mean, variance = moments[norm].result(unbiased=False)
             norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
     return final
 

@@ -96,6 +96,10 @@ class Statistics:
         """Whether a config was calibrated with the weights as they are now."""
         return self._versions.get(config) == self._version()
 
+    def is_usable(self, config: WidthConfig) -> bool:
+        """Whether a config can run in evaluation mode: it is up to date, or needs no statistics."""
+        return not self.names or self.is_current(config) or config in self._computing
+
     @contextmanager
     def computing(self, config: WidthConfig) -> Iterator[None]:
         """Within it, a config may run without statistics, because they are being computed."""
@@ -107,7 +111,7 @@ class Statistics:
 
     def check(self, config: WidthConfig, label: str) -> None:
         """Raise unless a config's statistics are known and up to date."""
-        if not self.names or self.is_current(config) or config in self._computing:
+        if self.is_usable(config):
             return
         known = ", ".join(self.labels[c] for c in self.configs if self.is_current(c)) or "none"
         state = (

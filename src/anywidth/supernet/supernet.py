@@ -21,6 +21,7 @@ from anywidth.supernet.extract import extract
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import GradientLinks, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
+from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
 __all__ = ["Supernet"]
@@ -135,8 +136,8 @@ class Supernet:
     def label(self, width: Width) -> str:
         """A short name of a width for messages."""
         if isinstance(width, WidthConfig):
-            known = self.statistics.labels.get(width)
-            return known or ("1" if width == self._full else f"config {width.key[:8]}")
+            asked = (f"{number:g}" for number, config in self._configs.items() if config == width)
+            return self.statistics.labels.get(width) or next(asked, f"config {width.key[:8]}")
         return str(dict(width)) if isinstance(width, Mapping) else f"{width:g}"
 
     def subnet(self, width: Width) -> nn.Module:
@@ -156,10 +157,11 @@ class Supernet:
                 self._cache.clear()
                 self._alive.clear()
                 self._tensors = tensors
+                watch(self.model.parameters())
             subnet = self._alive.get(config)
             if subnet is None:
                 with torch.inference_mode(False):
-                    subnet = self._alive[config] = self._build(config, self.label(width))
+                    subnet = self._alive[config] = self._build(config)
             self._cache[config] = subnet
             self._cache.move_to_end(config)
             if len(self._cache) > self._cache_size:
@@ -200,7 +202,7 @@ class Supernet:
         tensors = (tensor for register in self._registers for tensor in register.values() if tensor is not None)
         return tuple((id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
 
-    def _build(self, config: WidthConfig, label: str) -> nn.Module:
+    def _build(self, config: WidthConfig) -> nn.Module:
         units = self.analysis.units(config)
 
         def private(name: str, buffer: Tensor, kept: Sequence[Any]) -> Tensor | None:
@@ -214,14 +216,15 @@ class Supernet:
             else:
                 norm.track_running_stats = False
         if norms:
-            subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config, label))
+            subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config))
         return subnet
 
-    def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig, label: str) -> None:
+    def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
-        self.statistics.check(config, label)
+        if not self.statistics.is_usable(config):
+            self.statistics.check(config, self.label(config))
 
 
 def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:
