@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from proofs import assert_close, call, configs, kept, outputs, slicing_gradients, weighted
 from torch import Tensor, nn
-from zoo import Case, find
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.errors import UncalibratedError, WidthError
+from proofs import assert_close, call, configs, kept, outputs, slicing_gradients, weighted
+from zoo import Case, find
 
 SupernetOf = Callable[[Case], aw.Supernet]
 
@@ -199,26 +199,17 @@ def test_training_one_narrow_width_leaves_all_else_unchanged(net: aw.Supernet, x
     moved = 0
     for name, parameter in net.model.named_parameters():
         changed = parameter != before[name]
+        moved += int(changed.sum())
+        inside = torch.ones_like(changed)
         for dim, indices in enumerate(kept(net, narrow, name)):
-            changed.index_fill_(dim, indices, False)
-            changed, indices = (parameter != before[name]) & _outside(parameter, net, narrow, name), indices
-        assert not changed.any(), name
-        moved += int((parameter != before[name]).sum())
+            inside &= torch.zeros_like(changed).index_fill_(dim, indices, True)
+        assert not (changed & ~inside).any(), name
     assert moved
     for name, buffer in net.model.named_buffers():
         assert torch.equal(buffer, before[name]), name
     for config, values in statistics.items():
         for name, value in values.items():
             assert torch.equal(net.statistics[config][name], value), name
-
-
-def _outside(parameter: Tensor, net: aw.Supernet, config: aw.WidthConfig, name: str) -> Tensor:
-    inside = torch.ones_like(parameter, dtype=torch.bool)
-    for dim, indices in enumerate(kept(net, config, name)):
-        rest = torch.ones(parameter.shape[dim], dtype=torch.bool)
-        rest[indices] = False
-        inside.index_fill_(dim, rest.nonzero()[:, 0], False)
-    return ~inside
 
 
 # -- changes behind a subnet's back ------------------------------------------------------------------------
@@ -314,7 +305,7 @@ def test_making_a_supernet_leaves_the_model_and_the_random_numbers_alone() -> No
         case = find(name)
         model = case.model()
         model.train()
-        list(model.children())[0].eval()
+        next(iter(model.children())).eval()
         before = copy.deepcopy(model.state_dict())
         modes = [module.training for module in model.modules()]
         versions = [parameter._version for parameter in model.parameters()]
@@ -346,36 +337,44 @@ def test_hooks_of_the_user_see_narrow_modules(supernet_of: SupernetOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["concat", "residual", "densenet"])
-@pytest.mark.parametrize("same", [False, True], ids=["different widths", "same width"])
-def test_threads_get_what_they_get_alone(name: str, same: bool, supernet_of: SupernetOf) -> None:
+@pytest.mark.parametrize("widths", [(0.25, 0.5, 0.75, 1.0), (0.5,) * 4], ids=["different widths", "same width"])
+@pytest.mark.parametrize("ready", [False, True], ids=["built by the threads", "refreshed by the threads"])
+def test_threads_get_what_they_get_alone(
+    name: str, widths: tuple[float, ...], ready: bool, supernet_of: SupernetOf
+) -> None:
     case = find(name)
     net = supernet_of(case)
-    widths = [0.5, 0.5, 0.5, 0.5] if same else [0.25, 0.5, 0.75, 1.0]
-    share_statistics(net, widths)
-    inputs = [case.example(10 + i) for i in range(len(widths))]
+    if ready:
+        for width in widths:
+            net.subnet(width)
     with torch.no_grad():
-        wanted = [call(net.extract(width).eval(), x) for width, x in zip(widths, inputs, strict=True)]
-        net._cache.clear()  # the subnets are built by the threads
-        # New weights, so that gathered slices have to be refreshed by whoever comes first.
-        barrier = threading.Barrier(len(widths))
-        failures: list[BaseException] = []
+        for parameter in net.model.parameters():
+            parameter.mul_(1.01)
+    share_statistics(net, widths)
+    if not ready:
+        net._cache.clear()
+    inputs = [case.example(10 + i) for i in range(len(widths))]
+    wanted = [call(net.extract(width), x) for width, x in zip(widths, inputs, strict=True)]
+    barrier = threading.Barrier(len(widths))
+    failures: list[BaseException] = []
 
-        def work(number: int) -> None:
-            try:
-                barrier.wait()
-                for _ in range(8):
-                    with torch.no_grad():
-                        got = call(net.subnet(widths[number]).eval(), inputs[number])
-                    assert_close(got, wanted[number], 1e-12)
-            except BaseException as error:  # noqa: BLE001 - shown by the main thread
-                failures.append(error)
+    def work(number: int) -> None:
+        try:
+            barrier.wait()
+            for _ in range(6):
+                with torch.no_grad():
+                    got = call(net.subnet(widths[number]).eval(), inputs[number])
+                assert_close(got, wanted[number], 1e-12)
+        except BaseException as error:  # raised by the main thread
+            failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(widths))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not failures
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(widths))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 # -- statistics --------------------------------------------------------------------------------------------

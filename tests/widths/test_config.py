@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from zoo import Case, cases, find
 
 import anywidth as aw
 from anywidth.errors import WidthError
 from anywidth.groups import ChannelGroup
 from anywidth.widths import WidthConfig, WidthSampler, check_width, resolve, round_channels
+from zoo import Case, cases, find
 
 SupernetOf = Callable[[Case], aw.Supernet]
 

@@ -70,6 +70,7 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
         # A run folder is read from other working folders as well.
         data=f"{kind}:{Path(place).expanduser().resolve()}" if place else settings.data,
         data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
+        weight_decay=settings.decay,
         min_width=net.min_width,
         divisor=net.divisor,
         workers=workers if settings.workers is None else settings.workers,

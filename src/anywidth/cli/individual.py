@@ -40,9 +40,7 @@ def train_individual(
     torch.manual_seed(settings.seed)
     initialise(dense)
     loaders = build_loaders(settings, bundle)
-    module = PlainModule(
-        dense, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=settings.warmup_epochs
-    )
+    module = PlainModule(dense, lr=settings.lr, weight_decay=settings.decay, warmup_epochs=settings.warmup_epochs)
     fit(module, loaders.train, settings, checkpoint=checkpoint, callbacks=[progress])
     # As a supernet of its own, it is calibrated and scored by the same functions.
     alone = Supernet(dense.to(device), net.inputs.args[0].to(device), min_width=1.0)

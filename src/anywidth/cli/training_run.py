@@ -91,7 +91,7 @@ class TrainingRun:
             return Spectrum.from_json(file)
         given = self.settings
         module = SandwichModule(
-            self.net, lr=given.lr, weight_decay=given.weight_decay, warmup_epochs=given.warmup_epochs,
+            self.net, lr=given.lr, weight_decay=given.decay, warmup_epochs=given.warmup_epochs,
             widths=given.samples,
         )  # fmt: skip
         fit(

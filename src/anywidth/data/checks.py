@@ -28,15 +28,12 @@ def check_images(images: Tensor, labels: Tensor, *, where: str, classes: int | N
         anywidth.errors.DataError: my set: label 1 is -1; number the classes from 0
     """
     if images.ndim != 4 or 0 in images.shape[1:]:
-        raise DataError(
-            f"{where}: the images have shape {tuple(images.shape)}; give (images, channels, height, width)"
-        )
+        raise DataError(f"{where}: the images have shape {tuple(images.shape)}; give (images, channels, height, width)")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise DataError(f"{where}: the images are {images.dtype}; give uint8 or floating point")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
-            f"{where}: the labels are {labels.dtype} of shape {tuple(labels.shape)}; "
-            "give one integer per image"
+            f"{where}: the labels are {labels.dtype} of shape {tuple(labels.shape)}; give one integer per image"
         )
     if len(images) != len(labels):
         raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; give one label per image")

@@ -33,8 +33,7 @@ def load_digits_bundle(*, seed: int, image_size: int | None = None) -> DataBundl
     train, test = (torch.from_numpy(part) for part in stratified_split(labels, seed=seed, where="digits"))
     mean, std = channel_statistics(images[train])
     train_set, test_set = (
-        TensorImages(images[part], targets[part], mean=mean, std=std, image_size=image_size)
-        for part in (train, test)
+        TensorImages(images[part], targets[part], mean=mean, std=std, image_size=image_size) for part in (train, test)
     )
     return DataBundle(
         name="digits",

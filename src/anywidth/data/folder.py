@@ -55,9 +55,7 @@ def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None
     test = _open(test_dir or train_dir)
     if train.classes != test.classes:
         odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
-        raise DataError(
-            f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders"
-        )
+        raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders")
     image_size = image_size or _fitting_size(train)
     train.transform, test.transform = _train_transform(image_size), _test_transform(image_size)
     train_set, test_set = train, test

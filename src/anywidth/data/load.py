@@ -72,9 +72,7 @@ def load_data(
         return load_digits_bundle(seed=seed, image_size=image_size)
     from anywidth.data.torchvision_sets import load_torchvision_bundle
 
-    return load_torchvision_bundle(
-        spec, root=Path(root).expanduser(), download=download, image_size=image_size
-    )
+    return load_torchvision_bundle(spec, root=Path(root).expanduser(), download=download, image_size=image_size)
 
 
 def _load_path(kind: str, path: Path, *, seed: int, image_size: int | None) -> DataBundle:

@@ -72,9 +72,7 @@ def make_loaders(
         >>> inputs.shape, targets.shape, len(loaders.train)
         (torch.Size([128, 1, 8, 8]), torch.Size([128]), 12)
     """
-    if workers > 0 and all(
-        isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration)
-    ):
+    if workers > 0 and all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration)):
         warnings.warn(
             f"workers={workers} does nothing for {bundle.name!r}: its images lie in memory; leave it out",
             NoEffectWarning,

@@ -148,9 +148,7 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], labels: list[Tensor], file: Pa
     if "classes" in arrays:
         names = tuple(str(name) for name in arrays["classes"].reshape(-1))
         if len(names) < count:
-            raise DataError(
-                f"{file}: classes names {len(names)} classes but a label is {count - 1}; name every class"
-            )
+            raise DataError(f"{file}: classes names {len(names)} classes but a label is {count - 1}; name every class")
         return names
     if count > sum(len(part) for part in labels):
         raise DataError(

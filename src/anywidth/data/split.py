@@ -44,7 +44,5 @@ def stratified_split(
             "and tested; give at least two images per class, or a training and a test part"
         )
     test_size = max(round(_TEST_SHARE * len(labels)), len(classes))
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed
-    )
+    train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(test)

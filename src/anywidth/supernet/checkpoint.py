@@ -193,7 +193,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         settings = json.loads(metadata["anywidth"])
     except ValueError as error:
         raise CheckpointError(f"{path} has damaged settings ({error}); restore it or train again") from error
-    if not isinstance(settings, dict) or settings.get("format") == FORMAT and not settings.keys() >= _KEYS:
+    if not isinstance(settings, dict) or (settings.get("format") == FORMAT and not settings.keys() >= _KEYS):
         raise CheckpointError(f"{path} has incomplete settings; restore it or train again")
     if settings.get("format") != FORMAT:
         raise CheckpointError(
