@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +19,22 @@ MODULES = sorted(
 )
 
 
+def optional_packages() -> set[str]:
+    """What extras bring, which may be missing."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    return {entry.split(">")[0].split("[")[0].replace("-", "_") for extra in extras.values() for entry in extra}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in optional_packages():
+            raise
+        pytest.skip(f"needs {error.name}, which belongs to an extra")
+    outcome = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert outcome.failed == 0
 
 

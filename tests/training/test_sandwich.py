@@ -246,28 +246,16 @@ def test_own_loss_and_logits_for_own_outputs(supernet_of: SupernetOf) -> None:
     assert_same(together, gradients(net))
 
 
-def test_outputs_that_torch_does_not_know_are_detached_for_the_students() -> None:
-    class Answer:
-        def __init__(self, logits: Tensor) -> None:
-            self.logits = logits
-
-    class Wrapped(nn.Sequential):
-        def forward(self, x: Tensor) -> Any:
-            out = super().forward(x)
-            return Answer(out) if not torch.compiler.is_exporting() else out
-
-    net = aw.Supernet(Wrapped(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(2, 4))
+def test_teacher_is_detached_from_what_makes_its_logits_too(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    temperature = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     seen = []
 
     def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-        seen.append(teacher.requires_grad)
-        return soft_cross_entropy(student, teacher)
+        seen.append((student.requires_grad, teacher.requires_grad))
+        return (student - teacher).square().sum()
 
-    aw.sandwich_step(
-        net, torch.randn(2, 4), torch.tensor([0, 1]), widths=[1.0, 0.5], distillation=distillation,
-        loss=lambda output, labels: F.cross_entropy(output.logits, labels),
-    )  # fmt: skip
-    assert seen == [False]
+    aw.sandwich_step(net, x, y, widths=[1.0, 0.5], distillation=distillation, logits=lambda out: out / temperature)
+    assert seen == [(True, False)]
 
 
 def test_inputs_of_every_form(supernet_of: SupernetOf) -> None:

@@ -43,6 +43,11 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
         DataError: the loader is empty.
+
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> 0 <= evaluate(net, [(torch.randn(8, 4), torch.zeros(8).long())], 0.5) <= 100
+    True
     """
     network = net.extract(width).eval()
     device = model_device(network)

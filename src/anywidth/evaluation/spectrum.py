@@ -118,6 +118,13 @@ def spectrum(
 
     Raises:
         UncalibratedError: a width has no up-to-date batch-norm statistics.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> curve = spectrum(net, [(torch.randn(8, 4), torch.zeros(8).long())], [0.5, 1.0])
+    >>> [(row.width, row.macs) for row in curve]
+    [(0.5, 48), (1.0, 96)]
     """
     chosen = width_grid(net.min_width, widths) if isinstance(widths, int) else list(widths)
     rows = []

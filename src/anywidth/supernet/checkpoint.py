@@ -119,6 +119,14 @@ def load(folder: str | Path, model: nn.Module) -> Supernet:
 
     Raises:
         CheckpointError: missing, truncated or foreign files, or a checkpoint of another model.
+
+    >>> def model() -> nn.Module:
+    ...     return nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
+    >>> net = Supernet(model(), torch.randn(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = load(net.save(folder), model())
+    >>> bool((again.model[0].weight == net.model[0].weight).all())
+    True
     """
     tensors, settings = _read(Path(folder))
     path = Path(folder) / _TENSORS
