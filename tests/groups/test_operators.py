@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from proofs import assert_close, call, configs, masked, slicing_gradients, weighted
 from torch import Tensor, nn
-from zoo import Case
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
+from proofs import assert_close, call, configs, masked, slicing_gradients, weighted
+from zoo import Case
 
 Operator = Callable[[Tensor], Tensor]
 CHANNELS, SIDE = 12, 4
