@@ -33,13 +33,16 @@ def find_attributes(
     counted: dict[str, dict[int, dict[Any, Scale]]] = defaultdict(lambda: defaultdict(dict))
     lists: dict[str, dict[int, list[Scale]]] = defaultdict(lambda: defaultdict(list))
     certain: dict[str, dict[str, Attribute]] = defaultdict(dict)
+    modules = dict(model.named_modules())
     for number in numbers:
         scale = Scale(number.value, ())
         if number.facet is not None:
             vector = labels.find(_vector(number.facet, number.dim))
             if (vector != vector[0]).any():  # else the dimension is kept whole whatever is dropped
                 scale = scale_of(vector)
-        if number.attribute is not None:
+        # Else the forward calls the functional form, with a number from somewhere else.
+        own = number.attribute is not None and getattr(modules[number.module], number.attribute, None) == number.value
+        if number.attribute is not None and own:
             if scale.parts:
                 certain[number.module][number.attribute] = Attribute((((scale, 1),),))
             continue
@@ -48,7 +51,7 @@ def find_attributes(
         if scale.full == number.value:
             counted[number.module][number.value].setdefault(_identity(scale), scale)
     found: dict[str, dict[str, Attribute]] = {}
-    for path, module in model.named_modules():
+    for path, module in modules.items():
         attributes = dict(certain.get(path, {}))
         # Another method than forward was called: its operators are written down for the module that called it.
         caller = path if path in called else path.rpartition(".")[0]

@@ -71,7 +71,11 @@ class Number:
 
 @dataclass
 class Flow:
-    """State of one propagation: the labels, the node at hand, what was counted and what is still to be tied."""
+    """State of one propagation: the labels, the node at hand, what was counted and what is still to be tied.
+
+    `cuts` are parts of dimensions at whose ends a slice or a split stands: channels on both sides of one do not
+    belong to one group, or dropping some would move those of the other side.
+    """
 
     labels: Labels
     operator: str = ""
@@ -80,6 +84,7 @@ class Flow:
     uncounted: dict[str, int] = field(default_factory=dict)
     splits: list[tuple[Array, frozenset[int], str]] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
+    cuts: list[Array] = field(default_factory=list)
 
     @property
     def where(self) -> str:

@@ -47,6 +47,7 @@ class Propagation:
     uncounted: dict[str, int]
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
+    cuts: tuple[Array, ...]
     numbers: tuple[Number, ...]
     called: frozenset[str]
 
@@ -108,6 +109,7 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
+        cuts=tuple(flow.cuts),
         numbers=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.numbers),
         called=frozenset(paths.get(path, path) for capture in captures for path in _called(capture)),
     )

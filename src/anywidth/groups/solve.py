@@ -43,7 +43,8 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     }
     makers = _makers(found.costs)
     reasons = found.labels.reasons()
-    drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, reasons)]
+    cuts = [found.labels.find(cut).reshape(-1) for cut in found.cuts]
+    drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, cuts, reasons)]
     order = {key: i for i, key in enumerate(makers)}
     drafts = [d for d in drafts if d.frozen is None or d.made_by]
     drafts.sort(key=lambda d: (min((order[k] for k in d.made_by), default=len(order)), int(d.classes[0])))
@@ -95,12 +96,14 @@ def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:
     return {(c.weight, c.out_dim): None for c in costs if c.weight is not None and c.out_dim is not None}
 
 
-def _signatures(roots: dict[AxisKey, Array], reasons: dict[int, str]) -> list[tuple[tuple[AxisKey, ...], Array]]:
-    """Classes of labels by the set of dimensions in which they occur, and by frozen reason."""
+def _signatures(
+    roots: dict[AxisKey, Array], cuts: list[Array], reasons: dict[int, str]
+) -> list[tuple[tuple[AxisKey, ...], Array]]:
+    """Classes of labels by the set of dimensions and cuts in which they occur, and by frozen reason."""
     keys = list(roots)
-    classes = [np.unique(vector) for vector in roots.values()]
+    classes = [np.unique(vector) for vector in (*roots.values(), *cuts)]
     pairs = np.concatenate(classes) if classes else np.zeros(0, np.int64)
-    owners = np.repeat(np.arange(len(keys)), [c.size for c in classes])
+    owners = np.repeat(np.arange(len(classes)), [c.size for c in classes])
     order = np.lexsort((owners, pairs))
     pairs, owners = pairs[order], owners[order]
     starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]]) if pairs.size else np.zeros(0, np.int64)
@@ -109,7 +112,9 @@ def _signatures(roots: dict[AxisKey, Array], reasons: dict[int, str]) -> list[tu
         root = int(pairs[start])
         if root != FIXED:
             members[tuple(owners[start:stop].tolist()), reasons.get(root)].append(root)
-    return [(tuple(keys[i] for i in axes), np.array(found)) for (axes, _), found in members.items()]
+    return [
+        (tuple(keys[i] for i in owners if i < len(keys)), np.array(found)) for (owners, _), found in members.items()
+    ]
 
 
 def _draft(

@@ -204,6 +204,8 @@ def split(flow: Flow, call: Call) -> Result:
         if facet.shape[dim] > 1 and len(set(sizes)) == 1:
             for part in parts[1:]:
                 flow.labels.union(parts[0], part, flow.where)
+        elif facet.shape[dim] > 1:
+            flow.cuts += parts
         for piece, part in zip(pieces, parts, strict=True):
             piece.facets.append(part)
     if "chunk" not in flow.operator:
@@ -218,27 +220,26 @@ def unbind(flow: Flow, call: Call) -> Result:
     """All slices of one dimension, which therefore cannot be narrowed by itself."""
     x = call.args[0]
     dim = call.argument(1, "dim", 0) % len(x.shape)
-    return [_select(flow, x, dim, i, shape) for i, shape in enumerate(call.shapes)]
+    return [_select(flow, x, dim, shape) for shape in call.shapes]
 
 
 @rule("aten.select")
 def select(flow: Flow, call: Call) -> Result:
     """One position of one dimension."""
-    x, dim, index = call.args[0], call.args[1] % len(call.args[0].shape), call.args[2]
-    return _select(flow, x, dim, index, call.shape)
+    return _select(flow, call.args[0], call.args[1] % len(call.args[0].shape), call.shape)
 
 
-def _select(flow: Flow, x: Value, dim: int, index: int, shape: tuple[int, ...]) -> Value:
-    facets = []
-    for facet in flow.facets(x):
-        if varying(facet) == {dim}:
-            flow.labels.freeze(facet, f"picked by its number at {flow.where}")
-            continue
-        if facet.shape[dim] > 1:
-            facet = flow.labels.tie(facet, {dim}, flow.where)
-            index = 0
-        facets.append(np.take(facet, index if facet.shape[dim] > 1 else 0, axis=dim))
-    return Value(shape, facets, origin=x.origin)
+def _select(flow: Flow, x: Value, dim: int, shape: tuple[int, ...]) -> Value:
+    facets = [_by_number(flow, facet, dim) if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
+    return Value(shape, [np.take(facet, 0, axis=dim) for facet in facets if facet is not None], origin=x.origin)
+
+
+def _by_number(flow: Flow, facet: Array, dim: int) -> Array | None:
+    """What is left of labels where positions of one dimension are picked by number, so that it is kept whole."""
+    if varying(facet) == {dim}:
+        flow.labels.freeze(facet, f"picked by its number at {flow.where}")
+        return None
+    return flow.labels.tie(facet, {dim}, flow.where)
 
 
 @rule("aten.slice", "aten.narrow")
@@ -253,13 +254,33 @@ def slice_(flow: Flow, call: Call) -> Result:
     else:
         start, stop = call.argument(2, "start"), call.argument(3, "end")
         piece = slice(start, None if stop is None else min(stop, size), call.argument(4, "step", 1))
-    where = tuple(piece if d == dim else slice(None) for d in range(ndim))
-    facets = [facet[where] if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
+    facets = []
     for facet in flow.facets(x):
-        for bound in (piece.start, piece.stop):
-            if facet.shape[dim] > 1 and isinstance(bound, int) and 1 < bound < size:
-                flow.numbers.append(Number(flow.module, bound, np.take(facet, range(bound), axis=dim), dim))
+        if facet.shape[dim] > 1:
+            facet = _cut(flow, facet, dim, piece)
+        if facet is not None:
+            facets.append(facet)
     return Value(call.shape, facets, origin=x.origin)
+
+
+def _cut(flow: Flow, facet: Array, dim: int, piece: slice) -> Array | None:
+    """The labels of a range of positions; what stands before the range is a group of its own, for it counts."""
+    size = facet.shape[dim]
+    chosen = range(size)[piece]
+    if chosen.step > 1 and chosen.start < chosen.step and size == len(chosen) * chosen.step:
+        # Right for any number of whole runs of `step` positions.
+        runs = (*facet.shape[:dim], len(chosen), chosen.step, *facet.shape[dim + 1 :])
+        flow.labels.tie(facet.reshape(runs), {dim + 1}, flow.where)
+        return np.take(facet, chosen, axis=dim)
+    if len(chosen) < 2 or chosen.step > 1:
+        return _by_number(flow, facet, dim)
+    for bound in (chosen.start, chosen.stop):
+        if 1 < bound < size:
+            flow.numbers.append(Number(flow.module, bound, np.take(facet, range(bound), axis=dim), dim))
+    part = np.take(facet, chosen, axis=dim)
+    if len(chosen) < size:
+        flow.cuts += [part, np.take(facet, range(chosen.start), axis=dim)]
+    return part
 
 
 @rule("aten.constant_pad_nd", "aten.pad")

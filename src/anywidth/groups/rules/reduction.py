@@ -138,8 +138,9 @@ def unfold(flow: Flow, call: Call) -> Result:
     """Sliding windows of (batch, channels, h, w) as (batch, channels * kernel, windows)."""
     x = call.args[0]
     if "im2col" not in flow.operator:
-        flow.freeze(x, f"sliding windows at {flow.where}", dims=[call.args[1] % len(x.shape)])
-        return Value(call.shape, [np.expand_dims(f, -1) for f in flow.facets(x)])
+        dim = call.args[1] % len(x.shape)
+        flow.freeze(x, f"sliding windows at {flow.where}", dims=[dim])
+        return Value(call.shape, [np.expand_dims(f, -1) for f in flow.facets(x) if f.shape[dim] == 1])
     flow.freeze(x, f"spatial positions at {flow.where}", dims=range(2, len(x.shape)))
     vector = flow.along(x, 1)
     if vector is None:
