@@ -1,5 +1,7 @@
 """The loaders of a bundle, for images in memory and for images that are read one by one."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from anywidth.data import (
     load_data,
     make_loaders,
 )
+from anywidth.data.augment import random_crop_flip
 from anywidth.errors import DataError, NoEffectWarning
 
 
@@ -33,7 +36,9 @@ class NoisyItems(Dataset[tuple[Tensor, int]]):
 def bundle(length: int, *, in_memory: bool) -> DataBundle:
     items: Dataset[tuple[Tensor, int]] = NoisyItems(length)
     if in_memory:
-        items = TensorImages(torch.rand(length, 1, 8, 8), torch.arange(length), crop_flip=2)
+        items = TensorImages(
+            torch.rand(length, 1, 8, 8), torch.arange(length), augment=partial(random_crop_flip, padding=2)
+        )
     return DataBundle(name="mine", train=items, test=items, calibration=items, input_shape=(1, 8, 8), classes=("a",))
 
 

@@ -1,10 +1,14 @@
 """Images in one tensor, and their augmentation."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
 
 from anywidth.data import TensorImages
-from anywidth.data.augment import random_crop_flip
+from anywidth.data.augment import random_affine, random_crop_flip
 from anywidth.data.statistics import channel_statistics
 from anywidth.errors import DataError
 
@@ -31,7 +35,9 @@ def test_iterating_ends_at_the_last_image() -> None:
 def test_nothing_changes_the_stored_images() -> None:
     pixels = torch.rand(4, 1, 8, 8)
     before = pixels.clone()
-    images = TensorImages(pixels, torch.arange(4), mean=torch.tensor([0.5]), crop_flip=2, image_size=4)
+    images = TensorImages(
+        pixels, torch.arange(4), mean=torch.tensor([0.5]), augment=partial(random_crop_flip, padding=2), image_size=4
+    )
     images.take(torch.arange(4))
     assert images.tensors[0].shape == (4, 1, 4, 4)
     assert torch.equal(pixels, before)
@@ -62,10 +68,30 @@ def test_crop_flip_gives_windows_of_the_padded_image() -> None:
     assert len(seen) > 6
 
 
-def test_crop_flip_draws_from_its_generator_alone() -> None:
+def test_affine_turns_resizes_and_shifts_about_the_middle() -> None:
+    image = torch.zeros(1, 2, 9, 9)
+    image[:, :, 4, 4] = 1
+    still = random_affine(image, degrees=0, scale=0, shift=0)
+    torch.testing.assert_close(still, image)
+    turned = random_affine(image.repeat(32, 1, 1, 1), degrees=90, scale=0.2, shift=0)
+    assert bool((turned[:, :, 4, 4] == turned.amax((2, 3))).all())  # the middle stays where it is
+    moved = random_affine(image.repeat(64, 1, 1, 1), degrees=0, scale=0, shift=2)
+    places = moved[:, 0].flatten(1).argmax(1)
+    rows, columns = places // 9 - 4, places % 9 - 4
+    assert rows.unique().tolist() == columns.unique().tolist() == [-2, -1, 0, 1, 2]
+    torch.testing.assert_close(moved.sum((2, 3)), torch.ones(64, 2))  # interpolated, and nothing fell out
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [partial(random_crop_flip, padding=2), partial(random_affine, degrees=10, scale=0.1, shift=1)],
+    ids=["crop-flip", "affine"],
+)
+def test_augmentation_draws_from_its_generator_alone(augment: Callable[..., Tensor]) -> None:
     images = torch.rand(8, 1, 6, 6)
     state = torch.get_rng_state()
-    first, again = (random_crop_flip(images, padding=2, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    first, again = (augment(images, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    assert not torch.equal(first, images)
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
 

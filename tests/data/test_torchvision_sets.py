@@ -13,6 +13,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from anywidth.data import TensorImages, load_data
+from anywidth.data.augment import random_crop_flip
 from anywidth.errors import DataError
 
 random = np.random.default_rng(0)
@@ -94,7 +95,7 @@ def test_fashion_mnist(tmp_path: Path) -> None:
     assert isinstance(bundle.train, TensorImages)
     assert torch.equal(bundle.train.images[:, 0], torch.from_numpy(pixels))
     assert bundle.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert bundle.train.crop_flip == 4
+    assert (bundle.train.augment.func, bundle.train.augment.keywords) == (random_crop_flip, {"padding": 4})
     assert bundle.input_shape == bundle.train[0][0].shape == (1, 32, 32)
     assert (len(bundle.classes), bundle.classes[1]) == (10, "Trouser")
 

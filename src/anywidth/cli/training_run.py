@@ -138,7 +138,7 @@ class TrainingRun:
         names = "supernet.safetensors, spectrum.csv, spectrum.json, spectrum.png, metrics.csv and config.yaml"
         others = {alone.name: alone} if alone else {}
         try:
-            title = f"{self.settings.model} on {self.bundle.name}"
+            title = f"{type(self.net.model).__name__} on {self.bundle.name}"
             curve.plot(self.folder.file("spectrum.png"), others=others, title=title)
         except MissingExtraError as error:
             say("warning", f"no picture was drawn: {error}")

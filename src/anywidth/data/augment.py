@@ -1,19 +1,24 @@
-"""Random crop and mirror of a whole batch at once."""
+"""Augmentation of a whole batch at once.
+
+torchvision's transforms draw one set of numbers for a whole batch, so they can only be applied image by image, which
+takes longer than a small network's training step.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["random_crop_flip"]
+__all__ = ["random_affine", "random_crop_flip"]
 
 
 def random_crop_flip(images: Tensor, *, padding: int, generator: torch.Generator | None = None) -> Tensor:
     """The images, each shifted by its own offset within a black border and mirrored with probability 1/2.
 
-    The standard augmentation of small images. torchvision's transforms draw one offset for a whole batch,
-    so they can only be applied image by image, which takes longer than a small network's training step.
+    The standard augmentation of small images.
 
     Args:
         images: `(batch, channels, height, width)`, of any number type; 0 is black.
@@ -33,3 +38,35 @@ def random_crop_flip(images: Tensor, *, padding: int, generator: torch.Generator
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     cropped = windows[torch.arange(batch), :, top, left]
     return torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped)
+
+
+def random_affine(
+    images: Tensor, *, degrees: float, scale: float, shift: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """The images, each turned, resized and shifted by its own amounts, interpolated; what comes in is black.
+
+    Args:
+        images: `(batch, channels, height, width)`, floating point; 0 is black.
+        degrees: Largest turn to either side.
+        scale: Largest change of size, as a share of it.
+        shift: Largest shift along each side, in pixels.
+        generator: Where the random numbers come from; None is torch's global generator.
+
+    Returns:
+        New images of the same shape and type.
+
+    Example:
+        >>> random_affine(torch.ones(16, 1, 8, 8), degrees=10, scale=0.1, shift=0.5).shape
+        torch.Size([16, 1, 8, 8])
+    """
+    batch, _, height, width = images.shape
+    draws = torch.rand(4, batch, generator=generator, dtype=images.dtype) * 2 - 1
+    angle, factor = draws[0] * math.radians(degrees), 1 + draws[1] * scale
+    cos, sin = angle.cos() * factor, angle.sin() * factor
+    # Affine grids measure positions from -1 to 1, so that a pixel is 2 / size.
+    rows = [
+        torch.stack([cos, -sin, draws[2] * (2 * shift / width)], 1),
+        torch.stack([sin, cos, draws[3] * (2 * shift / height)], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)

@@ -26,7 +26,7 @@ def load_data(
 
     | spec | images | training transforms |
     |---|---|---|
-    | `digits` | 1,797 grey 8x8 digits that come with scikit-learn | none |
+    | `digits` | 1,797 grey 8x8 digits that come with scikit-learn | small turn, resize and shift |
     | `cifar10`, `cifar100` | 60,000 coloured 32x32 photographs | random crop, mirror |
     | `fashion-mnist` | 70,000 grey 28x28 pieces of clothing | random crop, mirror |
     | `npz:FILE` | arrays `x_train, y_train, x_test, y_test`, or `x, y` | none |

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from anywidth.data.augment import random_crop_flip
 from anywidth.data.checks import check_images
 
 __all__ = ["TensorImages"]
@@ -23,8 +24,8 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         labels: `(images,)`, integers from 0.
         mean: Per channel, subtracted; `(channels,)` in the units of the pixels; None is 0.
         std: Per channel, divided by; `(channels,)` in the units of the pixels; None is 1.
-        crop_flip: None for no augmentation, or the padding in pixels of a random crop that is followed by a
-            random horizontal flip.
+        augment: `augment(images, generator=...)`, the images `(batch, channels, height, width)` changed at random;
+            None for no augmentation.
         image_size: Height and width in pixels that images are resized to; None keeps their own.
 
     Raises:
@@ -43,7 +44,7 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         *,
         mean: Tensor | None = None,
         std: Tensor | None = None,
-        crop_flip: int | None = None,
+        augment: Callable[..., Tensor] | None = None,
         image_size: int | None = None,
     ) -> None:
         check_images(images, labels, where="tensor images")
@@ -52,7 +53,7 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         self.labels = labels.long()
         self.mean = (torch.zeros(channels) if mean is None else mean).float().view(channels, 1, 1)
         self.std = (torch.ones(channels) if std is None else std).float().view(channels, 1, 1)
-        self.crop_flip = crop_flip
+        self.augment = augment
         self.image_size = image_size
 
     def __len__(self) -> int:
@@ -83,8 +84,8 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         Augmentation draws from `generator`; None is torch's global one.
         """
         images = self.images[indices]
-        if self.crop_flip is not None:
-            images = random_crop_flip(images, padding=self.crop_flip, generator=generator)
+        if self.augment is not None:
+            images = self.augment(images, generator=generator)
         return self._finish(images), self.labels[indices]
 
     def _finish(self, images: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
+from anywidth.data.augment import random_crop_flip
 from anywidth.data.bundle import DataBundle
 from anywidth.data.checks import check_images
 from anywidth.data.statistics import channel_statistics
@@ -46,7 +48,14 @@ def load_torchvision_bundle(
     for part, pixels, targets in (("training", images, labels), ("test", test_images, test_labels)):
         check_images(pixels, targets, where=f"the {part} part of {name} in {root}", classes=len(classes))
     mean, std = channel_statistics(images)
-    train = TensorImages(images, labels, mean=mean, std=std, crop_flip=_CROP_PADDING, image_size=image_size)
+    train = TensorImages(
+        images,
+        labels,
+        mean=mean,
+        std=std,
+        augment=partial(random_crop_flip, padding=_CROP_PADDING),
+        image_size=image_size,
+    )
     return DataBundle(
         name=name,
         train=train,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy.typing as npt
@@ -18,54 +20,97 @@ __all__ = ["GradientLinks", "bind_subnet"]
 class GradientLinks:
     """Gradients of subnets' parameters, which are slices of their supernet's gradients.
 
-    Autograd hands a leaf its gradient, which is added to the slice of the supernet's there and then; the leaf shows
-    that slice as its own `.grad`. So nothing depends on which gradient tensor the supernet has at the moment:
-    `zero_grad(set_to_none=True)` is fine at any point, and gradients that the supernet dropped are let go of.
+    The gradient of a leaf is bound to the slice when autograd comes to it, which then adds there in place. So nothing
+    depends on which gradient tensor the supernet has at the moment: `zero_grad(set_to_none=True)` is fine at any
+    point, and gradients that the supernet dropped are let go of. Where the kept part is no slice, autograd hands the
+    leaf its gradient, and it is scattered there and then.
     """
 
     def __init__(self) -> None:
-        self._bound: dict[Tensor, tuple[Tensor, list[Tensor]]] = {}
+        _warn_of_layouts_unheard()
+        self._bound: dict[Tensor, tuple[Tensor, list[_Binding]]] = {}
 
     def attach(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
         """From now on, add the gradients of `leaf` to the kept part of `parent.grad`."""
+        if is_leading(kept):
+            binding = _Binding(leaf, parent, self._rebind)
+            leaf.register_hook(binding.before)
+            leaf.register_post_accumulate_grad_hook(binding.after)
+            return
 
-        def add(_: Tensor) -> None:
+        def scatter(_: Tensor) -> None:
             gradient = leaf.grad
             assert gradient is not None
             leaf.grad = None
-            if is_leading(kept):
-                part = self._slice(leaf, parent, kept)
-                part.add_(gradient)
-                leaf.grad = part
-            else:
-                _scatter(_gradient_of(parent), kept, gradient)
+            _scatter(_gradient_of(parent), kept, gradient)
 
-        def clear(_: Tensor) -> None:
-            leaf.grad = None
-
-        leaf.register_hook(clear)
-        leaf.register_post_accumulate_grad_hook(add)
-
-    @torch.no_grad()
-    def _slice(self, leaf: Tensor, parent: Tensor, kept: Sequence[Kept]) -> Tensor:
-        whole = _gradient_of(parent)
-        known, leaves = self._bound.get(parent, (None, []))
-        if known is not whole:
-            for stale in leaves:
-                stale.grad = None
-            leaves = []
-            self._bound[parent] = (whole, leaves)
-        if not any(bound is leaf for bound in leaves):
-            leaves.append(leaf)
-        return take(whole, kept)
+        leaf.register_post_accumulate_grad_hook(scatter)
 
     def release(self) -> None:
         """Let go of gradients that the supernet no longer has."""
-        for parent, (gradient, leaves) in list(self._bound.items()):
+        for parent, (gradient, bindings) in list(self._bound.items()):
             if parent.grad is not gradient:
-                for leaf in leaves:
-                    leaf.grad = None
+                for binding in bindings:
+                    binding.release()
                 del self._bound[parent]
+
+    def _rebind(self, binding: _Binding, whole: Tensor) -> None:
+        """Bind a leaf to the gradient that its supernet has now."""
+        known, bindings = self._bound.get(binding.parent, (None, []))
+        if known is not whole:
+            for stale in bindings:
+                stale.release()
+            bindings = []
+            self._bound[binding.parent] = (whole, bindings)
+        bindings.append(binding)
+        binding.bind(whole)
+
+
+@cache
+def _warn_of_layouts_unheard() -> None:
+    """Use up autograd's one warning that a gradient is strided: slices of gradients are, on purpose."""
+    leaf = torch.zeros(2, 2, requires_grad=True)
+    leaf.grad = torch.zeros(2, 3)[:, :2]
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        leaf.sum().backward()
+
+
+class _Binding:
+    """One leaf whose gradient is the leading block of its parent's; its methods are what autograd calls."""
+
+    __slots__ = ("_part", "_shape", "_whole", "leaf", "parent", "rebind")
+
+    def __init__(self, leaf: nn.Parameter, parent: nn.Parameter, rebind: Callable[[_Binding, Tensor], None]) -> None:
+        self.leaf, self.parent, self.rebind = leaf, parent, rebind
+        self._shape = tuple(leaf.shape)
+        self._whole: Tensor | None = None
+        self._part: Tensor | None = None
+
+    def before(self, _: Tensor) -> None:
+        """A gradient is about to be added to what the leaf has."""
+        whole = self.parent.grad
+        if whole is None or whole is not self._whole or self.leaf.grad is not self._part:
+            self.rebind(self, _gradient_of(self.parent) if whole is None else whole)
+
+    def after(self, _: Tensor) -> None:
+        """A gradient has been added; a graph of gradients is not built in place."""
+        if self.leaf.grad is not self._part:
+            assert self._part is not None
+            assert self.leaf.grad is not None
+            self._part.copy_(self.leaf.grad.detach())
+            self.leaf.grad = self._part
+
+    def bind(self, whole: Tensor) -> None:
+        """Make the leaf's gradient a slice of this one."""
+        self._whole = whole
+        plain = whole.detach() if whole.requires_grad else whole
+        self._part = plain.as_strided(self._shape, plain.stride(), plain.storage_offset())
+        self.leaf.grad = self._part
+
+    def release(self) -> None:
+        """Forget the gradient bound to."""
+        self._whole = self._part = self.leaf.grad = None
 
 
 def _gradient_of(parent: Tensor) -> Tensor:

@@ -71,10 +71,9 @@ class Supernet:
         check_width(min_width, what="min_width")
         inputs = normalise_inputs(example_inputs)
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
-        share = elastic_share(self.analysis)
-        if share < 0.5:
+        if self.elastic_share < 0.5:
             warnings.warn(
-                f"only {share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
+                f"only {self.elastic_share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
                 "print(net.summary()) tells what is frozen and why",
                 stacklevel=2,
             )
@@ -113,6 +112,11 @@ class Supernet:
     def groups(self) -> tuple[ChannelGroup, ...]:
         """All channel groups, the frozen ones (with their reason) too."""
         return self.analysis.groups
+
+    @property
+    def elastic_share(self) -> float:
+        """Share of the MACs (convolutions, matrix products) that shrink when groups are narrowed, in [0, 1]."""
+        return elastic_share(self.analysis)
 
     def config(self, width: Width) -> WidthConfig:
         """The active channels of every elastic group at a width, rounded by group.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,10 @@ from anywidth.widths import Width, WidthConfig, WidthSampler
 __all__ = ["SandwichResult", "sandwich_step"]
 
 Loss = Callable[[Any, Any], Tensor]
+
+_pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
+"""Per subnet: the modules inside its supernet beside its own, and whether they drop anything. The subnet itself is not
+among them, or it would never be let go of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +129,14 @@ def sandwich_step(
 
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
     """Give a subnet the train/eval flags of its supernet; without `dropout`, its dropout layers rest."""
-    for ours, theirs in zip(model.modules(), subnet.modules(), strict=True):
-        theirs.training = ours.training and (dropout or not _is_dropout(theirs))
+    pairs = _pairs.get(subnet)
+    if pairs is None:  # walking through modules takes longer than the rest of a step around a small network
+        below = list(zip(model.modules(), subnet.modules(), strict=True))[1:]
+        pairs = _pairs[subnet] = [(ours, theirs, _is_dropout(theirs)) for ours, theirs in below]
+    for ours, theirs, drops in ((model, subnet, _is_dropout(subnet)), *pairs):
+        training = ours.training and (dropout or not drops)
+        if theirs.training != training:
+            theirs.training = training
 
 
 def _is_dropout(module: nn.Module) -> bool:

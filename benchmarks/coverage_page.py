@@ -1,0 +1,54 @@
+"""The page of the documentation that shows the coverage table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["write_page"]
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def write_page(rows: Rows, path: Path) -> Path:
+    """Write the table of `coverage.py` as a page, with its sums at the head."""
+    good = [row for row in rows if row["status"] == "ok"]
+    bad = [row for row in rows if row["status"] != "ok"]
+    lines = [
+        "# Coverage",
+        "",
+        "What becomes elastic of which model, with new weights and default settings (widths from 0.25, channels rounded",
+        "to multiples of 8). Each model's groups are proved, its narrowest and random nonuniform subnets run forward and",
+        "backward, and its extracted networks have the counted parameters. Made by",
+        "`uv run python benchmarks/coverage.py`, whose table is `benchmarks/results/coverage.csv`.",
+        "",
+        f"- **{len(good)} of {len(rows)}** models build and run at every width tried.",
+    ]
+    if good:
+        shares = [float(row["elastic_macs"]) for row in good]
+        halves = [float(row["params_half"]) for row in good]
+        seconds = [float(row["seconds"]) for row in good]
+        most = sum(share >= 0.9 for share in shares)
+        lines += [
+            f"- At least 90% of the MACs are elastic in **{most}** of them ({most / len(good):.0%}).",
+            f"- Parameters at width 0.5, median over all: **{statistics.median(halves):.2f}** of the full network.",
+            f"- Analysis: median **{statistics.median(seconds):.1f} s**, longest {max(seconds):.0f} s.",
+        ]
+    lines += ["", *_table(good)]
+    if bad:
+        lines += ["", "## Not working", "", "| model | what happened |", "|---|---|"]
+        lines += [f"| {row['model']} | {row['status'].replace('|', '/')} |" for row in bad]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _table(rows: Rows) -> Iterable[str]:
+    yield "| model | family | M params | elastic MACs | params at 0.5 | at 0.25 | s | what stays whole, and why |"
+    yield "|---|---|--:|--:|--:|--:|--:|---|"
+    for row in rows:
+        yield (
+            f"| {row['model']} | {row['family']} | {float(row['mparams']):.1f} | {float(row['elastic_macs']):.0%} "
+            f"| {float(row['params_half']):.2f} | {float(row['params_min']):.2f} | {float(row['seconds']):.1f} "
+            f"| {row['reasons'].replace('|', '/')} |"
+        )
