@@ -133,10 +133,8 @@ def examine(build: Build) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rng = np.random.default_rng(0)
-    draws = [
-        {g.name: int(rng.integers(1, g.channels // g.unit + 1)) * g.unit for g in net.analysis.elastic}
-        for _ in range(2)
-    ]
+    elastic = net.analysis.elastic
+    draws = [{g.name: int(rng.integers(1, g.units + 1)) * g.unit for g in elastic} for _ in range(2)]
     for config in [net.config(net.min_width), net.config(0.5), *map(aw.WidthConfig, draws)]:
         _check(net, config)
     full = aw.params(net)

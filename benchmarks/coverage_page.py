@@ -18,8 +18,8 @@ def write_page(rows: Rows, path: Path) -> Path:
     lines = [
         "# Coverage",
         "",
-        "What becomes elastic of which model, with new weights and default settings (widths from 0.25, channels rounded",
-        "to multiples of 8). Each model's groups are proved, its narrowest and random nonuniform subnets run forward and",
+        "What becomes elastic of which model, with new weights and default settings (widths from 0.25, channels in",
+        "multiples of 8). Each model's groups are proved, its narrowest and random nonuniform subnets run forward and",
         "backward, and its extracted networks have the counted parameters. Made by",
         "`uv run python benchmarks/coverage.py`, whose table is `benchmarks/results/coverage.csv`.",
         "",

@@ -199,6 +199,21 @@ class ChunkAndSplit(nn.Module):
         return self.head((self.first(first) + self.second(F.relu(second))).mean((2, 3)))
 
 
+class SplitByList(nn.Module):
+    """A split whose sizes are an attribute in which two numbers are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [8, 12, 12]
+        self.stem = nn.Conv2d(3, sum(self.sizes), 3, padding=1)
+        self.readers = nn.ModuleList(nn.Conv2d(size, 6, 3, padding=1) for size in self.sizes)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.split(self.stem(x), self.sizes, 1)
+        return self.head(sum(read(part) for read, part in zip(self.readers, parts, strict=True)).mean((2, 3)))
+
+
 class StridedSlices(nn.Module):
     """Even and odd channels go different ways."""
 
@@ -605,6 +620,7 @@ CASES: tuple[Case, ...] = (
     _ours("grouped conv", GroupedConv),
     _ours("channel shuffle", ChannelShuffle),
     _ours("chunk and split", ChunkAndSplit),
+    _ours("split by list", SplitByList),
     _ours("strided slices", StridedSlices, warns=True),
     _ours("flatten into linear", FlattenIntoLinear),
     _ours("used twice", UsedTwice),

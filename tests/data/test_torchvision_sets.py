@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import pickle
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_fashion_mnist(tmp_path: Path) -> None:
     assert isinstance(bundle.train, TensorImages)
     assert torch.equal(bundle.train.images[:, 0], torch.from_numpy(pixels))
     assert bundle.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert isinstance(bundle.train.augment, partial)
     assert (bundle.train.augment.func, bundle.train.augment.keywords) == (random_crop_flip, {"padding": 4})
     assert bundle.input_shape == bundle.train[0][0].shape == (1, 32, 32)
     assert (len(bundle.classes), bundle.classes[1]) == (10, "Trouser")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from anywidth.groups.adapters import adapt
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.trace import named_tensors
 
@@ -53,36 +54,10 @@ def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], b
             # Straight into the instance: some modules check in __setattr__, and properties stay what they are.
             module.__dict__[name] = type(before)(values) if isinstance(before, (tuple, list)) else values[0]
     for module in narrowed.modules():
-        _follow(module)
+        adapt(module)
         for name, value in vars(module).items():
             # A plain dict of tensors is a cache of the forward, filled at full width; it fills itself again.
             cache = type(value) is dict and name not in ("_parameters", "_buffers")
             if cache and value and all(isinstance(item, Tensor) for item in value.values()):
                 value.clear()
     return narrowed
-
-
-def _follow(new: Any) -> None:
-    """Set the sizes that a module of torch.nn repeats from its tensors (for its repr, mostly) to their shapes."""
-    weight = getattr(new, "weight", None)
-    if isinstance(new, nn.modules.conv._ConvNd):
-        assert isinstance(weight, Tensor)
-        first, second = weight.shape[0], weight.shape[1] * new.groups
-        if new.transposed:
-            new.in_channels, new.out_channels = first, second
-        else:
-            new.out_channels, new.in_channels = first, second
-    elif isinstance(new, nn.Linear):
-        new.out_features, new.in_features = new.weight.shape
-    elif isinstance(new, nn.modules.batchnorm._NormBase):
-        reference = weight if isinstance(weight, Tensor) else new.running_mean
-        if reference is not None:
-            new.num_features = reference.shape[0]
-    elif isinstance(new, (nn.LayerNorm, nn.RMSNorm)) and isinstance(weight, Tensor):
-        new.normalized_shape = tuple(weight.shape)
-    elif isinstance(new, nn.GroupNorm) and isinstance(weight, Tensor):
-        new.num_channels = weight.shape[0]
-    elif isinstance(new, nn.PReLU) and isinstance(weight, Tensor):
-        new.num_parameters = weight.shape[0]
-    elif isinstance(new, nn.Embedding):
-        new.num_embeddings, new.embedding_dim = new.weight.shape

@@ -18,6 +18,7 @@ from anywidth.errors import WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.supernet.extract import extract
+from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import GradientLinks, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
@@ -40,6 +41,10 @@ class Supernet:
         ratios: Expansion ratios by pattern, for groups whose channels are rounded before an expansion; those of
             inverted residuals are found by themselves.
         cache_size: How many subnets are kept ready.
+        order: Permute the channels of every group once, the most important first, because subnets keep the first:
+            for models with trained weights. "l1" goes by the L1 norm of the weights; a function of a group and its
+            parameters gives one number per unit (`anywidth.supernet.order`). The function of the model stays the
+            same.
 
     Raises:
         AnalysisError: the model cannot be captured.
@@ -65,12 +70,15 @@ class Supernet:
         frozen: Sequence[str] = (),
         ratios: Mapping[str, int] | None = None,
         cache_size: int = 512,
+        order: Order | None = None,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
         check_width(min_width, what="min_width")
         inputs = normalise_inputs(example_inputs)
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
+        if order is not None:
+            reorder_(model, self.analysis, inputs, order)
         if self.elastic_share < 0.5:
             warnings.warn(
                 f"only {self.elastic_share:.0%} of the MACs of {type(model).__name__} can be narrowed; "

@@ -209,9 +209,10 @@ def split(flow: Flow, call: Call) -> Result:
         for piece, part in zip(pieces, parts, strict=True):
             piece.facets.append(part)
     if "chunk" not in flow.operator:
+        number = len(flow.numbers)
         for piece in pieces:
             facet = next((f for f in piece.facets if f.shape[dim] > 1), None)
-            flow.numbers.append(Number(flow.module, piece.shape[dim], facet, dim))
+            flow.numbers.append(Number(flow.module, piece.shape[dim], facet, dim, call=number))
     return pieces
 
 

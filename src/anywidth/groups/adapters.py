@@ -1,0 +1,84 @@
+"""What modules repeat of the shapes of their tensors, set again when those are narrowed: one adapter per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ["adapt", "adapter"]
+
+Adapter = Callable[[Any], None]
+F = TypeVar("F", bound=Adapter)
+_ADAPTERS: dict[type[nn.Module], Adapter] = {}
+
+
+def adapter(*kinds: type[nn.Module]) -> Callable[[F], F]:
+    """Register a function that finishes a narrowed module of these classes (and those derived from them).
+
+    It gets every such module of a subnet, whose tensors and integer attributes are those of the subnet already, and
+    sets what else the module keeps of their sizes, in place. It has to give the same whenever it is called again. The
+    proof of the groups runs with it, so that a wrong one freezes channels and never gives a wrong subnet.
+
+    >>> class Averaged(nn.Linear):
+    ...     def __init__(self, inputs: int, outputs: int) -> None:
+    ...         super().__init__(inputs, outputs)
+    ...         self.share = 1 / inputs
+    >>> @adapter(Averaged)
+    ... def averaged(module: Averaged) -> None:
+    ...     module.share = 1 / module.weight.shape[1]
+    """
+
+    def register(function: F) -> F:
+        _ADAPTERS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def adapt(module: nn.Module) -> None:
+    """Run the adapters of a module's class and of those that it derives from, the most general first."""
+    for kind in reversed(type(module).__mro__):
+        if kind in _ADAPTERS:
+            _ADAPTERS[kind](module)
+
+
+@adapter(nn.modules.conv._ConvNd)
+def _convolution(module: nn.modules.conv._ConvNd) -> None:
+    first, second = module.weight.shape[0], module.weight.shape[1] * module.groups
+    module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
+
+
+@adapter(nn.Linear)
+def _linear(module: nn.Linear) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+@adapter(nn.modules.batchnorm._NormBase)
+def _batch_norm(module: nn.modules.batchnorm._NormBase) -> None:
+    reference = module.weight if isinstance(module.weight, Tensor) else module.running_mean
+    if reference is not None:
+        module.num_features = reference.shape[0]
+
+
+@adapter(nn.LayerNorm, nn.RMSNorm)
+def _layer_norm(module: nn.LayerNorm | nn.RMSNorm) -> None:
+    if isinstance(module.weight, Tensor):
+        module.normalized_shape = tuple(module.weight.shape)
+
+
+@adapter(nn.GroupNorm)
+def _group_norm(module: nn.GroupNorm) -> None:
+    if isinstance(module.weight, Tensor):
+        module.num_channels = module.weight.shape[0]
+
+
+@adapter(nn.PReLU)
+def _prelu(module: nn.PReLU) -> None:
+    module.num_parameters = module.weight.shape[0]
+
+
+@adapter(nn.Embedding)
+def _embedding(module: nn.Embedding) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape

@@ -1,0 +1,164 @@
+"""The order of channels: subnets keep the first of every group, so the important ones go there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from anywidth.errors import NoEffectWarning, WidthError
+from anywidth.groups import Analysis, ChannelGroup
+from anywidth.groups.trace import Inputs, module_modes, named_tensors
+
+__all__ = ["Order", "l1_importance", "reorder_"]
+
+Order = Literal["l1"] | Callable[[ChannelGroup, Mapping[str, Tensor]], Tensor]
+"""How important the channels of a group are: `order(group, parts)`, one number per unit, shape (units,).
+
+`parts` has, by name of the dimension (`conv.weight[0]`), every parameter that follows the group, as
+(units, numbers of each)."""
+
+_TOLERANCE = 1e-4
+
+
+def l1_importance(group: ChannelGroup, parts: Mapping[str, Tensor]) -> Tensor:
+    """The L1 norm of everything that makes or reads a unit, each tensor measured by its mean; shape (units,).
+
+    Source: Pruning Filters for Efficient ConvNets (arXiv 1608.08710), summed over coupled layers.
+
+    >>> group = ChannelGroup(name="conv", channels=2)
+    >>> l1_importance(group, {"conv.weight[0]": torch.tensor([[1.0, -1.0], [3.0, 3.0]])})
+    tensor([0.5000, 1.5000])
+    """
+    # A bias says nothing of how much a channel matters.
+    norms = [part.abs().mean(1) for name, part in parts.items() if not name.partition("[")[0].endswith("bias")]
+    return sum((norm / norm.mean().clamp(min=1e-30) for norm in norms), torch.zeros(group.units))
+
+
+@torch.no_grad()
+def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order) -> None:
+    """Permute the channels of every elastic group in place, the most important first; the function stays the same.
+
+    That it does is checked on the example inputs. A group whose channels cannot change places keeps its order, with a
+    warning.
+
+    Args:
+        model: The full network.
+        analysis: Its channel groups.
+        inputs: Example inputs.
+        order: "l1", or a function; see `Order`.
+
+    Raises:
+        WidthError: `order` is no known name, or does not give one finite number per unit.
+    """
+    if isinstance(order, str) and order != "l1":
+        raise WidthError(f"order is {order!r}; give 'l1', or a function of a group and its parameters")
+    measure = l1_importance if isinstance(order, str) else order
+    measure = l1_importance if isinstance(order, str) else order
+    tensors = named_tensors(model)
+    moves: dict[str, _Move] = {}
+    stay = []
+    for number, group in enumerate(analysis.groups):
+        if group.frozen is None:
+            members = list(_members(analysis, number))
+            ranking = _ranking(group, _parts(tensors, members), measure)
+            if all(len(positions) == group.units for _, _, positions in members):
+                moves[group.name] = _move(analysis, members, ranking)
+            else:
+                stay.append(group.name)
+    before = _outputs(model, inputs)
+    _apply(tensors, moves.values())
+    if not _same(before, _outputs(model, inputs)):
+        _undo(tensors, moves.values())
+        for name, move in moves.items():
+            _apply(tensors, [move])
+            if not _same(before, _outputs(model, inputs)):
+                _undo(tensors, [move])
+                stay.append(name)
+    if stay:
+        warnings.warn(
+            f"the channels of {', '.join(stay)} cannot change places and keep their order",
+            NoEffectWarning,
+            stacklevel=3,
+        )
+
+
+_Move = dict[tuple[str, int], npt.NDArray[np.int64]]
+"""For every dimension of a tensor: which old position comes to each."""
+
+_Member = tuple[str, int, npt.NDArray[np.int64]]
+"""A dimension that follows a group: tensor, dimension, and positions as (units, positions of each)."""
+
+
+def _members(analysis: Analysis, number: int) -> Iterable[_Member]:
+    """Every dimension that follows a group; one row of positions where units have not equally many."""
+    units = analysis.groups[number].units
+    for name, axes in analysis.axes.items():
+        for dim, axis in enumerate(axes):
+            if axis is None or not (axis.group == number).any():
+                continue
+            positions = np.flatnonzero(axis.group == number)
+            ranks = axis.rank[positions]
+            counts = np.bincount(ranks, minlength=units)
+            rows = units if (counts == counts[0]).all() else 1
+            yield name, dim, positions[np.argsort(ranks, kind="stable")].reshape(rows, -1)
+
+
+def _parts(tensors: Mapping[str, Tensor], members: Iterable[_Member]) -> dict[str, Tensor]:
+    parts = {}
+    for name, dim, positions in members:
+        if isinstance(tensors[name], nn.Parameter) and len(positions) > 1:
+            tensor = tensors[name].detach().movedim(dim, 0)
+            parts[f"{name}[{dim}]"] = tensor[torch.from_numpy(positions)].flatten(1).float().cpu()
+    return parts
+
+
+def _ranking(group: ChannelGroup, parts: Mapping[str, Tensor], measure: Callable[..., Tensor]) -> npt.NDArray[np.int64]:
+    """The units in their new order."""
+    scores = torch.as_tensor(measure(group, parts))
+    if scores.shape != (group.units,) or not bool(torch.isfinite(scores).all()):
+        raise WidthError(
+            f"order gave {tuple(scores.shape)} numbers for the {group.units} units of group {group.name!r}, or some "
+            "that are not finite; give one finite number per unit"
+        )
+    return torch.sort(scores, descending=True, stable=True).indices.numpy()
+
+
+def _move(analysis: Analysis, members: Iterable[_Member], ranking: npt.NDArray[np.int64]) -> _Move:
+    move: _Move = {}
+    for name, dim, positions in members:
+        index = np.arange(analysis.shapes[name][dim])
+        index[positions.reshape(-1)] = positions[ranking].reshape(-1)
+        move[name, dim] = index
+    return move
+
+
+def _apply(tensors: Mapping[str, Tensor], moves: Iterable[_Move]) -> None:
+    for move in moves:
+        for (name, dim), index in move.items():
+            tensor = tensors[name]
+            tensor.copy_(tensor.index_select(dim, torch.from_numpy(index).to(tensor.device)))
+
+
+def _undo(tensors: Mapping[str, Tensor], moves: Iterable[_Move]) -> None:
+    _apply(tensors, [{key: np.argsort(index) for key, index in move.items()} for move in moves])
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    with module_modes(model, False):
+        result = inputs.call(model)
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _same(before: list[Tensor], after: list[Tensor]) -> bool:
+    return all(
+        float((a - b).abs().max()) <= _TOLERANCE * max(float(a.abs().max()), 1e-30)
+        for a, b in zip(before, after, strict=True)
+        if a.numel()
+    )
