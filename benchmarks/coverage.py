@@ -33,6 +33,7 @@ import torch
 import torch.utils._pytree as pytree
 import torchvision
 from coverage_page import write_page
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 import anywidth as aw
@@ -75,7 +76,7 @@ def _segmentation(name: str) -> tuple[nn.Module, Any]:
 
 def _backbone(name: str) -> tuple[nn.Module, Any]:
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-    return model.backbone, torch.randn(1, 3, 320, 320)
+    return model.get_submodule("backbone"), torch.randn(1, 3, 320, 320)
 
 
 def timm_models() -> Iterator[tuple[str, str, Build]]:
@@ -88,7 +89,7 @@ def timm_models() -> Iterator[tuple[str, str, Build]]:
 
 def _timm(name: str) -> tuple[nn.Module, Any]:
     model = timm.create_model(name, pretrained=False)
-    return model, torch.randn(1, *timm.data.resolve_model_data_config(model)["input_size"])
+    return model, torch.randn(1, *resolve_model_data_config(model)["input_size"])
 
 
 def transformers_models() -> Iterator[tuple[str, str, Build]]:
