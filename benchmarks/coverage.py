@@ -134,9 +134,8 @@ def examine(build: Build) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rng = np.random.default_rng(0)
-    elastic = net.analysis.elastic
-    draws = [{g.name: int(rng.integers(1, g.units + 1)) * g.unit for g in elastic} for _ in range(2)]
-    for config in [net.config(net.min_width), net.config(0.5), *map(aw.WidthConfig, draws)]:
+    draws = [{g.name: float(rng.uniform(net.min_width, 1)) for g in net.analysis.elastic} for _ in range(2)]
+    for config in [net.config(net.min_width), net.config(0.5), *map(net.config, draws)]:
         _check(net, config)
     full = aw.params(net)
     made = [g for g in net.groups if g.frozen and "reaches the output" not in g.frozen]

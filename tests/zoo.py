@@ -214,6 +214,28 @@ class SplitByList(nn.Module):
         return self.head(sum(read(part) for read, part in zip(self.readers, parts, strict=True)).mean((2, 3)))
 
 
+class RotaryAttention(nn.Module):
+    """Packed attention whose queries and keys are turned by a table of positions, in halves of every head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.out = nn.Linear(12, 3 * self.heads * 6), nn.Linear(self.heads * 6, 5)
+        angles = torch.arange(5.0).outer(torch.tensor([1.0, 0.3, 0.1])).repeat(1, 2)
+        self.register_buffer("sin", angles.sin())
+        self.register_buffer("cos", angles.cos())
+
+    def turn(self, x: Tensor) -> Tensor:
+        return x * self.cos + torch.cat([-x[..., 3:], x[..., :3]], -1) * self.sin
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, 6).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(self.turn(query), self.turn(key), value)
+        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
 class StridedSlices(nn.Module):
     """Even and odd channels go different ways."""
 
@@ -621,6 +643,7 @@ CASES: tuple[Case, ...] = (
     _ours("channel shuffle", ChannelShuffle),
     _ours("chunk and split", ChunkAndSplit),
     _ours("split by list", SplitByList),
+    _ours("rotary attention", RotaryAttention, lambda: torch.randn(2, 5, 12, dtype=torch.float64)),
     _ours("strided slices", StridedSlices, warns=True),
     _ours("flatten into linear", FlattenIntoLinear),
     _ours("used twice", UsedTwice),

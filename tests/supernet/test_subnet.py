@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.errors import UncalibratedError, WidthError
+from anywidth.supernet import contiguous
 from proofs import assert_close, call, configs, kept, outputs, slicing_gradients, weighted
 from zoo import Case, find
 
@@ -491,3 +492,26 @@ def test_functional_use_of_channels(supernet_of: SupernetOf) -> None:
     with torch.no_grad():
         full.second[:, 5:] = 0
     assert_close(net.subnet(aw.WidthConfig({group.name: 5}))(x), full(x))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+def test_dense_copies_are_put_back_whatever_happens(layout: torch.memory_format) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 64, 3), nn.Conv2d(64, 4, 1)).to(memory_format=layout)
+    net = aw.Supernet(model, torch.randn(2, 3, 8, 8))
+    subnet, x = net.subnet(0.5), torch.randn(2, 3, 8, 8)
+    wanted = subnet(x)
+    before = {name: (p.data_ptr(), p.stride()) for name, p in subnet.named_parameters()}
+
+    def fail() -> None:
+        with contiguous(subnet):
+            assert all(p.is_contiguous(memory_format=layout) for p in subnet.parameters() if p.ndim == 4)
+            assert torch.equal(subnet[1].weight, model[1].weight[:32, :16])
+            torch.testing.assert_close(subnet(x), wanted)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert {name: (p.data_ptr(), p.stride()) for name, p in subnet.named_parameters()} == before
+    with torch.no_grad():
+        model[1].weight.zero_()
+    assert not subnet[1].weight.any()

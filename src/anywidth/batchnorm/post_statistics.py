@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anywidth.errors import DataError
 from anywidth.groups.trace import Inputs
-from anywidth.supernet import Supernet, norm_modules
+from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.supernet.batches import model_device, split_batch
 from anywidth.widths import Width, WidthConfig
 
@@ -64,7 +64,8 @@ def calibrate(
     configs = [(net.config(width), net.label(width)) for width in widths]
     for config, label in configs:
         subnet = net.subnet(config)
-        with net.statistics.computing(config), _same_random_numbers(subnet):
+        dense = nullcontext() if subnet is net.model else contiguous(subnet)
+        with net.statistics.computing(config), _same_random_numbers(subnet), dense:
             moments = _sequential(subnet, loader, images) if sequential else _single_pass(subnet, loader, images)
         values = {}
         for name, norm in norm_modules(subnet).items():
@@ -182,7 +183,7 @@ def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[
             norm.momentum, norm.track_running_stats = 1.0, True
             norm.running_mean = torch.zeros_like(norm.running_mean)  # type: ignore[arg-type]
             norm.running_var = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
-            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
+            norm.num_batches_tracked = None  # counting them takes as long as a small kernel
             norm.training = True
             handles.append(norm.register_forward_hook(collect, with_kwargs=True))
         yield moments

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import is_leading, narrow, take
 
-__all__ = ["GradientLinks", "bind_subnet"]
+__all__ = ["GradientLinks", "bind_subnet", "contiguous"]
 
 
 class GradientLinks:
@@ -171,6 +172,29 @@ def bind_subnet(
     if gathered:
         subnet.register_forward_pre_hook(lambda *_: _refresh(gathered))
     return subnet
+
+
+@contextmanager
+def contiguous(subnet: nn.Module) -> Iterator[None]:
+    """Within it, the weights of a subnet are dense copies; the supernet's must not change meanwhile.
+
+    Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward.
+    """
+    views = [(leaf, leaf.data) for leaf in subnet.parameters() if not _is_dense(leaf)]
+    try:
+        for leaf, view in views:
+            leaf.data = view.clone()
+        yield
+    finally:
+        for leaf, view in views:
+            leaf.data = view
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.is_contiguous() or (
+        tensor.ndim in formats and tensor.is_contiguous(memory_format=formats[tensor.ndim])
+    )
 
 
 def _refresh(gathered: list[_Gathered]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anywidth.errors import TrainingError, WidthError
 from anywidth.groups.trace import module_modes, normalise_inputs
-from anywidth.supernet import Supernet, norm_modules
+from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
@@ -100,18 +100,13 @@ def sandwich_step(
     for number, width in enumerate(chosen):
         subnet = net.subnet(width)
         learns = number > 0 and distillation is not None
-        if subnet is net.model:
-            # A random width may round to the widest; then it behaves like every other of them.
-            with _passing(subnet, dropout=not learns) if number else nullcontext():
-                output = call.call(subnet)
-        else:
-            follow_mode(net.model, subnet, dropout=not learns)
+        with _prepared(net, subnet, first=number == 0, dropout=not learns):
             output = call.call(subnet)
-        if number == 0 or distillation is None or teacher is None:
-            value = loss(output, targets)
-        else:
-            value = distillation(logits(output), teacher)
-        backward(value if scale == 1.0 else value * scale)
+            if distillation is None or teacher is None:
+                value = loss(output, targets)
+            else:
+                value = distillation(logits(output), teacher)
+            backward(value if scale == 1.0 else value * scale)
         losses.append(value.detach())
         if number == 0:
             first = _detach(output)
@@ -125,6 +120,20 @@ def sandwich_step(
             "Lower the learning rate, clip gradients, or check the data for NaN"
         )
     return result
+
+
+@contextmanager
+def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -> Iterator[None]:
+    """Within it, a subnet is ready for one forward and backward of a step."""
+    if subnet is not net.model:
+        follow_mode(net.model, subnet, dropout=dropout)
+        with contiguous(subnet):
+            yield
+    elif first:
+        yield
+    else:  # a random width may round to the widest; then it behaves like every other of them
+        with _passing(subnet, dropout=dropout):
+            yield
 
 
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
