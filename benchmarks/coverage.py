@@ -238,7 +238,7 @@ def main() -> None:
         print(f"; median analysis {statistics.median(float(row['seconds']) for row in good):.2f} s", end="")
     print()
     if arguments.only == "*":
-        print("written to", write_page(rows, HERE.parent / "docs" / "coverage.md"))
+        print("written to", write_page(rows, HERE.parent / "docs" / "coverage.md", jobs=arguments.jobs))
 
 
 def _write(path: Path, table: dict[str, dict[str, Any]]) -> None:

@@ -11,8 +11,8 @@ __all__ = ["write_page"]
 Rows = Sequence[Mapping[str, str]]
 
 
-def write_page(rows: Rows, path: Path) -> Path:
-    """Write the table of `coverage.py` as a page, with its sums at the head."""
+def write_page(rows: Rows, path: Path, *, jobs: int) -> Path:
+    """Write the table of `coverage.py` as a page, with its sums at the head; `jobs` models ran at a time."""
     good = [row for row in rows if row["status"] == "ok"]
     bad = [row for row in rows if row["status"] != "ok"]
     lines = [
@@ -33,7 +33,7 @@ def write_page(rows: Rows, path: Path) -> Path:
         lines += [
             f"- At least 90% of the MACs are elastic in **{most}** of them ({most / len(good):.0%}).",
             f"- Parameters at width 0.5, median over all: **{statistics.median(halves):.2f}** of the full network.",
-            f"- Analysis: median **{statistics.median(seconds):.1f} s**, longest {max(seconds):.0f} s.",
+            f"- Analysis ({jobs} at a time): median {statistics.median(seconds):.1f} s, longest {max(seconds):.0f} s.",
         ]
     lines += ["", *_table(good)]
     if bad:
