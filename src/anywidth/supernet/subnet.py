@@ -70,10 +70,10 @@ class GradientLinks:
 @cache
 def _warn_of_layouts_unheard() -> None:
     """Use up autograd's one warning that a gradient is strided: slices of gradients are, on purpose."""
-    leaf = torch.zeros(2, 2, requires_grad=True)
-    leaf.grad = torch.zeros(2, 3)[:, :2]
     with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         warnings.simplefilter("ignore")
+        leaf = torch.zeros(2, 2, requires_grad=True)  # made in here: one of inference mode takes no gradient
+        leaf.grad = torch.zeros(2, 3)[:, :2]
         leaf.sum().backward()
 
 
