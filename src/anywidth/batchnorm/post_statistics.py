@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -113,30 +113,43 @@ def _store(net: Supernet, config: WidthConfig, label: str, values: dict[str, Ten
 
 
 class _Moments:
-    """Pooled count, mean and variance of the batches that one norm layer has seen."""
+    """Pooled count, mean and variance of the batches that one norm layer has seen.
 
-    def __init__(self, instance: bool) -> None:
-        self.instance = instance
+    The kernel of the layer itself writes the moments of each batch, one to a row of the running buffers.
+    """
+
+    def __init__(self, norm: _NormBase) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.instance = isinstance(norm, _InstanceNorm)
         self.count = 0.0
         self.mean: Tensor | None = None
         self.square: Tensor | None = None
-        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._counts: list[int] = []
+        self._means = norm.running_mean.new_zeros(_FOLD, *norm.running_mean.shape)
+        self._variances = norm.running_var.new_ones(_FOLD, *norm.running_var.shape)
+        self._rows = list(zip(self._means, self._variances, strict=True))
 
-    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
-        """Take one batch: the number of values per channel, their mean and unbiased variance."""
-        self._pending.append((count, mean.clone(), variance.clone()))
-        if len(self._pending) >= _FOLD:
+    @property
+    def seen(self) -> bool:
+        """Whether any batch came."""
+        return self.mean is not None or bool(self._counts)
+
+    def row(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the mean and unbiased variance of this batch shall be written."""
+        if len(self._counts) == _FOLD:
             self._fold()
+        self._counts.append(x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0])
+        return self._rows[len(self._counts) - 1]
 
     def _fold(self) -> None:
-        if not self._pending:
+        rows = len(self._counts)
+        if not rows:
             return
-        counts = torch.tensor([float(c) for c, _, _ in self._pending], dtype=torch.float64)
-        device = self._pending[0][1].device
-        weights = counts.to(device).unsqueeze(1)
-        means = torch.stack([m for _, m, _ in self._pending]).double()
-        variances = torch.stack([v for _, _, v in self._pending]).double()
-        self._pending = []
+        counts = torch.tensor(self._counts, dtype=torch.float64)
+        weights = counts.to(self._means.device).unsqueeze(1)
+        means, variances = self._means[:rows].double(), self._variances[:rows].double()
+        self._counts = []
         total = float(counts.sum())
         mean = (weights * means).sum(0) / total
         within = (variances * (weights if self.instance else weights - 1)).sum(0)
@@ -164,37 +177,46 @@ class _Moments:
 
 @contextmanager
 def _collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_NormBase, _Moments]]:
-    """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was."""
-    moments: dict[_NormBase, _Moments] = {}
+    """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was.
+
+    What a norm layer does not see is not in the dictionary afterwards.
+    """
+    moments = {norm: _Moments(norm) for norm in norms}
     modes = [(module, module.training) for module in subnet.modules()]
     kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
-
-    def collect(norm: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], _: Any) -> None:
-        x = args[0] if args else kwargs["input"]
-        count = x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0]
-        moments.setdefault(norm, _Moments(isinstance(norm, _InstanceNorm)))
-        moments[norm].add(count, norm.running_mean, norm.running_var)
-
-    handles = []
+    own_forward = {norm: norm.__dict__["forward"] for norm in norms if "forward" in norm.__dict__}
     try:
         subnet.eval()
         for norm in norms:
             # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
             norm.momentum, norm.track_running_stats = 1.0, True
-            norm.running_mean = torch.zeros_like(norm.running_mean)  # type: ignore[arg-type]
-            norm.running_var = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
             norm.num_batches_tracked = None  # counting them takes as long as a small kernel
             norm.training = True
-            handles.append(norm.register_forward_hook(collect, with_kwargs=True))
+            # A hook would send each call down the slow path of nn.Module, which a small width notices.
+            norm.forward = _into_rows(norm, moments[norm])
         yield moments
+        for norm in norms:
+            if not moments[norm].seen:
+                del moments[norm]
     finally:
-        for handle in handles:
-            handle.remove()
         for norm, momentum, track, mean, variance, batches in kept:
+            norm.__dict__.pop("forward", None)
+            norm.__dict__.update({"forward": own_forward[norm]} if norm in own_forward else {})
             norm.momentum, norm.track_running_stats = momentum, track
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, batches
         for module, mode in modes:
             module.training = mode
+
+
+def _into_rows(norm: _NormBase, moments: _Moments) -> Callable[..., Tensor]:
+    """The forward of a norm layer, with running buffers of its own for each batch."""
+    forward, buffers = norm.forward, norm._buffers
+
+    def measured(*args: Any, **kwargs: Any) -> Tensor:
+        buffers["running_mean"], buffers["running_var"] = moments.row(args[0] if args else kwargs["input"])
+        return forward(*args, **kwargs)
+
+    return measured
 
 
 @contextmanager
