@@ -26,7 +26,7 @@ class TrainSettings:
         epochs: passes over the training images
         batch_size: images per step
         lr: peak learning rate; a cosine takes it down to 0
-        weight_decay: of convolution and linear weights; by default 0.005 for digits and else 0.0001
+        weight_decay: of convolution and linear weights; by default 0.01 for digits and else 0.0001
         warmup_epochs: epochs in which the learning rate climbs in a line
         min_width: narrowest width; by default the model's own, or 0.25
         divisor: channels are rounded to multiples of this; by default the model's own, or 8
@@ -85,4 +85,4 @@ class TrainSettings:
     @property
     def decay(self) -> float:
         """The weight decay; the digits are so few that a network learns them by heart without more of it."""
-        return (5e-3 if self.data == "digits" else 1e-4) if self.weight_decay is None else self.weight_decay
+        return (1e-2 if self.data == "digits" else 1e-4) if self.weight_decay is None else self.weight_decay

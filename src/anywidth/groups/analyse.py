@@ -9,7 +9,7 @@ from torch import nn
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.propagate import propagate
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import capture, double_batch, normalise_inputs
+from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs
 from anywidth.groups.verify import verify
 
 __all__ = ["analyse"]
@@ -27,7 +27,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
         AnalysisError: the model cannot be captured or run on the inputs.
     """
     inputs = double_batch(normalise_inputs(example_inputs))
-    # Both modes, because auxiliary heads, stochastic depth and the like exist in one of them only.
-    captures = [capture(model, inputs, training=training) for training in (True, False)]
+    modes = (True, False) if modes_differ(model, inputs) else (False,)
+    captures = [capture(model, inputs, training=training) for training in modes]
     found = propagate(model, captures)
     return verify(model, found, captures, inputs) if proof else solve(model, found)

@@ -82,10 +82,37 @@ class _Masked(Interpreter):
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
             result = super().run_node(n)
-        if isinstance(result, Tensor):
+        if isinstance(result, Tensor) and not (_finite(n) and all(_indifferent(user, n) for user in n.users)):
             for mask in self.masks.get(n.name, []):
                 result = torch.where(mask, result, torch.zeros((), dtype=result.dtype))
         return result
+
+
+def _base(node: Node) -> str:
+    return str(node.target).rsplit(".", 1)[0] if node.op == "call_function" else ""
+
+
+def _finite(node: Node) -> bool:
+    """Whether an operator makes finite numbers even of dropped channels, which a zero weight can then silence."""
+    return node.op == "placeholder" or _base(node).rstrip("_") in _BY_WEIGHT | _PER_CHANNEL | _BOUNDED
+
+
+def _indifferent(user: Node, source: Node) -> bool:
+    """Whether what an operator makes of dropped channels is dropped too, or multiplied by a weight that is masked."""
+    base = _base(user).rstrip("_")
+    if base in _BY_WEIGHT:
+        return source in user.args[:1] and source not in user.args[1:]
+    return base in _PER_CHANNEL | _BOUNDED
+
+
+_BY_WEIGHT = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear"})
+_PER_CHANNEL = frozenset(
+    f"aten.{name}" for name in ("view", "permute", "transpose", "dropout", "clone", "contiguous", "detach")
+)
+_BOUNDED = frozenset(
+    f"aten.{name}"
+    for name in ("add", "sub", "mul", "relu", "gelu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid")
+)
 
 
 def _dims(args: Any, kwargs: Any, ndim: int, position: int) -> list[int]:

@@ -68,11 +68,10 @@ class Prover:
 
     def faults(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, str]:
         """Groups that fail when narrowed, with the reason; found by halving."""
-        if not groups:
-            return {}
-        failure = self.prove(analysis, groups)
-        if failure is None:
-            return {}
+        failure = self.prove(analysis, groups) if groups else None
+        return {} if failure is None else self._halves(analysis, groups, failure)
+
+    def _halves(self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure) -> dict[str, str]:
         if len(groups) == 1:
             return {groups[0].name: failure.text}
         middle = len(groups) // 2
@@ -171,6 +170,16 @@ def _watched(model: nn.Module, active: list[str]) -> Iterator[None]:
             handle.remove()
 
 
+_PERIOD = 1_000_003
+"""A prime, so that no two rows of a tensor smaller than its square are alike."""
+
+
+def _normal(number: int, generator: torch.Generator) -> Tensor:
+    """Normal random numbers in single precision; beyond a period they repeat, because drawing millions takes long."""
+    drawn = torch.randn(min(number, _PERIOD), generator=generator)
+    return drawn.repeat(-(-number // drawn.numel()))[:number] if number else drawn
+
+
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
     for parameter in model.parameters():
@@ -179,8 +188,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
             continue
         if parameter.ndim >= 2:
             spread = math.sqrt(2 / max(1, parameter[0].numel()))
-            # Drawn in single precision, which takes half the time.
-            parameter.copy_(torch.randn(shape, generator=generator) * spread)
+            parameter.copy_(_normal(parameter.numel(), generator).reshape(shape) * spread)
         else:
             parameter.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
     for module in model.modules():

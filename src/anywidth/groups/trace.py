@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.config
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from anywidth.errors import AnalysisError
 
@@ -19,6 +22,7 @@ __all__ = [
     "Inputs",
     "capture",
     "double_batch",
+    "modes_differ",
     "module_modes",
     "named_tensors",
     "normalise_inputs",
@@ -125,6 +129,61 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             container.update(content)
 
 
+class _Called(TorchFunctionMode):
+    """Notes the functions of torch that a forward calls, and the shapes of what they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, getattr(result, "shape", None)))
+        return result
+
+
+def modes_differ(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a forward calls other functions in training than in evaluation (auxiliary heads, stochastic depth).
+
+    Found on the meta device, where no numbers are computed; a forward that cannot run there counts as different.
+    Capturing a graph takes many times longer.
+    """
+    calls: list[list[tuple[Any, ...]]] = []
+    fast_attention = torch.backends.mha.get_fastpath_enabled()  # for evaluation only, and not in captured graphs
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            shadow = copy.deepcopy(model, {id(t): _meta(t) for t in named_tensors(model).values()})
+            for module in shadow.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.num_batches_tracked = None  # batch norms count in training, and nothing else is different
+            for training in (True, False):
+                with _Called() as called:
+                    inputs.map(_meta).call(shadow.train(training))
+                calls.append(called.calls)
+    except Exception:
+        return True
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    return calls[0] != calls[1]
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+@contextmanager
+def _no_stack_traces() -> Iterator[None]:
+    """Nodes of graphs made within it do not carry where in the code they come from, which takes a quarter longer."""
+    before = torch.fx.config.do_not_emit_stack_traces
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
+
+
 def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     """The ATen graph of a model in training or evaluation mode, by non-strict `torch.export`.
 
@@ -132,7 +191,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
     inputs = double_batch(inputs)
-    with unchanged(model), module_modes(model, training):
+    with unchanged(model), module_modes(model, training), _no_stack_traces():
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
