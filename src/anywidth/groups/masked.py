@@ -69,7 +69,7 @@ class _Masked(Interpreter):
     def run_node(self, n: Node) -> Any:
         if "_assert_tensor_metadata" in str(n.target):  # the traced dtype; proofs run in double precision
             return None
-        special = _SPECIAL.get(str(n.target).rsplit(".", 1)[0]) if n.op == "call_function" else None
+        special = _SPECIAL.get(_base(n))
         source = n.all_input_nodes[0] if n.all_input_nodes else None
         masks = self.masks.get(source.name, []) if source is not None else []
         if special and masks:
@@ -94,7 +94,7 @@ def _base(node: Node) -> str:
 
 def _finite(node: Node) -> bool:
     """Whether an operator makes finite numbers even of dropped channels, which a zero weight can then silence."""
-    return node.op == "placeholder" or _base(node).rstrip("_") in _BY_WEIGHT | _PER_CHANNEL | _BOUNDED
+    return node.op == "placeholder" or _base(node).rstrip("_") in _BY_WEIGHT | _PER_CHANNEL
 
 
 def _indifferent(user: Node, source: Node) -> bool:
@@ -102,17 +102,17 @@ def _indifferent(user: Node, source: Node) -> bool:
     base = _base(user).rstrip("_")
     if base in _BY_WEIGHT:
         return source in user.args[:1] and source not in user.args[1:]
-    return base in _PER_CHANNEL | _BOUNDED
+    return base in _PER_CHANNEL
 
 
 _BY_WEIGHT = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear"})
 _PER_CHANNEL = frozenset(
-    f"aten.{name}" for name in ("view", "permute", "transpose", "dropout", "clone", "contiguous", "detach")
-)
-_BOUNDED = frozenset(
     f"aten.{name}"
-    for name in ("add", "sub", "mul", "relu", "gelu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid")
-)
+    for name in (
+        "view", "permute", "transpose", "dropout", "clone", "contiguous", "detach", "add", "sub", "mul", "relu", "gelu",
+        "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid",
+    )
+)  # fmt: skip
 
 
 def _dims(args: Any, kwargs: Any, ndim: int, position: int) -> list[int]:

@@ -66,16 +66,17 @@ class Prover:
         tensor = tensor.detach().cpu()
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
-    def faults(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> dict[str, str]:
-        """Groups that fail when narrowed, with the reason; found by halving."""
-        failure = self.prove(analysis, groups) if groups else None
-        return {} if failure is None else self._halves(analysis, groups, failure)
-
-    def _halves(self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure) -> dict[str, str]:
+    def faults(self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure) -> dict[str, str]:
+        """Groups that fail when narrowed, of some that together had `failure`, with the reason; found by halving."""
         if len(groups) == 1:
             return {groups[0].name: failure.text}
         middle = len(groups) // 2
-        return {**self.faults(analysis, groups[:middle]), **self.faults(analysis, groups[middle:])}
+        found = {}
+        for half in (groups[:middle], groups[middle:]):
+            of_half = self.prove(analysis, half)
+            if of_half is not None:
+                found |= self.faults(analysis, half, of_half)
+        return found
 
     def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> Failure | None:
         """None if the network with these groups narrowed at random equals the masked one, else what is wrong.
@@ -171,7 +172,7 @@ def _watched(model: nn.Module, active: list[str]) -> Iterator[None]:
 
 
 _PERIOD = 1_000_003
-"""A prime, so that no two rows of a tensor smaller than its square are alike."""
+"""A prime, so that rows are alike only in tensors with more rows than this, or of longer rows."""
 
 
 def _normal(number: int, generator: torch.Generator) -> Tensor:

@@ -161,7 +161,7 @@ def modes_differ(model: nn.Module, inputs: Inputs) -> bool:
                 with _Called() as called:
                     inputs.map(_meta).call(shadow.train(training))
                 calls.append(called.calls)
-    except Exception:
+    except Exception:  # whatever it is: the captures then run the forward itself, and say what is wrong with it
         return True
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)

@@ -40,7 +40,7 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
         if failure is None:
             return repair.analysis
         if failure.module is None or not repair.step(failure, prover):
-            faults = prover.faults(repair.analysis, groups)
+            faults = prover.faults(repair.analysis, groups, failure)
             # Groups may fail only together; then the last one is given up.
             repair.freeze(faults or {groups[-1].name: f"narrowed with others, {failure.text}"})
     return repair.analysis.freeze({group.name: "no proof within the rounds allowed" for group in groups})

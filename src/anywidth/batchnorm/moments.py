@@ -1,0 +1,124 @@
+"""Moments of what norm layers see, collected while a network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+__all__ = ["Moments", "collecting"]
+
+_FOLD = 32
+
+
+class Moments:
+    """Pooled count, mean and variance of the batches that one norm layer has seen.
+
+    The kernel of the layer itself writes the moments of each batch, one to a row of the running buffers.
+    """
+
+    def __init__(self, norm: _NormBase) -> None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.instance = isinstance(norm, _InstanceNorm)
+        self.count = 0.0
+        self.mean: Tensor | None = None
+        self.square: Tensor | None = None
+        self._counts: list[int] = []
+        self._means = norm.running_mean.new_zeros(_FOLD, *norm.running_mean.shape)
+        self._variances = norm.running_var.new_ones(_FOLD, *norm.running_var.shape)
+        self._rows = list(zip(self._means, self._variances, strict=True))
+
+    @property
+    def seen(self) -> bool:
+        """Whether any batch came."""
+        return self.mean is not None or bool(self._counts)
+
+    def row(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the mean and unbiased variance of this batch shall be written."""
+        if len(self._counts) == _FOLD:
+            self._fold()
+        self._counts.append(x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0])
+        return self._rows[len(self._counts) - 1]
+
+    def _fold(self) -> None:
+        rows = len(self._counts)
+        if not rows:
+            return
+        counts = torch.tensor(self._counts, dtype=torch.float64)
+        weights = counts.to(self._means.device).unsqueeze(1)
+        means, variances = self._means[:rows].double(), self._variances[:rows].double()
+        self._counts = []
+        total = float(counts.sum())
+        mean = (weights * means).sum(0) / total
+        within = (variances * (weights if self.instance else weights - 1)).sum(0)
+        between = torch.zeros_like(within) if self.instance else (weights * (means - mean).square()).sum(0)
+        square = within + between
+        if self.mean is None or self.square is None:
+            self.count, self.mean, self.square = total, mean, square
+            return
+        count = self.count + total
+        shift = mean - self.mean
+        self.square += square
+        if not self.instance:
+            self.square += shift.square() * (self.count * total / count)
+        self.mean += shift * (total / count)
+        self.count = count
+
+    def result(self, *, unbiased: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance (unbiased, as batch norms store it) of everything seen."""
+        self._fold()
+        assert self.mean is not None
+        assert self.square is not None
+        divisor = max(self.count - 1, 1) if unbiased and not self.instance else self.count
+        return self.mean, self.square / divisor
+
+
+@contextmanager
+def collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_NormBase, Moments]]:
+    """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was.
+
+    What a norm layer does not see is not in the dictionary afterwards.
+    """
+    moments = {norm: Moments(norm) for norm in norms}
+    modes = [(module, module.training) for module in subnet.modules()]
+    kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
+    own_forward = {norm: norm.__dict__.get("forward") for norm in norms}
+    try:
+        subnet.eval()
+        for norm in norms:
+            # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
+            norm.momentum, norm.track_running_stats = 1.0, True
+            norm.num_batches_tracked = None  # counting them takes as long as a small kernel
+            norm.training = True
+            # A hook would send each call down the slow path of nn.Module, which a small width notices.
+            norm.forward = _into_rows(norm, moments[norm])
+        yield moments
+        for norm in norms:
+            if not moments[norm].seen:
+                del moments[norm]
+    finally:
+        for norm, momentum, track, mean, variance, batches in kept:
+            norm.__dict__.pop("forward", None)
+            if (own := own_forward[norm]) is not None:
+                norm.forward = own
+            norm.momentum, norm.track_running_stats = momentum, track
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, batches
+        for module, mode in modes:
+            module.training = mode
+
+
+def _into_rows(norm: _NormBase, moments: Moments) -> Callable[..., Tensor]:
+    """The forward of a norm layer, with running buffers of its own for each batch."""
+    forward, buffers = norm.forward, norm._buffers
+
+    def measured(*args: Any, **kwargs: Any) -> Tensor:
+        buffers["running_mean"], buffers["running_var"] = moments.row(args[0] if args else kwargs["input"])
+        return forward(*args, **kwargs)
+
+    return measured
