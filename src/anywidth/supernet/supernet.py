@@ -20,7 +20,7 @@ from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.supernet.extract import extract
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import GradientLinks, bind_subnet
+from anywidth.supernet.subnet import bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
@@ -106,7 +106,6 @@ class Supernet:
         self.analysis = _with_settings(analysis, self.frozen, self.ratios)
         self.statistics = Statistics(model)
         self.sampler = WidthSampler(self.min_width)
-        self._links = GradientLinks()
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._cache_size = cache_size
         self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
@@ -163,7 +162,6 @@ class Supernet:
         if config == self._full:
             return self.model
         with self._lock:
-            self._links.release()
             tensors = self._identity()
             if tensors != self._tensors:  # moved, replaced, or frozen by the user: subnets are bound to the old ones
                 self._cache.clear()
@@ -220,7 +218,7 @@ class Supernet:
         def private(name: str, buffer: Tensor, kept: Sequence[Any]) -> Tensor | None:
             return self.statistics.private(config, name, buffer, kept)
 
-        subnet = bind_subnet(self.model, self.analysis, units, self._links, private)
+        subnet = bind_subnet(self.model, self.analysis, units, private)
         norms = list(norm_modules(subnet).values())
         for norm in norms:  # in training, batch statistics are used and none are stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
