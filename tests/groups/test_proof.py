@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.errors import AnalysisError
+from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.flow import Flow, Value
+from anywidth.groups.prover import Failure, Prover
 from anywidth.groups.rules import registry
 from anywidth.groups.rules.registry import Call, Result
 
@@ -101,3 +105,87 @@ def test_a_model_that_cannot_be_captured_says_so() -> None:
         aw.Supernet(Branches(), torch.randn(1, 4))
     with pytest.raises(AnalysisError, match="example_inputs has no tensor"):
         aw.Supernet(nn.Linear(2, 2), "an image")
+
+
+def test_one_head_is_narrowed_inside_and_scaled_by_what_is_left_of_it() -> None:
+    model = nn.Sequential(nn.Linear(5, 24), Attention(num_heads=1), nn.Linear(24, 2))
+    net = aw.Supernet(model, torch.randn(2, 7, 5), divisor=1)
+    assert {group.name: group.frozen for group in net.groups[:3]} == {"0": None, "1.qkv": None, "1.proj": None}
+    assert net.subnet(0.5)(torch.randn(4, 7, 5)).shape == (4, 7, 2)
+
+
+class Flipped(nn.Module):
+    """A block in which a wrong rule for flip shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)).flip(1))
+
+
+def test_what_fails_twice_in_a_class_is_frozen_in_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmoved(flow: Flow, call: Call) -> Result:
+        return Value(call.shape, flow.facets(call.args[0]))
+
+    proofs = []
+    prove = Prover.prove
+
+    def counted(
+        self: Prover, analysis: Analysis, groups: Sequence[ChannelGroup], draws: Sequence[int] = ()
+    ) -> Failure | None:
+        proofs.append(len(groups))
+        return prove(self, analysis, groups, draws)
+
+    monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
+    monkeypatch.setattr(Prover, "prove", counted)
+    net = aw.Supernet(nn.Sequential(nn.Conv2d(1, 4, 1), *(Flipped() for _ in range(16))), torch.randn(1, 1, 4, 4))
+    assert [group.name for group in net.groups if group.name.endswith("first") and not group.frozen] == []
+    assert [group.name for group in net.groups if group.name.endswith("second") and group.frozen] == ["16.second"]
+    assert len(proofs) <= 15
+
+
+def test_groups_that_fail_only_together_do_not_freeze_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def together(
+        self: Prover, analysis: Analysis, groups: Sequence[ChannelGroup], draws: Sequence[int] = ()
+    ) -> Failure | None:
+        names = {group.name for group in groups}
+        return Failure("its narrowed network differs") if {"1", "4"} <= names else None
+
+    monkeypatch.setattr(Prover, "prove", together)
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 8), *(nn.Linear(8, 8) for _ in range(6))), torch.randn(1, 4))
+    assert [group.name for group in net.groups if group.frozen] == ["4", "6"]
+
+
+def test_tokens_that_are_parameters_are_no_channels() -> None:
+    class Registers(nn.Module):
+        """Attention over inputs and a few learned tokens; the first of all tokens is the output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = nn.Parameter(torch.randn(1, 4, 24))
+            self.embed, self.attention, self.head = nn.Linear(5, 24), Attention(), nn.Linear(24, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.tokens.expand(len(x), -1, -1), self.embed(x)], 1)
+            return self.head(self.attention(x)[:, 4:].mean(1))
+
+    net = aw.Supernet(Registers(), torch.randn(2, 7, 5), divisor=1)
+    assert {group.name for group in net.groups} == {"embed", "attention.qkv", "attention.proj", "head"}
+    assert net.subnet(0.5).get_parameter("tokens").shape == (1, 4, 12)
+
+
+def test_a_reshape_of_channels_of_which_some_are_fixed_comes_to_an_end() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grow, self.mix, self.head = nn.Linear(8, 16), nn.Linear(6, 6), nn.Linear(24, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([x, self.grow(x)], -1).view(len(x), 4, 6)
+            return self.head(self.mix(x).reshape(len(x), 24))
+
+    with pytest.warns(UserWarning, match="only 0% of the MACs of Partly"):
+        net = aw.Supernet(Partly(), torch.randn(2, 8), divisor=1)
+    assert net.subnet(0.5)(torch.randn(3, 8)).shape == (3, 2)

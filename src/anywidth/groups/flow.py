@@ -232,7 +232,8 @@ class Flow:
                 loose = sorted(varying(compressed) & dims)
                 if len(loose) > 1:
                     self.labels.tie(compressed, set(loose[:-1]), where)
-                    changed = True
+                    # Fixed positions never merge with others, which they freeze.
+                    changed |= varying(self.labels.compress(facet)) != varying(compressed)
 
     # -- helpers ---------------------------------------------------------------------------------------
 

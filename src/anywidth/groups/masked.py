@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,6 +202,13 @@ def _weight_norm(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) ->
     return normal if bias is None else normal + bias.reshape(shape)
 
 
+def _attention(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
+    """Attention scales by the number of channels in a head, so inside a single head the kept ones count."""
+    if mask.shape[-1] > 1 and kwargs.get("scale") is None:
+        kwargs = {**kwargs, "scale": 1 / math.sqrt(max(1, int(mask.sum(-1).max())))}
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 _SPECIAL = {
     "aten.batch_norm": _weight_norm,
     "aten.mean": _mean,
@@ -218,4 +226,5 @@ _SPECIAL = {
     "aten.layer_norm": _layer_norm,
     "aten.rms_norm": _layer_norm,
     "aten.group_norm": _group_norm,
+    "aten.scaled_dot_product_attention": _attention,
 }

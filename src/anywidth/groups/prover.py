@@ -22,15 +22,16 @@ from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
 
 __all__ = ["Failure", "Prover"]
 
-_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a proof failed, and the path of the module that raised (None if the outputs differ)."""
+    """Why a proof failed, the path of the module that raised (None if the outputs differ), and in which draw."""
 
     text: str
     module: str | None = None
+    draw: int = 0
 
 
 class Prover:
@@ -66,30 +67,37 @@ class Prover:
         tensor = tensor.detach().cpu()
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
-    def faults(self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure) -> dict[str, str]:
-        """Groups that fail when narrowed, of some that together had `failure`, with the reason; found by halving."""
-        if len(groups) == 1:
-            return {groups[0].name: failure.text}
-        middle = len(groups) // 2
-        found = {}
-        for half in (groups[:middle], groups[middle:]):
-            of_half = self.prove(analysis, half)
-            if of_half is not None:
-                found |= self.faults(analysis, half, of_half)
-        return found
+    def fault(
+        self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure
+    ) -> tuple[ChannelGroup, Failure]:
+        """The first of groups that together had `failure` with which they, from the first on, fail; by halving.
 
-    def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> Failure | None:
+        It need not fail alone, so that groups which fail only together are found as well.
+        """
+        passes, fails = 0, len(groups)
+        while fails - passes > 1:
+            middle = (passes + fails) // 2
+            found = self.prove(analysis, groups[:middle], draws=[failure.draw])
+            if found is None:
+                passes = middle
+            else:
+                fails, failure = middle, found
+        return groups[fails - 1], failure
+
+    def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draws: Sequence[int] = ()) -> Failure | None:
         """None if the network with these groups narrowed at random equals the masked one, else what is wrong.
 
-        Where an integer attribute may count one of several groups, two draws tell them apart.
+        Where an integer attribute may count one of several groups, two draws tell them apart. The first of several
+        groups are narrowed alike in the same draw, whatever follows.
         """
-        attributes = (a for found in analysis.attributes.values() for a in found.values())
-        draws = 2 if any(attribute.alternatives > 1 for attribute in attributes) else 1
-        failures = (self._prove(analysis, groups, self.seed + draw) for draw in range(draws))
+        if not draws:
+            attributes = (a for found in analysis.attributes.values() for a in found.values())
+            draws = range(2 if any(attribute.alternatives > 1 for attribute in attributes) else 1)
+        failures = (self._prove(analysis, groups, draw) for draw in draws)
         return next((failure for failure in failures if failure is not None), None)
 
-    def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], seed: int) -> Failure | None:
-        rng = np.random.default_rng(seed)
+    def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
+        rng = np.random.default_rng(self.seed + draw)
         channels = {group.name: int(rng.integers(1, group.units)) * group.unit for group in groups}
         units = analysis.units(channels)
         active: list[str] = []
@@ -98,21 +106,24 @@ class Prover:
         except Exception as error:
             text = str(error).strip()
             if self._single(error):
-                return self._prove(analysis, groups, seed)
+                return self._prove(analysis, groups, draw)
             line = (text.splitlines() or [""])[0][:160]
             where = self._owner(active)
-            return Failure(f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where)
+            return Failure(
+                f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where, draw
+            )
         try:
             wanted = self._masked(analysis, units)
         except RuntimeError as error:
             if self._single(error):
-                return self._prove(analysis, groups, seed)
+                return self._prove(analysis, groups, draw)
             raise
         if self._random and not all(bool(torch.isfinite(out).all()) for out in wanted if out.is_floating_point()):
             self._random = False  # they leave the domain of some function: prove with the weights that the user has
             self._prepare()
-            return self._prove(analysis, groups, seed)
-        return _difference(got, wanted, _TOLERANCE[self._dtype])
+            return self._prove(analysis, groups, draw)
+        text = _difference(got, wanted, _TOLERANCE[self._dtype])
+        return None if text is None else Failure(text, draw=draw)
 
     def _single(self, error: Exception) -> bool:
         """Go on in single precision if a forward insists on it; False if that is not what is wrong."""
@@ -204,16 +215,16 @@ def _outputs(result: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> Failure | None:
+def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> str | None:
     if len(got) != len(wanted):
-        return Failure(f"its narrowed network returns {len(got)} tensors, the full one {len(wanted)}")
+        return f"its narrowed network returns {len(got)} tensors, the full one {len(wanted)}"
     for a, b in zip(got, wanted, strict=True):
         if a.shape != b.shape:
-            return Failure(f"its narrowed network returns shape {tuple(a.shape)}, the full one {tuple(b.shape)}")
+            return f"its narrowed network returns shape {tuple(a.shape)}, the full one {tuple(b.shape)}"
         if not a.is_floating_point():
             continue
         scale = float(b.abs().max()) if b.numel() else 0.0
         error = float((a - b).abs().max()) if b.numel() else 0.0
         if not error <= tolerance * max(scale, 1e-30):
-            return Failure(f"its narrowed network differs from the masked one by {error:.2g} of {scale:.2g}")
+            return f"its narrowed network differs from the masked one by {error:.2g} of {scale:.2g}"
     return None

@@ -46,7 +46,7 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     cuts = [found.labels.find(cut).reshape(-1) for cut in found.cuts]
     drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, cuts, reasons)]
     order = {key: i for i, key in enumerate(makers)}
-    drafts = [d for d in drafts if d.frozen is None or d.made_by]
+    drafts = [d for d in drafts if d.made_by or (d.frozen is None and _channels_at_the_end(d.axes, found.dims))]
     drafts.sort(key=lambda d: (min((order[k] for k in d.made_by), default=len(order)), int(d.classes[0])))
     group_of = np.full(len(found.labels), -1, np.int32)
     rank_of = np.zeros(len(found.labels), np.int32)
@@ -89,6 +89,14 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
         unknown=found.unknown,
     )
     return analysis.with_ratios(_ratios(drafts, groups, found.costs, analysis))
+
+
+def _channels_at_the_end(axes: list[AxisKey], dims: dict[str, tuple[Array | None, ...]]) -> bool:
+    """Whether some tensor has these as its last dimension, where channels of embeddings and norms are.
+
+    Elsewhere, without a layer that makes them, they are tokens or positions, which are no channels to narrow.
+    """
+    return any(dim == len(dims[name]) - 1 for name, dim in axes)
 
 
 def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:

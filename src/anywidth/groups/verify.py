@@ -27,8 +27,9 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
     All groups are narrowed together to random numbers of channels. Where the narrowed network does not run, the
     class of the module at fault is repaired: other meanings of its integer attributes are tried, then channels that
     its forward takes to be equally many are tied, and at last the groups at fault are frozen, alike in all modules
-    of that class. Where it runs and differs, the groups at fault are found by halving. Outputs are compared in
-    evaluation mode (the last capture); a forward that does more in training has to run in that mode as well.
+    of that class. Where it runs and differs, a group at fault is found by halving, and frozen; the second one with the
+    same part in modules of one class is frozen in all of them. Outputs are compared in evaluation mode (the last
+    capture); a forward that does more in training has to run in that mode as well.
     """
     repair = _Repair(model, found, solve(model, found))
     differ = len({frozenset(capture.operators().items()) for capture in captures}) > 1
@@ -40,9 +41,7 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
         if failure is None:
             return repair.analysis
         if failure.module is None or not repair.step(failure, prover):
-            faults = prover.faults(repair.analysis, groups, failure)
-            # Groups may fail only together; then the last one is given up.
-            repair.freeze(faults or {groups[-1].name: f"narrowed with others, {failure.text}"})
+            repair.give_up(*prover.fault(repair.analysis, groups, failure))
     return repair.analysis.freeze({group.name: "no proof within the rounds allowed" for group in groups})
 
 
@@ -56,12 +55,13 @@ class _Repair:
     stages: dict[type, int] = field(default_factory=lambda: defaultdict(int))
     frozen: dict[frozenset[str], str] = field(default_factory=dict)
     untied: dict[type, Any] = field(default_factory=dict)
+    given_up: dict[type, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def step(self, failure: Failure, prover: Prover) -> bool:
         """Try the next remedy for the module at fault; False if there is none left."""
         assert failure.module is not None
         kind = type(self.model.get_submodule(failure.module))
-        paths = [path for path, module in self.model.named_modules() if type(module) is kind]
+        paths = self._paths(kind)
         alternatives = max(
             (a.alternatives for path in paths for a in self.analysis.attributes.get(path, {}).values()), default=1
         )
@@ -81,12 +81,36 @@ class _Repair:
             return self._freeze_alike(failure, paths, prover)
         return False
 
+    def give_up(self, group: ChannelGroup, failure: Failure) -> None:
+        """Freeze a group; where its like was given up before, in another module of the class, all that are alike."""
+        home = self._home(group)
+        kind = type(self.model.get_submodule(home))
+        roles = _roles(group, home)
+        alike = [group]
+        if home and roles & self.given_up[kind]:
+            touching = (g for path in self._paths(kind) for g in self.analysis.elastic if roles & _roles(g, path))
+            alike.extend(touching)
+        self.given_up[kind] |= roles
+        self.freeze({each.name: failure.text for each in alike})
+
     def freeze(self, reasons: dict[str, str]) -> None:
         """Freeze groups by name, now and after every new solution."""
         for group in self.analysis.groups:
             if group.name in reasons:
                 self.frozen[frozenset(group.members)] = reasons[group.name]
         self.analysis = self.analysis.freeze(reasons)
+
+    def _paths(self, kind: type) -> list[str]:
+        return [path for path, module in self.model.named_modules() if type(module) is kind]
+
+    def _home(self, group: ChannelGroup) -> str:
+        """The innermost module around the maker of a group whose class is none of torch's own."""
+        path = (*group.producers, *group.members)[0].partition("[")[0]
+        while path:
+            path = path.rpartition(".")[0]
+            if not type(self.model.get_submodule(path)).__module__.startswith("torch.nn"):
+                break
+        return path
 
     def _choose(self, paths: Iterable[str], choice: int) -> None:
         attributes = dict(self.analysis.attributes)
