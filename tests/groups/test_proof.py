@@ -189,3 +189,24 @@ def test_a_reshape_of_channels_of_which_some_are_fixed_comes_to_an_end() -> None
     with pytest.warns(UserWarning, match="only 0% of the MACs of Partly"):
         net = aw.Supernet(Partly(), torch.randn(2, 8), divisor=1)
     assert net.subnet(0.5)(torch.randn(3, 8)).shape == (3, 2)
+
+
+def test_a_split_into_a_part_and_the_rest_follows_both_attributes() -> None:
+    class PartlyMixed(nn.Module):
+        """Mixes the first channels only, such as FasterNet's and SHViT's blocks."""
+
+        def __init__(self, dim: int = 24, part: int = 10) -> None:
+            super().__init__()
+            self.dim, self.part = dim, part
+            self.mix, self.project = nn.Conv2d(part, part, 3, padding=1), nn.Conv2d(dim, dim, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mixed, rest = torch.split(x, [self.part, self.dim - self.part], 1)
+            return self.project(torch.cat([torch.relu(self.mix(mixed)), rest], 1))
+
+    model = nn.Sequential(nn.Conv2d(3, 24, 1), PartlyMixed(), PartlyMixed(), nn.Conv2d(24, 2, 1))
+    net = aw.Supernet(model, torch.randn(2, 3, 8, 8), divisor=1)
+    assert net.elastic_share == 1.0
+    assert [group.name for group in net.groups if group.frozen] == ["3"]
+    half = net.extract(0.5, calibrated=False)
+    assert (half.get_submodule("1").part, half.get_submodule("1").dim) == (5, 12)

@@ -217,6 +217,9 @@ def split(flow: Flow, call: Call) -> Result:
         for piece in pieces:
             facet = next((f for f in piece.facets if f.shape[dim] > 1), None)
             flow.numbers.append(Number(flow.module, piece.shape[dim], facet, dim, call=number))
+        # The last size is often the rest of all of them.
+        whole = next((f for f in flow.facets(x) if f.shape[dim] > 1), None)
+        flow.numbers.append(Number(flow.module, x.shape[dim], whole, dim))
     return pieces
 
 
