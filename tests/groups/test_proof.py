@@ -107,6 +107,30 @@ def test_a_model_that_cannot_be_captured_says_so() -> None:
         aw.Supernet(nn.Linear(2, 2), "an image")
 
 
+def test_grouped_query_attention_keeps_queries_with_their_keys() -> None:
+    class GroupedQueries(nn.Module):
+        """Attention of 4 heads of queries over 2 heads of keys and values, 6 channels each."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.kv_heads, self.head_dim = 4, 2, 6
+            self.q, self.kv, self.proj = nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, n, _ = x.shape
+            q = self.q(x).view(b, n, self.heads, self.head_dim).transpose(1, 2)
+            k, v = self.kv(x).view(b, n, 2, self.kv_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+            x = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            return self.proj(x.transpose(1, 2).reshape(b, n, self.heads * self.head_dim))
+
+    model = nn.Sequential(nn.Linear(5, 24), GroupedQueries(), nn.Linear(24, 2))
+    net = aw.Supernet(model, torch.randn(2, 7, 5), divisor=1)
+    assert net.elastic_share == 1.0
+    sub = net.extract(0.5, calibrated=False)
+    assert sub(torch.randn(4, 7, 5)).shape == (4, 7, 2)
+    assert sub.get_parameter("1.q.weight").shape == sub.get_parameter("1.kv.weight").shape == (12, 12)
+
+
 def test_one_head_is_narrowed_inside_and_scaled_by_what_is_left_of_it() -> None:
     model = nn.Sequential(nn.Linear(5, 24), Attention(num_heads=1), nn.Linear(24, 2))
     net = aw.Supernet(model, torch.randn(2, 7, 5), divisor=1)

@@ -172,8 +172,12 @@ def attention(flow: Flow, call: Call) -> Result:
     """softmax(q k^T) v over (batch, heads, tokens, channels): whole heads stay together."""
     q, k, v = call.args[:3]
     mask = call.argument(3, "attn_mask")
-    if q.shape[:-2] != k.shape[:-2]:  # grouped-query attention
-        return _grouped_query(flow, call)
+    if call.node.kwargs.get("enable_gqa"):  # several heads of queries in a row share one of keys and values
+        k, v = (_repeat_heads(flow, value, q.shape[-3] // value.shape[-3]) for value in (k, v))
+    if q.shape[:-2] != k.shape[:-2]:
+        for value in call.values():
+            flow.freeze(value, f"heads of different numbers at {flow.where}")
+        return None
     lead = tuple(range(len(q.shape) - 2))
     scores_shape = (*q.shape[:-1], k.shape[-2])
     scores = Value(
@@ -188,7 +192,8 @@ def attention(flow: Flow, call: Call) -> Result:
     return Value(call.shape, facets)
 
 
-def _grouped_query(flow: Flow, call: Call) -> Result:
-    for value in call.values():
-        flow.freeze(value, f"grouped-query heads at {flow.where}")
-    return None
+def _repeat_heads(flow: Flow, value: Value, times: int) -> Value:
+    """Each of the heads of (batch, heads, tokens, channels) several times in a row."""
+    facets = [np.repeat(f, times, -3) if f.shape[-3] > 1 else f for f in flow.facets(value)]
+    shape = (*value.shape[:-3], value.shape[-3] * times, *value.shape[-2:])
+    return Value(shape, facets, origin=value.origin)
