@@ -89,6 +89,8 @@ def timm_models() -> Iterator[tuple[str, str, Build]]:
 
 def _timm(name: str) -> tuple[nn.Module, Any]:
     model = timm.create_model(name, pretrained=False)
+    if model.num_classes == 0:  # a backbone, whose features are its output, so that they stay whole
+        model = timm.create_model(name, pretrained=False, num_classes=1000)
     return model, torch.randn(1, *resolve_model_data_config(model)["input_size"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -174,12 +175,18 @@ def _meta(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _no_stack_traces() -> Iterator[None]:
-    """Nodes of graphs made within it do not carry where in the code they come from, which takes a quarter longer."""
+def _quiet_export() -> Iterator[None]:
+    """Within it, `torch.export` leaves out what is of no use here.
+
+    Nodes do not carry where in the code they come from, which takes a quarter longer. Caches that a forward fills are
+    put back by `unchanged`, so there is nothing to warn of.
+    """
     before = torch.fx.config.do_not_emit_stack_traces
     torch.fx.config.do_not_emit_stack_traces = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
+            yield
     finally:
         torch.fx.config.do_not_emit_stack_traces = before
 
@@ -191,7 +198,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
     inputs = double_batch(inputs)
-    with unchanged(model), module_modes(model, training), _no_stack_traces():
+    with unchanged(model), module_modes(model, training), _quiet_export():
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:

@@ -1,0 +1,59 @@
+"""One small timm model per family: what is elastic, and that its subnets train and have the counted parameters."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+import anywidth as aw
+
+FAMILIES = [
+    ("test_vit", 160),
+    ("deit_tiny_patch16_224", 224),
+    ("vit_tiny_patch16_dinov3_qkvb", 128),
+    ("test_convnext", 64),
+    ("test_maxvit", 160),
+    ("test_coatnet", 160),
+    ("mobilevit_xxs", 64),
+    ("fastvit_t8", 64),
+    ("efficientformer_l1", 224),
+    ("levit_128s", 224),
+    ("gmlp_ti16_224", 224),
+    ("poolformerv2_s12", 64),
+    ("regnetx_002", 64),
+    ("mobileone_s0", 64),
+    ("dla46_c", 64),
+    ("skresnet18", 64),
+    ("resnest14d", 64),
+    ("cs3darknet_focus_s", 64),
+    ("ghostnet_050", 64),
+    ("lcnet_035", 64),
+    ("ese_vovnet19b_slim_dw", 64),
+    ("xcit_nano_12_p16_224", 64),
+    ("legacy_seresnet18", 64),
+    ("pvt_v2_b0", 64),
+    ("repvit_m0_9", 64),
+    ("fasternet_t0", 64),
+    ("shvit_s1", 64),
+    ("iformer_t", 64),
+    ("test_mambaout", 96),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), FAMILIES, ids=[name for name, _ in FAMILIES])
+def test_nearly_all_of_a_family_is_elastic_and_its_subnets_train(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    net = aw.Supernet(timm.create_model(name, pretrained=False, num_classes=10), torch.randn(2, 3, size, size))
+    assert net.elastic_share >= 0.95, net.summary()
+    uneven = {group.name: 0.3 + 0.1 * (number % 5) for number, group in enumerate(net.analysis.elastic)}
+    for width in (net.min_width, uneven):
+        net.model.zero_grad(set_to_none=True)
+        logits = net.subnet(width).train()(torch.randn(2, 3, size, size))
+        (logits[0] if isinstance(logits, tuple) else logits).square().mean().backward()
+        gradients = [p.grad for p in net.model.parameters() if p.grad is not None]
+        assert gradients
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        dense = net.extract(width, calibrated=False)
+        assert sum(parameter.numel() for parameter in dense.parameters()) == aw.params(net, width)
