@@ -138,12 +138,23 @@ def test_one_head_is_narrowed_inside_and_scaled_by_what_is_left_of_it() -> None:
     assert net.subnet(0.5)(torch.randn(4, 7, 5)).shape == (4, 7, 2)
 
 
+class Layer(nn.Module):
+    """A convolution in a class that is used everywhere."""
+
+    def __init__(self, inward: int, outward: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inward, outward, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
 class Flipped(nn.Module):
     """A block in which a wrong rule for flip shows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(4, 16, 1), nn.Conv2d(16, 4, 1)
+        self.first, self.second = Layer(4, 16), Layer(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.relu(self.first(x)).flip(1))
@@ -164,9 +175,9 @@ def test_what_fails_twice_in_a_class_is_frozen_in_all_of_it(monkeypatch: pytest.
 
     monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
     monkeypatch.setattr(Prover, "prove", counted)
-    net = aw.Supernet(nn.Sequential(nn.Conv2d(1, 4, 1), *(Flipped() for _ in range(16))), torch.randn(1, 1, 4, 4))
-    assert [group.name for group in net.groups if group.name.endswith("first") and not group.frozen] == []
-    assert [group.name for group in net.groups if group.name.endswith("second") and group.frozen] == ["16.second"]
+    net = aw.Supernet(nn.Sequential(Layer(1, 4), *(Flipped() for _ in range(16))), torch.randn(1, 1, 4, 4))
+    assert [group.name for group in net.groups if group.name.endswith("first.conv") and not group.frozen] == []
+    assert [g.name for g in net.groups if g.name.endswith("second.conv") and g.frozen] == ["16.second.conv"]
     assert len(proofs) <= 15
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -55,7 +56,7 @@ class _Repair:
     stages: dict[type, int] = field(default_factory=lambda: defaultdict(int))
     frozen: dict[frozenset[str], str] = field(default_factory=dict)
     untied: dict[type, Any] = field(default_factory=dict)
-    given_up: dict[type, set[str]] = field(default_factory=lambda: defaultdict(set))
+    given_up: dict[type, set[frozenset[str]]] = field(default_factory=lambda: defaultdict(set))
 
     def step(self, failure: Failure, prover: Prover) -> bool:
         """Try the next remedy for the module at fault; False if there is none left."""
@@ -87,10 +88,9 @@ class _Repair:
         kind = type(self.model.get_submodule(home))
         roles = _roles(group, home)
         alike = [group]
-        if home and roles & self.given_up[kind]:
-            touching = (g for path in self._paths(kind) for g in self.analysis.elastic if roles & _roles(g, path))
-            alike.extend(touching)
-        self.given_up[kind] |= roles
+        if home and roles in self.given_up[kind]:
+            alike.extend(g for path in self._paths(kind) for g in self.analysis.elastic if _roles(g, path) == roles)
+        self.given_up[kind].add(roles)
         self.freeze({each.name: failure.text for each in alike})
 
     def freeze(self, reasons: dict[str, str]) -> None:
@@ -104,13 +104,12 @@ class _Repair:
         return [path for path, module in self.model.named_modules() if type(module) is kind]
 
     def _home(self, group: ChannelGroup) -> str:
-        """The innermost module around the maker of a group whose class is none of torch's own."""
-        path = (*group.producers, *group.members)[0].partition("[")[0]
-        while path:
-            path = path.rpartition(".")[0]
-            if not type(self.model.get_submodule(path)).__module__.startswith("torch.nn"):
-                break
-        return path
+        """The innermost module around all members of a group whose class is none of torch's own."""
+        parts = zip(*(member.partition("[")[0].split(".")[:-1] for member in group.members), strict=False)
+        shared = [part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)]
+        while shared and type(self.model.get_submodule(".".join(shared))).__module__.startswith("torch.nn"):
+            shared.pop()
+        return ".".join(shared)
 
     def _choose(self, paths: Iterable[str], choice: int) -> None:
         attributes = dict(self.analysis.attributes)
