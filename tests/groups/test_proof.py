@@ -51,10 +51,12 @@ def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
     assert net.subnet(0.5)(torch.randn(3, 1, 4, 4)).shape == (3, 2, 4, 4)
 
 
-def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmoved(flow: Flow, call: Call) -> Result:
-        return Value(call.shape, flow.facets(call.args[0]))
+def unmoved(flow: Flow, call: Call) -> Result:
+    """A rule that is wrong for every operator that moves anything."""
+    return Value(call.shape, flow.facets(call.args[0]))
 
+
+def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
     net = aw.Supernet(Net(), torch.randn(1, 1, 4, 4))
     reasons = {group.name: group.frozen for group in net.groups}
@@ -161,9 +163,6 @@ class Flipped(nn.Module):
 
 
 def test_what_fails_twice_in_a_class_is_frozen_in_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmoved(flow: Flow, call: Call) -> Result:
-        return Value(call.shape, flow.facets(call.args[0]))
-
     proofs = []
     prove = Prover.prove
 
@@ -195,7 +194,7 @@ def test_groups_that_fail_only_together_do_not_freeze_all(monkeypatch: pytest.Mo
 
 def test_tokens_that_are_parameters_are_no_channels() -> None:
     class Registers(nn.Module):
-        """Attention over inputs and a few learned tokens; the first of all tokens is the output."""
+        """Attention over inputs and a few learned tokens, which the output leaves out."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from anywidth.groups.trace import module_modes
+
 __all__ = ["Moments", "collecting"]
 
 _FOLD = 32
@@ -86,19 +88,18 @@ def collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_
     What a norm layer does not see is not in the dictionary afterwards.
     """
     moments = {norm: Moments(norm) for norm in norms}
-    modes = [(module, module.training) for module in subnet.modules()]
     kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
     own_forward = {norm: norm.__dict__.get("forward") for norm in norms}
     try:
-        subnet.eval()
-        for norm in norms:
-            # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
-            norm.momentum, norm.track_running_stats = 1.0, True
-            norm.num_batches_tracked = None  # counting them takes as long as a small kernel
-            norm.training = True
-            # A hook would send each call down the slow path of nn.Module, which a small width notices.
-            norm.forward = _into_rows(norm, moments[norm])
-        yield moments
+        with module_modes(subnet, False):
+            for norm in norms:
+                # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
+                norm.momentum, norm.track_running_stats = 1.0, True
+                norm.num_batches_tracked = None  # counting them takes as long as a small kernel
+                norm.training = True
+                # A hook would send each call down the slow path of nn.Module, which a small width notices.
+                norm.forward = _into_rows(norm, moments[norm])
+            yield moments
         for norm in norms:
             if not moments[norm].seen:
                 del moments[norm]
@@ -109,8 +110,6 @@ def collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_
                 norm.forward = own
             norm.momentum, norm.track_running_stats = momentum, track
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, batches
-        for module, mode in modes:
-            module.training = mode
 
 
 def _into_rows(norm: _NormBase, moments: Moments) -> Callable[..., Tensor]:

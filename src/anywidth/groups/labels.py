@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FIXED", "Array", "Labels", "varying"]
+__all__ = ["FIXED", "Array", "Labels", "first_along", "varying"]
 
 Array = npt.NDArray[np.int64]
 
@@ -16,6 +18,11 @@ FIXED = 0
 def varying(facet: Array) -> set[int]:
     """The dimensions along which a label array is not of size one."""
     return {dim for dim, size in enumerate(facet.shape) if size > 1}
+
+
+def first_along(facets: Iterable[Array], dim: int) -> Array | None:
+    """The first facet that depends on one dimension, if any does."""
+    return next((facet for facet in facets if facet.shape[dim] > 1), None)
 
 
 class Labels:

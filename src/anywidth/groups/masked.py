@@ -93,6 +93,12 @@ def _base(node: Node) -> str:
     return str(node.target).rsplit(".", 1)[0] if node.op == "call_function" else ""
 
 
+def _run(node: Node, *args: Any, **kwargs: Any) -> Any:
+    """What the operator of a node returns for other arguments."""
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
 def _finite(node: Node) -> bool:
     """Whether an operator makes finite numbers even of dropped channels, which a zero weight can then silence."""
     return node.op == "placeholder" or _base(node).rstrip("_") in _BY_WEIGHT | _PER_CHANNEL
@@ -151,7 +157,7 @@ def _extreme(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any
     x = args[0]
     far = float("inf") if "min" in name else -float("inf")
     filled = torch.where(mask, x, torch.full((), far, dtype=x.dtype))
-    return node.target(filled, *args[1:], **kwargs)  # type: ignore[operator]
+    return _run(node, filled, *args[1:], **kwargs)
 
 
 def _layer_norm(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> Any:
@@ -192,7 +198,7 @@ def _weight_norm(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) ->
     """Batch norm in training mode, over values that are masked along other dimensions than the channels."""
     x, weight, bias, training, eps = args[0], args[1], args[2], args[5], args[7]
     if not training:
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return _run(node, *args, **kwargs)
     dims = [d for d in range(x.ndim) if d != 1]
     mean, square, count = _moments(x, mask, dims)
     shape = [1, -1] + [1] * (x.ndim - 2)
@@ -206,7 +212,7 @@ def _attention(name: str, mask: Tensor, args: Any, kwargs: Any, node: Node) -> A
     """Attention scales by the number of channels in a head, so inside a single head the kept ones count."""
     if mask.shape[-1] > 1 and kwargs.get("scale") is None:
         kwargs = {**kwargs, "scale": 1 / math.sqrt(max(1, int(mask.sum(-1).max())))}
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return _run(node, *args, **kwargs)
 
 
 _SPECIAL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -148,14 +149,18 @@ def _module(tensor: str) -> str:
     return tensor.rpartition(".")[0] if tensor.endswith((".weight", ".bias")) else tensor
 
 
+def shared_path(paths: Iterable[str]) -> str:
+    """The longest path that all these dotted paths start with, or "" if they share nothing."""
+    parts = zip(*(path.split(".") for path in paths), strict=False)
+    return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
+
+
 def _names(drafts: list[_Draft], roots: dict[AxisKey, Array]) -> list[str]:
     """A name per group: what its producers have in common, else the first of them, else with positions."""
     paths = [[_module(name) for name, _ in (d.made_by or d.axes[:1])] for d in drafts]
     common = []
     for producers in paths:
-        parts = zip(*(path.split(".") for path in producers), strict=False)
-        shared = [part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)]
-        common.append(".".join(shared) if len(producers) > 1 else "")
+        common.append(shared_path(producers) if len(producers) > 1 else "")
     inside = [path for producers in paths for path in set(producers)]
     names = []
     for producers, prefix in zip(paths, common, strict=True):

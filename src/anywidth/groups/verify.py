@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -14,7 +13,7 @@ from anywidth.groups.analysis import Analysis, ChannelGroup
 from anywidth.groups.labels import varying
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.prover import Failure, Prover
-from anywidth.groups.solve import solve
+from anywidth.groups.solve import shared_path, solve
 from anywidth.groups.trace import Capture, Inputs
 
 __all__ = ["verify"]
@@ -105,11 +104,10 @@ class _Repair:
 
     def _home(self, group: ChannelGroup) -> str:
         """The innermost module around all members of a group whose class is none of torch's own."""
-        parts = zip(*(member.partition("[")[0].split(".")[:-1] for member in group.members), strict=False)
-        shared = [part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)]
-        while shared and type(self.model.get_submodule(".".join(shared))).__module__.startswith("torch.nn"):
-            shared.pop()
-        return ".".join(shared)
+        path = shared_path(member.rpartition(".")[0] for member in group.members)
+        while path and type(self.model.get_submodule(path)).__module__.startswith("torch.nn"):
+            path = path.rpartition(".")[0]
+        return path
 
     def _choose(self, paths: Iterable[str], choice: int) -> None:
         attributes = dict(self.analysis.attributes)

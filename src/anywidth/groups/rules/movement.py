@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from anywidth.groups.flow import Flow, Number, Value
-from anywidth.groups.labels import Array, varying
+from anywidth.groups.labels import Array, first_along, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["reshape_facet"]
@@ -79,7 +79,7 @@ def _numbers(flow: Flow, value: Value, sizes: Sequence[int], first: int = 0) -> 
     call = len(flow.numbers)
     for dim, size in enumerate(sizes, first):
         if isinstance(size, int) and size > 1:
-            facet = next((f for f in value.facets if f.shape[dim] > 1), None)
+            facet = first_along(value.facets, dim)
             flow.numbers.append(Number(flow.module, size, facet, dim, call=call))
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from anywidth.groups.flow import Flow, Number, Value
-from anywidth.groups.labels import FIXED, Array, varying
+from anywidth.groups.labels import FIXED, Array, first_along, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__: list[str] = []
@@ -71,11 +71,10 @@ def split(flow: Flow, call: Call) -> Result:
     if "chunk" not in flow.operator:
         number = len(flow.numbers)
         for piece in pieces:
-            facet = next((f for f in piece.facets if f.shape[dim] > 1), None)
+            facet = first_along(piece.facets, dim)
             flow.numbers.append(Number(flow.module, piece.shape[dim], facet, dim, call=number))
         # The last size is often the rest of all of them.
-        whole = next((f for f in flow.facets(x) if f.shape[dim] > 1), None)
-        flow.numbers.append(Number(flow.module, x.shape[dim], whole, dim))
+        flow.numbers.append(Number(flow.module, x.shape[dim], first_along(flow.facets(x), dim), dim))
     return pieces
 
 
