@@ -17,7 +17,8 @@ __all__ = ["Cost", "Flow", "Operand", "Value"]
 class Value:
     """A tensor of the graph: its shape and the label arrays (facets) that broadcast to it.
 
-    `tensor` names the parameter or buffer that the value is, if it is one; `origin` says in words where an
+    `tensor` names the parameter or buffer that the value is, if it is one; `made_from` is the largest parameter that
+    a value is computed from, if from parameters alone (a standardised weight, say). `origin` says in words where an
     unlabelled value comes from, for frozen reasons. A `loose` value is made by the forward itself and may follow
     whatever it meets; whether it does is left to the proof.
     """
@@ -27,6 +28,18 @@ class Value:
     tensor: str | None = None
     origin: str = "a tensor of fixed size"
     loose: bool = False
+    made_from: Value | None = None
+
+    @property
+    def source(self) -> Value | None:
+        """The parameter or buffer that the value is, or is computed from."""
+        return self if self.tensor else self.made_from
+
+    @property
+    def weight(self) -> str | None:
+        """The name of the parameter whose dimensions this value has."""
+        source = self.source
+        return source.tensor if source is not None and source.shape == self.shape else None
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Operand:
 class Cost:
     """One counted operator: MACs at full width, the label arrays that scale them, and the weight that it multiplies.
 
-    `out_dim` is the dimension of the weight along which the operator makes new channels, if it makes any.
+    `out_dims` are the dimensions of the weight along which the operator makes new channels, if it makes any.
     """
 
     module: str
@@ -50,7 +63,7 @@ class Cost:
     macs: int
     facets: tuple[Array, ...]
     weight: str | None = None
-    out_dim: int | None = None
+    out_dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,15 +199,10 @@ class Flow:
         for operand in operands:
             for letter, size in zip(operand.letters, operand.value.shape, strict=True):
                 sizes[letter] = max(size, sizes.get(letter, 1))
-        weight = next((operand for operand in operands if operand.value.tensor), None)
-        free = [] if weight is None else [i for i, letter in enumerate(weight.letters) if letter in set(out)]
-        self.record(
-            kind,
-            math.prod(sizes.values()),
-            [*result, *summed],
-            weight.value.tensor if weight else None,
-            free[0] if len(free) == 1 else None,
-        )
+        weight = next((operand for operand in operands if operand.value.weight), None)
+        free = () if weight is None else tuple(i for i, letter in enumerate(weight.letters) if letter in set(out))
+        name = weight.value.weight if weight else None
+        self.record(kind, math.prod(sizes.values()), [*result, *summed], name, free)
         return result
 
     def record(
@@ -203,11 +211,11 @@ class Flow:
         macs: int,
         facets: Iterable[Array],
         weight: str | None = None,
-        out_dim: int | None = None,
+        out_dims: tuple[int, ...] = (),
     ) -> None:
         """Count an operator's MACs at full width; they shrink with every facet."""
         scales = tuple(facet.reshape(-1) for facet in facets)
-        self.costs.append(Cost(self.module, self.operator, kind, macs, scales, weight, out_dim))
+        self.costs.append(Cost(self.module, self.operator, kind, macs, scales, weight, out_dims))
 
     def elementwise(self, values: Sequence[Value], shape: tuple[int, ...]) -> list[Array]:
         """Facets of an operator that works on each element of broadcast operands alone."""

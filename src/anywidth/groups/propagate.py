@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,9 +75,11 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
     tensors = named_tensors(model)
     dims: dict[str, tuple[Array | None, ...]] = {}
     values: dict[str, Value] = {}
+    kernels = _kernels(captures)
     for name in dict.fromkeys(names.values()):
         shape = tuple(tensors[name].shape)
-        vectors = tuple(labels.fresh(size) if size > 1 else None for size in shape)
+        channels = 2 if name in kernels else len(shape)
+        vectors = tuple(labels.fresh(size) if size > 1 and d < channels else None for d, size in enumerate(shape))
         dims[name] = vectors
         facets = []
         for dim, vector in enumerate(vectors):
@@ -113,6 +116,34 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         numbers=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.numbers),
         called=frozenset(paths.get(path, path) for capture in captures for path in _called(capture)),
     )
+
+
+def _kernels(captures: list[Capture]) -> set[str]:
+    """Parameters that are weights of convolutions, as they are or after some computation; only (out, in) are channels.
+
+    Known beforehand, because such a computation may flatten a weight, which would mix channels with positions.
+    """
+    found: set[str] = set()
+    for capture in captures:
+        for node in capture.program.graph.nodes:
+            if "conv" not in str(node.target) or node.op != "call_function":
+                continue
+            weight = node.args[1]
+            ends = _placeholders_behind(weight)
+            if all(end.name in capture.tensors for end in ends):
+                shape = weight.meta["val"].shape
+                found.update(capture.tensors[end.name] for end in ends if end.meta["val"].shape == shape)
+    return found
+
+
+def _placeholders_behind(node: Node) -> set[Node]:
+    """The placeholders that a value is computed from."""
+    waiting, seen = [node], {node}
+    while waiting:
+        new = [source for source in waiting.pop().all_input_nodes if source not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return {each for each in seen if each.op == "placeholder"}
 
 
 def _walk(
@@ -211,9 +242,17 @@ def _call(
     if result is None:
         return Value(shapes[0]) if shapes else None
     result.facets = [facet for facet in result.facets if varying(facet)]
+    result.made_from = _made_from(call.values())
     if base in _KEEP_LOOSE and call.values()[0].loose:
         result.loose = True
     return result
+
+
+def _made_from(values: list[Value]) -> Value | None:
+    """The largest parameter among what values are computed from; None if one of them is computed from more."""
+    sources = [value.source for value in values]
+    known = [source for source in sources if source is not None]
+    return max(known, key=lambda source: math.prod(source.shape)) if known and len(known) == len(sources) else None
 
 
 def _module_of(node: Node) -> str:

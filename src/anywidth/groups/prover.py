@@ -98,7 +98,7 @@ class Prover:
 
     def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
         rng = np.random.default_rng(self.seed + draw)
-        channels = {group.name: int(rng.integers(1, group.units)) * group.unit for group in groups}
+        channels = {group.name: int(rng.integers(_fewest(group), group.units)) * group.unit for group in groups}
         units = analysis.units(channels)
         active: list[str] = []
         try:
@@ -166,6 +166,11 @@ class Prover:
                     kept[labels.find(vector)] &= axis.rank < units[axis.group]
         facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
         return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept)))
+
+
+def _fewest(group: ChannelGroup) -> int:
+    """The fewest units to prove with: two channels where that is possible, because one alone has no variance."""
+    return 1 if group.unit > 1 or group.units == 2 else 2
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _channels_at_the_end(axes: list[AxisKey], dims: dict[str, tuple[Array | None
 
 def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:
     """Dimensions of weights that make new channels, in the order of the graph."""
-    return {(c.weight, c.out_dim): None for c in costs if c.weight is not None and c.out_dim is not None}
+    return {(cost.weight, dim): None for cost in costs if cost.weight is not None for dim in cost.out_dims}
 
 
 def _signatures(

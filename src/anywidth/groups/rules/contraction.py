@@ -42,21 +42,28 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
         _meet(flow, x_channels, inward, x.origin if x_channels is None else weight.origin)
         scales = [inward, outward]
     else:
-        outward, scales = _grouped(flow, groups, transposed, x_channels, inward, outward, x.origin)
+        few = _few(groups, weight.shape)
+        outward, scales = _grouped(flow, groups, few, transposed, x_channels, inward, outward, x.origin)
     if bias is not None:
         _meet(flow, outward, flow.along(bias, 0), weight.origin)
     positions = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(call.shape[channel + 1 :])
     batch = x.shape[0] if channel else 1
     macs = batch * positions * math.prod(weight.shape)
     kind = "conv" if groups == 1 else "grouped conv"
-    made = out_dim if groups == 1 else None
-    flow.record(kind, macs, [s for s in scales if s is not None], weight.tensor, made)
+    new = groups == 1 or _few(groups, weight.shape)
+    flow.record(kind, macs, [s for s in scales if s is not None], weight.weight, (out_dim,) if new else ())
     return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin)
+
+
+def _few(groups: int, shape: tuple[int, ...]) -> bool:
+    """Whether a grouped convolution has few large groups rather than many small ones."""
+    return groups in (2, 4, 8) and min(shape[1], shape[0] // groups) > groups
 
 
 def _grouped(
     flow: Flow,
     groups: int,
+    few: bool,
     transposed: bool,
     x_channels: Array | None,
     inward: Array | None,
@@ -70,8 +77,6 @@ def _grouped(
     """
     fixed, split = (outward, inward) if transposed else (inward, outward)
     inside = 1 if fixed is None else fixed.size
-    across = 1 if split is None else split.size // groups
-    few = groups in (2, 4, 8) and min(inside, across) > groups
     dims = {0} if few else {1}
     tied = [
         None if vector is None else flow.labels.tie(vector.reshape(groups, -1), dims, flow.where).reshape(-1)
