@@ -9,7 +9,7 @@ from torch import nn
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.propagate import propagate
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs
+from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs, without_collection
 from anywidth.groups.verify import verify
 
 __all__ = ["analyse"]
@@ -26,8 +26,11 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
     Raises:
         AnalysisError: the model cannot be captured or run on the inputs.
     """
-    inputs = double_batch(normalise_inputs(example_inputs))
-    modes = (True, False) if modes_differ(model, inputs) else (False,)
-    captures = [capture(model, inputs, training=training) for training in modes]
-    found = propagate(model, captures)
+    inputs = normalise_inputs(example_inputs)
+    modes: tuple[bool, ...] = (False,)
+    with without_collection():
+        if modes_differ(model, double_batch(inputs)):
+            modes, inputs = (True, False), double_batch(inputs)
+        captures = [capture(model, inputs, training=training) for training in modes]
+        found = propagate(model, captures)
     return verify(model, found, captures, inputs) if proof else solve(model, found)

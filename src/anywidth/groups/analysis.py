@@ -119,7 +119,15 @@ class Attribute:
 
     def values(self, units: npt.NDArray[np.int64]) -> tuple[int, ...]:
         """The integers when group i keeps its first `units[i]` units."""
-        picked = (options[min(self.chosen, len(options) - 1)] for options in self.choices)
+        return self._values(self.chosen, units)
+
+    def told_apart(self, units: npt.NDArray[np.int64]) -> list[int]:
+        """The choices that give other integers than the one in force."""
+        values = self.values(units)
+        return [choice for choice in range(self.alternatives) if self._values(choice, units) != values]
+
+    def _values(self, choice: int, units: npt.NDArray[np.int64]) -> tuple[int, ...]:
+        picked = (options[min(choice, len(options) - 1)] for options in self.choices)
         return tuple(scale.size(units) * factor for scale, factor in picked)
 
 

@@ -83,10 +83,19 @@ class _Masked(Interpreter):
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
             result = super().run_node(n)
-        if isinstance(result, Tensor) and not (_finite(n) and all(_indifferent(user, n) for user in n.users)):
-            for mask in self.masks.get(n.name, []):
-                result = torch.where(mask, result, torch.zeros((), dtype=result.dtype))
-        return result
+        return result if n.op == "placeholder" else self._masked(n, result)
+
+    def map_nodes_to_values(self, args: Any, n: Node) -> Any:
+        """Arguments of a node; weights are masked here and not beforehand, so that few masked copies live at a time."""
+        return torch.fx.node.map_arg(
+            args, lambda node: self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
+        )
+
+    def _masked(self, node: Node, value: Any) -> Any:
+        if isinstance(value, Tensor) and not (_finite(node) and all(_indifferent(user, node) for user in node.users)):
+            for mask in self.masks.get(node.name, []):
+                value = torch.where(mask, value, torch.zeros((), dtype=value.dtype))
+        return value
 
 
 def _base(node: Node) -> str:

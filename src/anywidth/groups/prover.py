@@ -22,6 +22,7 @@ from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
 
 __all__ = ["Failure", "Prover"]
 
+_DRAWS = 8
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
@@ -56,12 +57,21 @@ class Prover:
         self._prepare()
 
     def _prepare(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        tensors = {id(tensor): tensor for tensor in named_tensors(self.model).values()}
+        made = {key: self._weight(tensor, generator) for key, tensor in tensors.items()}
         with module_modes(self.model, False):
-            self._copy = copy.deepcopy(self.model).cpu().to(self._dtype).eval()
-        self._copy.requires_grad_(False)
+            self._copy = copy.deepcopy(self.model, made).eval()
         if self._random:
-            _randomise(self._copy, torch.Generator().manual_seed(self.seed))
+            _randomise_statistics(self._copy, generator)
         self._inputs = self.inputs.map(self._cast)
+
+    def _weight(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            return self._cast(tensor).clone()
+        if self._random and tensor.is_floating_point():
+            return nn.Parameter(_random(tensor.shape, self._dtype, generator), requires_grad=False)
+        return nn.Parameter(self._cast(tensor).clone(), requires_grad=False)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().cpu()
@@ -87,19 +97,37 @@ class Prover:
     def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draws: Sequence[int] = ()) -> Failure | None:
         """None if the network with these groups narrowed at random equals the masked one, else what is wrong.
 
-        Where an integer attribute may count one of several groups, two draws tell them apart. The first of several
-        groups are narrowed alike in the same draw, whatever follows.
+        Where an integer attribute may count one of several groups, the draws are such that they can be told apart. The
+        first of several groups are narrowed alike in the same draw, whatever follows.
         """
-        if not draws:
-            attributes = (a for found in analysis.attributes.values() for a in found.values())
-            draws = range(2 if any(attribute.alternatives > 1 for attribute in attributes) else 1)
-        failures = (self._prove(analysis, groups, draw) for draw in draws)
+        failures = (self._prove(analysis, groups, draw) for draw in draws or self._draws(analysis, groups))
         return next((failure for failure in failures if failure is not None), None)
 
-    def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
+    def _units(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng(self.seed + draw)
-        channels = {group.name: int(rng.integers(_fewest(group), group.units)) * group.unit for group in groups}
-        units = analysis.units(channels)
+        return analysis.units({g.name: int(rng.integers(_fewest(g), g.units)) * g.unit for g in groups})
+
+    def _draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
+        """The fewest of eight draws that tell apart whatever integer attributes may count and any of the eight can."""
+        attributes = [
+            (path, name, attribute)
+            for path, found in analysis.attributes.items()
+            for name, attribute in found.items()
+            if attribute.alternatives > 1
+        ]
+        told: list[set[tuple[str, str, int]]] = []
+        for draw in range(_DRAWS if attributes else 0):
+            units = self._units(analysis, groups, draw)
+            told.append({(path, name, i) for path, name, a in attributes for i in a.told_apart(units)})
+        draws: list[int] = []
+        left: set[tuple[str, str, int]] = set().union(*told)
+        while left:
+            draws.append(max(range(_DRAWS), key=lambda draw: len(told[draw] & left)))
+            left -= told[draws[-1]]
+        return draws or [0]
+
+    def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
+        units = self._units(analysis, groups, draw)
         active: list[str] = []
         try:
             got = self._narrowed(analysis, units, active)
@@ -197,17 +225,16 @@ def _normal(number: int, generator: torch.Generator) -> Tensor:
     return drawn.repeat(-(-number // drawn.numel()))[:number] if number else drawn
 
 
+def _random(shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """A random weight: normal matrices that keep the size of what passes, vectors between 0.5 and 1.5."""
+    if len(shape) < 2:
+        return torch.rand(shape, generator=generator, dtype=dtype) + 0.5
+    spread = math.sqrt(2 / max(1, shape[1:].numel()))
+    return _normal(shape.numel(), generator).reshape(shape).to(dtype).mul_(spread)
+
+
 @torch.no_grad()
-def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    for parameter in model.parameters():
-        shape, dtype = parameter.shape, parameter.dtype
-        if not parameter.is_floating_point():
-            continue
-        if parameter.ndim >= 2:
-            spread = math.sqrt(2 / max(1, parameter[0].numel()))
-            parameter.copy_(_normal(parameter.numel(), generator).reshape(shape) * spread)
-        else:
-            parameter.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
+def _randomise_statistics(model: nn.Module, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
             assert module.running_var is not None
