@@ -7,6 +7,8 @@ import timm
 import torch
 
 import anywidth as aw
+from anywidth.batchnorm import share_statistics
+from proofs import assert_close
 
 FAMILIES = [
     ("test_vit", 160),
@@ -57,3 +59,23 @@ def test_nearly_all_of_a_family_is_elastic_and_its_subnets_train(name: str, size
         assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
         dense = net.extract(width, calibrated=False)
         assert sum(parameter.numel() for parameter in dense.parameters()) == aw.params(net, width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "repvit_m0_9", "fastvit_t8"])
+def test_branches_are_fused_before_and_after_narrowing_alike(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    model = timm.create_model(name, pretrained=False, num_classes=10).double().eval()
+    net = aw.Supernet(model, x)
+    share_statistics(net, [0.5])
+    dense = net.extract(0.5).eval()
+    fused = timm.utils.reparameterize_model(dense).double()  # timm fuses into single precision
+    assert sum(1 for _ in fused.modules()) < sum(1 for _ in dense.modules())
+    with torch.no_grad():
+        assert_close(fused(x), dense(x), 1e-4)
+
+    net = aw.Supernet(timm.utils.reparameterize_model(model).double(), x)
+    assert net.elastic_share >= 0.95, net.summary()
+    with torch.no_grad():
+        assert net.subnet(0.5).train()(x).shape == (2, 10)

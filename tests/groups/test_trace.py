@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from anywidth.groups.trace import modes_differ, named_tensors, normalise_inputs
 from zoo import Auxiliary
@@ -30,6 +31,15 @@ def test_norms_dropout_and_attention_are_the_same_functions_in_both_modes() -> N
 @pytest.mark.parametrize("model", [DropPath(), Auxiliary(), ReadsValues()], ids=lambda model: type(model).__name__)
 def test_what_happens_in_one_mode_only_or_cannot_be_known_counts_as_different(model: nn.Module) -> None:
     assert modes_differ(model, normalise_inputs(torch.randn(2, 3, 8, 8)))
+
+
+def test_stochastic_depth_changes_nothing_about_channels() -> None:
+    def block(probability: float) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), StochasticDepth(probability, "row"), nn.ReLU())
+
+    inputs = normalise_inputs(torch.randn(2, 3, 4, 4))
+    assert not modes_differ(block(0.5), inputs)
+    assert modes_differ(nn.Sequential(block(0.5), DropPath()), inputs)
 
 
 def test_asking_leaves_the_model_and_the_random_numbers_as_they_were() -> None:

@@ -82,3 +82,10 @@ def _prelu(module: nn.PReLU) -> None:
 @adapter(nn.Embedding)
 def _embedding(module: nn.Embedding) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+@adapter(nn.Transformer)
+def _transformer(module: nn.Transformer) -> None:
+    attention = next((part for part in module.modules() if isinstance(part, nn.MultiheadAttention)), None)
+    if attention is not None:
+        module.d_model = attention.embed_dim

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.propagate import propagate
 from anywidth.groups.solve import solve
@@ -24,8 +25,9 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
         proof: Narrow every group and compare with the full network; groups that fail are frozen.
 
     Raises:
-        AnalysisError: the model cannot be captured or run on the inputs.
+        AnalysisError: the model cannot be copied, captured or run on the inputs.
     """
+    _check_copies(model)
     inputs = normalise_inputs(example_inputs)
     modes: tuple[bool, ...] = (False,)
     with without_collection():
@@ -34,3 +36,15 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
         captures = [capture(model, inputs, training=training) for training in modes]
         found = propagate(model, captures)
     return verify(model, found, captures, inputs) if proof else solve(model, found)
+
+
+def _check_copies(model: nn.Module) -> None:
+    """Subnets are copies, which is impossible of tensors that autograd computed and a module keeps."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise AnalysisError(
+                    f"{f'{path}.{name}' if path else name} is a tensor computed with gradients, so that the model "
+                    "cannot be copied. If torch.nn.utils.weight_norm made it, use "
+                    "torch.nn.utils.parametrizations.weight_norm instead; if a forward keeps it, detach it"
+                )

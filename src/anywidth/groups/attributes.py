@@ -7,7 +7,7 @@ size of. So an attribute with the same value, on the module that called the oper
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.flow import Number
 from anywidth.groups.labels import Array, Labels, varying
+from anywidth.groups.unread import find_unread
 
 __all__ = ["find_attributes"]
 
@@ -26,6 +27,7 @@ def find_attributes(
     model: nn.Module,
     numbers: Sequence[Number],
     called: frozenset[str],
+    dims: Mapping[str, tuple[Array | None, ...]],
     labels: Labels,
     scale_of: Callable[[Array], Scale],
 ) -> dict[str, dict[str, Attribute]]:
@@ -57,6 +59,8 @@ def find_attributes(
         caller = path if path in called else path.rpartition(".")[0]
         known = counted.get(caller)
         own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.MultiheadAttention)
+        if not own:
+            attributes.update(find_unread(path, module, dims, scale_of))
         if known and not own:
             for name, value in vars(module).items():
                 attribute = _whole_list(value, lists[caller].values()) or _attribute(name, value, known)

@@ -131,6 +131,13 @@ class Flow:
             if wanted is None or varying(facet) & wanted:
                 self.labels.freeze(facet, reason or f"no rule for {self.where}")
 
+    def meet(self, a: Array | None, b: Array | None, origin: str) -> None:
+        """The same channels on both sides, or a frozen side where the other (of this origin) has no labels."""
+        if a is not None and b is not None:
+            self.labels.union(a, b, self.where)
+        elif a is not None or b is not None:
+            self.labels.freeze(a if a is not None else b, f"meets {origin} at {self.where}")  # type: ignore[arg-type]
+
     def reduce(self, facet: Array, dims: set[int]) -> Array:
         """A facet after a reduction over `dims`: independent of them (tied if it depends on others as well)."""
         over = varying(facet) & dims

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
+from torch.fx.node import map_arg
 
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
@@ -87,7 +88,7 @@ class _Masked(Interpreter):
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
         """Arguments of a node; weights are masked here and not beforehand, so that few masked copies live at a time."""
-        return torch.fx.node.map_arg(
+        return map_arg(
             args, lambda node: self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
         )
 

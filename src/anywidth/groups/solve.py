@@ -85,7 +85,7 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
             )
             for cost in found.costs
         ),
-        attributes=find_attributes(model, found.numbers, found.called, found.labels, scale_of),
+        attributes=find_attributes(model, found.numbers, found.called, found.dims, found.labels, scale_of),
         uncounted=found.uncounted,
         unknown=found.unknown,
     )

@@ -146,7 +146,7 @@ class _Called(TorchFunctionMode):
 
 
 _DROPS = frozenset({"__get__", "empty", "new_empty", "bernoulli_", "div_", "mul"})
-"""Names of the functions with which whole samples are dropped at random (stochastic depth): channels stay as they are."""
+"""Names of the functions that drop whole samples at random (stochastic depth); channels stay as they are."""
 
 
 def modes_differ(model: nn.Module, inputs: Inputs) -> bool:

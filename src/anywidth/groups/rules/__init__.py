@@ -1,6 +1,18 @@
 """One small rule per ATen operator: how channel labels pass through it."""
 
-from anywidth.groups.rules import contraction, movement, pieces, pointwise, reduction
+from anywidth.groups.rules import contraction, movement, pieces, pointwise, recurrent, reduction
 from anywidth.groups.rules.registry import Call, Result, Rule, find_rule, rule
 
-__all__ = ["Call", "Result", "Rule", "contraction", "find_rule", "movement", "pieces", "pointwise", "reduction", "rule"]
+__all__ = [
+    "Call",
+    "Result",
+    "Rule",
+    "contraction",
+    "find_rule",
+    "movement",
+    "pieces",
+    "pointwise",
+    "recurrent",
+    "reduction",
+    "rule",
+]

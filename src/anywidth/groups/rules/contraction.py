@@ -21,14 +21,6 @@ def _axis(vector: Array | None, ndim: int, dim: int) -> list[Array]:
     return [vector.reshape(shape)]
 
 
-def _meet(flow: Flow, a: Array | None, b: Array | None, origin: str) -> None:
-    """The same channels on both sides, or a frozen side where the other has no labels."""
-    if a is not None and b is not None:
-        flow.labels.union(a, b, flow.where)
-    elif a is not None or b is not None:
-        flow.labels.freeze(a if a is not None else b, f"meets {origin} at {flow.where}")  # type: ignore[arg-type]
-
-
 def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value | None) -> Result:
     x, weight = call.args[0], call.args[1]
     spatial = len(weight.shape) - 2
@@ -39,13 +31,13 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     inward, outward = flow.along(weight, in_dim), flow.along(weight, out_dim)
     if groups == 1:
-        _meet(flow, x_channels, inward, x.origin if x_channels is None else weight.origin)
+        flow.meet(x_channels, inward, x.origin if x_channels is None else weight.origin)
         scales = [inward, outward]
     else:
         few = _few(groups, weight.shape)
         outward, scales = _grouped(flow, groups, few, transposed, x_channels, inward, outward, x.origin)
     if bias is not None:
-        _meet(flow, outward, flow.along(bias, 0), weight.origin)
+        flow.meet(outward, flow.along(bias, 0), weight.origin)
     positions = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(call.shape[channel + 1 :])
     batch = x.shape[0] if channel else 1
     macs = batch * positions * math.prod(weight.shape)
@@ -87,13 +79,13 @@ def _grouped(
         # Column j of every group: of the inputs with the weight's inner dimension, of the outputs by itself.
         inner, other = (tied[1], fixed) if transposed else (tied[0], fixed)
         if transposed:
-            _meet(flow, tied[0], tied[1], origin)
+            flow.meet(tied[0], tied[1], origin)
             return None if fixed is None else np.tile(fixed, groups), [split, fixed]
-        _meet(flow, inner, other, origin)
+        flow.meet(inner, other, origin)
         return split, [split, fixed]
     if fixed is not None:
         flow.labels.freeze(fixed, f"channels inside one group of a grouped convolution ({flow.module})")
-    _meet(flow, tied[0], tied[1], origin)
+    flow.meet(tied[0], tied[1], origin)
     if transposed:
         return None if tied[1] is None else np.repeat(tied[1], inside), [split]
     return split, [split]
@@ -156,6 +148,16 @@ def matmul(flow: Flow, call: Call) -> Result:
 def add_matmul(flow: Flow, call: Call) -> Result:
     """A matrix product plus a bias."""
     return _add(flow, _matmul(flow, call.args[1], call.args[2], call.shape), call.args[0])
+
+
+@rule("aten.bilinear")
+def bilinear(flow: Flow, call: Call) -> Result:
+    """Products of every channel of one value with every channel of another, with a weight of (out, in, in)."""
+    a, b, weight = call.args[:3]
+    lead = tuple(range(len(a.shape) - 1))
+    operands = [Operand(weight, ("out", "a", "b")), Operand(a, (*lead, "a")), Operand(b, (*lead, "b"))]
+    facets = flow.contract(operands, (*lead, "out"), "bilinear")
+    return _add(flow, Value(call.shape, facets), call.argument(3, "bias"))
 
 
 @rule("aten.einsum")

@@ -200,6 +200,17 @@ def pixel_shuffle(flow: Flow, call: Call) -> Result:
     return Value(call.shape, [channels.reshape(shape)])
 
 
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(flow: Flow, call: Call) -> Result:
+    """(batch, groups * n, ...) read as if it were (batch, n * groups, ...): channel i of every group in turn."""
+    x, groups = call.args[0], call.args[1]
+    vector = flow.along(x, 1)
+    if vector is None:
+        return None
+    tied = flow.labels.tie(vector.reshape(groups, -1), {0}, flow.where).reshape(-1)
+    return Value(call.shape, [np.repeat(tied, groups).reshape([1, -1] + [1] * (len(x.shape) - 2))])
+
+
 @rule("aten.pixel_unshuffle")
 def pixel_unshuffle(flow: Flow, call: Call) -> Result:
     """(batch, channels, h, w) to (batch, channels * r * r, h / r, w / r)."""

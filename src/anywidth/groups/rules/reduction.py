@@ -99,6 +99,21 @@ def layer_norm(flow: Flow, call: Call) -> Result:
     return results[0] if len(results) == 1 else results
 
 
+@rule("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(flow: Flow, call: Call) -> Result:
+    """A weight as direction times length, one length per position of a dimension: the directions are normalised."""
+    facets = flow.elementwise([v for v in call.args[:2] if isinstance(v, Value)], call.shape)
+    return [Value(call.shape, facets), *(Value(shape) for shape in call.shapes[1:])]
+
+
+@rule("wrap_with_set_grad_enabled", "wrap_with_autocast")
+def subgraph(flow: Flow, call: Call) -> Result:
+    """A part of the forward that runs without gradients, or in another precision; spectral norm has one."""
+    for value in call.values():
+        flow.freeze(value, f"part of the forward of {flow.module or 'the root module'} runs in a mode of its own")
+    return None
+
+
 @rule("aten.group_norm", "aten.native_group_norm")
 def group_norm(flow: Flow, call: Call) -> Result:
     """Group norm: whole groups are kept or dropped, so that the kept ones are normalised as in the full network."""
@@ -131,6 +146,18 @@ def spatial(flow: Flow, call: Call) -> Result:
         flow.record("average pool", math.prod(x.shape), facets)
     results = [Value(shape, facets) for shape in call.shapes]
     return results[0] if len(results) == 1 else results
+
+
+@rule("aten.col2im")
+def fold(flow: Flow, call: Call) -> Result:
+    """Sums of sliding windows, (batch, channels * kernel, windows) as (batch, channels, h, w)."""
+    x, channels = call.args[0], len(call.shape) - 3
+    flow.freeze(x, f"spatial positions at {flow.where}", dims=[len(x.shape) - 1])
+    vector = flow.along(x, channels)
+    if vector is None:
+        return None
+    vector = flow.labels.tie(vector.reshape(call.shape[channels], -1), {1}, flow.where)
+    return Value(call.shape, [vector.reshape([1] * channels + [-1, 1, 1])])
 
 
 @rule("aten.unfold", "aten.im2col")

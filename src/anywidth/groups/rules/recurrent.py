@@ -1,0 +1,61 @@
+"""Recurrent layers: the channels of the state are narrowed together in all gates, directions and layers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from anywidth.groups.flow import Flow, Value
+from anywidth.groups.labels import Array
+from anywidth.groups.rules.registry import Call, Result, rule
+
+__all__: list[str] = []
+
+
+@rule("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
+def recurrent(flow: Flow, call: Call) -> Result:
+    """Layers of (steps, batch, in) or (batch, steps, in), in and out with the channels of one state.
+
+    Their weights are of (gates * state, in) and (gates * state, state), their biases of (gates * state,). Zeros in the
+    state stay zeros, because the candidate of a channel whose weights are zero is zero. Packed sequences and
+    projections have no rule.
+    """
+    plain = flow.operator.endswith(".input")
+    x, states, weights, biases, layers = call.args[:5]
+    directions, every = (2 if plain and call.args[7] else 1), (4 if biases else 2)
+    if not plain or len(weights) != every * layers * directions:
+        for value in call.values():
+            flow.freeze(value, f"packed or projected states at {flow.where}")
+        return None
+    flow.freeze(x, f"steps of {flow.where}", dims=range(len(x.shape) - 1))
+    states = states if isinstance(states, (list, tuple)) else [states]
+    size = states[0].shape[-1]
+    state: Array | None = None
+    inward = entering = flow.along(x, -1)
+    for number in range(layers * directions):
+        chunk = weights[number * every : (number + 1) * every]
+        if number and number % directions == 0:
+            inward = None if state is None else np.tile(state, directions)
+        for weight in chunk:
+            rows = flow.along(weight, 0)
+            if rows is not None:
+                rows = flow.labels.tie(rows.reshape(-1, size), {0}, flow.where).reshape(-1)
+                state = rows if state is None else state
+            flow.meet(state, rows, weight.origin)
+        flow.meet(state, flow.along(chunk[1], 1), chunk[1].origin)
+        columns = flow.along(chunk[0], 1)
+        flow.meet(inward, columns, x.origin)
+        for weight, read in ((chunk[0], columns), (chunk[1], state)):
+            macs = math.prod(x.shape[:-1]) * math.prod(weight.shape)
+            flow.record("recurrent", macs, [v for v in (state, read) if v is not None], weight.weight, (0,))
+    for value in states:
+        if not value.loose:
+            flow.meet(state, flow.along(value, -1), value.origin)
+    flow.number(size, state, "hidden_size")
+    flow.number(x.shape[-1], entering, "input_size")
+    last = [None if state is None else np.tile(state, directions), *([state] * len(states))]
+    return [
+        Value(shape, [] if v is None else [v.reshape([1] * (len(shape) - 1) + [-1])])
+        for shape, v in zip(call.shapes, last, strict=True)
+    ]
