@@ -88,9 +88,28 @@ def test_options_reach_the_supernet(train, tmp_path):
     assert [row["width"] for row in rows(tmp_path / "run" / "spectrum.csv")] == ["0.5", "1.0"]
 
 
+def test_switches_are_trained_saved_and_alone_evaluated(train, tmp_path, capsys):
+    run = tmp_path / "run"
+    given = ["--switches", "0.25,0.5,1.0", "--distillation", "none", "--widths", "16", "--individual", "1"]
+    assert train("--out", str(run), *given) == 0
+    assert "switches 0.25, 0.5, 1, with" in capsys.readouterr().out
+    assert json.loads((run / "supernet.json").read_text())["switches"] == [0.25, 0.5, 1.0]
+    for name in ("spectrum.csv", "individual.csv"):
+        assert [row["width"] for row in rows(run / name)] == ["0.25", "0.5", "1.0"]
+    assert main(["evaluate", str(run), "--out", str(tmp_path / "again.csv")]) == 0
+    assert rows(tmp_path / "again.csv") == rows(run / "spectrum.csv")
+    assert main(["evaluate", str(run), "--widths", "0.3"]) == 2
+    assert "width 0.3 is not a switch of this network, whose switches are 0.25, 0.5, 1" in capsys.readouterr().err
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+    assert rows(tmp_path / "again" / "spectrum.csv") == rows(run / "spectrum.csv")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--switches", "0.25,0.5"], "switches must be width 1.0 and at least one narrower"),
+        (["--switches", "0.25,1", "--min-width", "0.5"], "--min-width is the narrowest of --switches"),
+        (["--switches", "0.25,1", "--widths", "0.3"], "width 0.3 is not a switch"),
         (["--model", "nonsense"], "no model 'nonsense'"),
         (["--data", "nonsense"], "unknown data set 'nonsense'"),
         (["--data", "npz:missing.npz"], "missing.npz is not a file"),

@@ -143,6 +143,21 @@ def test_a_resumed_training_ends_like_an_unbroken_one(kind, tmp_path):
     assert_same_weights(resumed, unbroken, 1e-6)
 
 
+def test_a_resumed_training_of_switches_ends_like_an_unbroken_one(tmp_path):
+    def module() -> SandwichModule:
+        net = aw.Supernet(network(), torch.randn(1, 1, 6, 6), switches=(0.5, 1.0))
+        return SandwichModule(net, lr=LR, distillation=None)
+
+    start, unbroken, resumed = module(), module(), module()
+    trainer(callbacks=[SaveFirstEpoch(tmp_path / "first.ckpt")], enable_checkpointing=True).fit(unbroken, loader())
+    trainer().fit(resumed, loader(), ckpt_path=str(tmp_path / "first.ckpt"), weights_only=True)
+    assert_same_weights(resumed, unbroken, 1e-6)
+    ours, theirs, before = (each.net.switch_state() for each in (resumed, unbroken, start))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name])
+        assert not torch.equal(tensor, before[name])
+
+
 def test_a_checkpoint_holds_the_width_sampler(tmp_path):
     net = supernet()
     run = trainer(epochs=1)

@@ -13,7 +13,7 @@ from torch import nn
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
-from anywidth.evaluation import width_grid
+from anywidth.evaluation import even_widths
 from anywidth.models import build_model
 from anywidth.supernet import Supernet
 from anywidth.widths import check_width
@@ -42,6 +42,7 @@ def build_supernet(
     divisor: int | None = None,
     min_width: float | None = None,
     frozen: tuple[str, ...] = (),
+    switches: tuple[float, ...] | None = None,
 ) -> Supernet:
     """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
 
@@ -57,6 +58,7 @@ def build_supernet(
         divisor=_own(network, "divisor", int, 8) if divisor is None else divisor,
         min_width=_own(network, "min_width", float, 0.25) if min_width is None else min_width,
         frozen=(*_own(network, "frozen", tuple, ()), *frozen),
+        switches=switches,
     )
 
 
@@ -78,12 +80,14 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
 
 
 def choose_widths(net: Supernet, widths: Widths, also: tuple[float, ...] = ()) -> list[float]:
-    """The widths that are meant, narrowest first, each once.
+    """The widths that are meant, narrowest first, each once; a number means all switches where there are some.
 
     Raises:
-        WidthError: one is out of range.
+        WidthError: one is out of range, or no switch.
     """
-    chosen = width_grid(net.min_width, widths) if isinstance(widths, int) else widths
+    chosen = even_widths(net, widths) if isinstance(widths, int) else widths
+    for width in chosen if net.switches else ():
+        net.config(float(width))
     return sorted({check_width(width, net.min_width) for width in (*chosen, *also)})
 
 

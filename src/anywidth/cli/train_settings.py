@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from anywidth.cli.options import SettingsError, option
-from anywidth.cli.values import Widths, parse_widths
+from anywidth.cli.values import Widths, parse_switches, parse_widths
 
 __all__ = ["Device", "TrainSettings"]
 
@@ -31,6 +31,8 @@ class TrainSettings:
         min_width: narrowest width; by default the model's own, or 0.25
         divisor: channels are rounded to multiples of this; by default the model's own, or 8
         samples: widths trained per step: the widest, the narrowest and random ones
+        switches: train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0
+        distillation: what narrow widths learn from: soft (the outputs of the widest) or none (the labels)
         frozen: groups or modules whose channels are never narrowed, as glob patterns
         widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
         individual: also train this many separate networks, alike, each at one width, and compare
@@ -54,6 +56,8 @@ class TrainSettings:
     min_width: float | None = None
     divisor: int | None = None
     samples: int = 4
+    switches: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_switches, metavar="W,W,..."))
+    distillation: Literal["soft", "none"] = "soft"
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
     widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))
     individual: int = field(default=0, metadata=option(metavar="K"))
@@ -73,6 +77,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise SettingsError(f"--{name.replace('_', '-')} is {value}; give at least {low}")
+        if self.switches and self.min_width is not None and self.min_width != min(self.switches):
+            raise SettingsError("--min-width is the narrowest of --switches; leave it out")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise SettingsError(f"--lr is {self.lr:g}; give a learning rate above 0, such as 0.1")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:

@@ -23,9 +23,10 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
 from anywidth.errors import MissingExtraError, TrainingError
-from anywidth.evaluation import Spectrum, spectrum, width_grid
+from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
+from anywidth.training import soft_cross_entropy
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
 
@@ -54,11 +55,12 @@ class TrainingRun:
             divisor=given.divisor,
             min_width=given.min_width,
             frozen=given.frozen,
+            switches=given.switches,
         )
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed)
         self.settings = resolve(given, self.net, self.bundle)
         self.loaders = build_loaders(self.settings, self.bundle)
-        self.alone = width_grid(self.net.min_width, given.individual) if given.individual else []
+        self.alone = even_widths(self.net, given.individual) if given.individual else []
         self.widths = choose_widths(self.net, given.widths, also=tuple(self.alone))
         self.stage = "training"
 
@@ -92,7 +94,8 @@ class TrainingRun:
         given = self.settings
         module = SandwichModule(
             self.net, lr=given.lr, weight_decay=given.decay, warmup_epochs=given.warmup_epochs,
-            widths=given.samples,
+            widths=None if self.net.switches else given.samples,
+            distillation=soft_cross_entropy if given.distillation == "soft" else None,
         )  # fmt: skip
         fit(
             module, self.loaders.train, given, checkpoint=self.folder.checkpoint("supernet"),
@@ -175,5 +178,14 @@ def _describe(bundle: DataBundle, net: Supernet) -> str:
         f"{bundle.name}: {train:,} training and {test:,} test images of {shape}, {len(bundle.classes)} classes\n"
         f"{type(net.model).__name__}: {count(macs(net))} MACs and {count(params(net))} parameters at width 1, "
         f"{count(macs(net, narrow))} and {count(params(net, narrow))} at {narrow:g}; "
-        f"{elastic} of {len(net.groups)} channel groups elastic"
+        f"{elastic} of {len(net.groups)} channel groups elastic{_describe_switches(net)}"
     )
+
+
+def _describe_switches(net: Supernet) -> str:
+    if not net.switches:
+        return ""
+    own = {id(parameter) for parameter in net.model.parameters()}
+    more = sum(parameter.numel() for parameter in net.parameters() if id(parameter) not in own)
+    names = ", ".join(f"{width:g}" for width in net.switches)
+    return f"\nswitches {names}, with {count(more)} parameters of batch norms of their own"

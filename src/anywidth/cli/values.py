@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["ValueProblem", "Widths", "parse_shape", "parse_text", "parse_widths"]
+__all__ = ["ValueProblem", "Widths", "parse_shape", "parse_switches", "parse_text", "parse_widths"]
 
 Widths = int | tuple[float, ...]
 """How many widths, evenly spaced from the narrowest to 1, or which."""
@@ -34,6 +34,18 @@ def parse_widths(value: Any) -> Widths:
         widths = ()
     if not widths:
         raise ValueProblem(f"cannot read widths from {value!r}; give a number such as 16, or a list such as 0.25,0.5")
+    return widths
+
+
+def parse_switches(value: Any) -> tuple[float, ...] | None:
+    """Switches from a list such as `0.25,0.5,1.0`; None for none.
+
+    >>> parse_switches("0.25,0.5,1.0")
+    (0.25, 0.5, 1.0)
+    """
+    widths = None if value is None else parse_widths(value)
+    if isinstance(widths, int):
+        raise ValueProblem(f"switches are widths, not a number of them; give a list such as 0.25,0.5,1.0, not {value}")
     return widths
 
 

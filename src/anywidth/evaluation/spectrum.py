@@ -20,7 +20,7 @@ from anywidth.widths import Width
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Row", "Spectrum", "spectrum", "width_grid"]
+__all__ = ["Row", "Spectrum", "even_widths", "spectrum", "width_grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ def spectrum(
     Args:
         net: The supernet, calibrated at these widths.
         loader: Batches of (inputs, targets), iterated once per width.
-        widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced.
+        widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced, or all switches
+            of a network that has switches.
         score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
         name: Stands in files and legends.
         progress: Called with every finished row.
@@ -126,7 +127,7 @@ def spectrum(
     >>> [(row.width, row.macs) for row in curve]
     [(0.5, 48), (1.0, 96)]
     """
-    chosen = width_grid(net.min_width, widths) if isinstance(widths, int) else list(widths)
+    chosen = even_widths(net, widths) if isinstance(widths, int) else list(widths)
     rows = []
     for width in chosen:
         row = Row(
@@ -139,6 +140,11 @@ def spectrum(
         if progress is not None:
             progress(row)
     return Spectrum(rows, name)
+
+
+def even_widths(net: Supernet, count: int) -> list[float]:
+    """Evenly spaced widths of a supernet from the narrowest to 1, or all its switches if it has any."""
+    return list(net.switches) or width_grid(net.min_width, count)
 
 
 def width_grid(min_width: float, count: int) -> list[float]:

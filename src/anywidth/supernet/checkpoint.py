@@ -55,8 +55,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 def save(net: Supernet, folder: str | Path) -> Path:
     """Write a supernet into a folder as `supernet.safetensors` and `supernet.json`.
 
-    The tensors are the model's own `state_dict` under `model/` and the calibrated statistics under
-    `statistics/`; settings travel in the header of the tensor file as well, and the JSON is for reading.
+    The tensors are the model's own `state_dict` under `model/`, the calibrated statistics under `statistics/` and what
+    switches have of their own under `switches/`; settings travel in the header of the tensor file as well, and the JSON
+    is for reading.
 
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
@@ -75,6 +76,8 @@ def save(net: Supernet, folder: str | Path) -> Path:
     for config in current:
         for name, value in net.statistics[config].items():
             tensors[f"statistics/{config.key}/{name}"] = value
+    if net.switches:
+        tensors.update({f"switches/{name}": tensor for name, tensor in net.switch_state().items()})
     settings = _settings(net, current)
     text = json.dumps(settings)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -99,6 +102,8 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "min_width": net.min_width,
         "frozen": list(net.frozen),
         "ratios": net.ratios,
+        "switches": list(net.switches),
+        "switch_affine": net.switch_affine,
         "inputs": _describe_inputs(net.inputs),
         "groups": [
             {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
@@ -150,6 +155,8 @@ def load(folder: str | Path, model: nn.Module) -> Supernet:
         )
     net = _rebuild(model, settings, path)
     statistics = _statistics(net, tensors, settings, path)
+    if net.switches:
+        net.load_switch_state({n.removeprefix("switches/"): t for n, t in tensors.items() if n.startswith("switches/")})
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(saved[name])
@@ -244,6 +251,8 @@ def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Super
         settings["frozen"],
         settings["ratios"],
     )
+    if settings.get("switches"):
+        net._set_switches(settings["switches"], affine=settings["switch_affine"])
     return net
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import narrow, take
-from anywidth.supernet.statistics import Statistics, norm_modules
+from anywidth.supernet.statistics import norm_modules
+from anywidth.supernet.subnet import Private
 from anywidth.widths import WidthConfig
 
 __all__ = ["extract"]
@@ -17,27 +18,15 @@ __all__ = ["extract"]
 
 @torch.no_grad()
 def extract(
-    model: nn.Module,
-    analysis: Analysis,
-    config: WidthConfig,
-    statistics: Statistics,
-    calibrated: bool,
-    full: bool,
+    model: nn.Module, analysis: Analysis, config: WidthConfig, private: Private, *, calibrated: bool
 ) -> nn.Module:
     """A plain network of one config that shares nothing with the supernet; see `Supernet.extract`."""
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
-        part = take(tensor.detach(), kept)
-        if calibrated and not full:
-            part = statistics.private(config, name, tensor, kept) if _is_statistic(name, tensor) else part
-        assert part is not None
+        own = private(name, tensor, kept)
+        part = take(tensor.detach(), kept) if own is None else own.detach()
         copy = part.clone(memory_format=torch.contiguous_format)
         return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
-
-    own = set(statistics.names)
-
-    def _is_statistic(name: str, tensor: Tensor) -> bool:
-        return name in own and not isinstance(tensor, nn.Parameter)
 
     dense = narrow(model, analysis, analysis.units(config), bind)
     if not calibrated:

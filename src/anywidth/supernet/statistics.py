@@ -48,6 +48,7 @@ class Statistics:
         self._versions: dict[WidthConfig, int] = {}
         self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
+        self._running: set[WidthConfig] = set()
 
     @property
     def needed(self) -> bool:
@@ -83,18 +84,26 @@ class Statistics:
                     stored[name].copy_(value)
                 else:
                     stored[name] = value.clone()
+        self.labels[config] = label
         self._versions.pop(config, None)
-        self._versions[config] = self._version()
+        if config not in self._running:
+            self._versions[config] = self._version()
+
+    def adopt(self, config: WidthConfig, label: str) -> None:
+        """Take it that training keeps a config's statistics as running averages, so that they are never out of date."""
+        self._running.add(config)
+        self._stored.pop(config, None)
+        self._versions.pop(config, None)
         self.labels[config] = label
 
     def forget(self, config: WidthConfig) -> None:
         """Drop the tensors of a config that was never calibrated."""
-        if config not in self._versions:
+        if config not in self._versions and config not in self._running:
             self._stored.pop(config, None)
 
     def is_current(self, config: WidthConfig) -> bool:
         """Whether a config was calibrated with the weights as they are now."""
-        return self._versions.get(config) == self._version()
+        return config in self._running or self._versions.get(config) == self._version()
 
     def is_usable(self, config: WidthConfig) -> bool:
         """Whether a config can run in evaluation mode: it is up to date, or needs no statistics."""

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import is_leading, narrow, take
 
-__all__ = ["bind_subnet", "contiguous"]
+__all__ = ["Private", "bind_subnet", "contiguous"]
+
+Private = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
+"""What a subnet has instead of a part of the supernet's tensor of this name, or None."""
 
 
 class _AddToParent:
@@ -65,19 +68,21 @@ def bind_subnet(
     model: nn.Module,
     analysis: Analysis,
     units: npt.NDArray[Any],
-    buffers: Callable[[str, Tensor, Sequence[Kept]], Tensor | None],
+    private: Private,
 ) -> nn.Module:
     """The subnet of `model` that keeps the first `units` of every group, sharing weights and gradients.
 
-    `buffers(name, buffer, kept)` may return a private buffer to use instead of a slice.
+    `private(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
     gathered: list[_Gathered] = []
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+        own = private(name, tensor, kept)
+        if own is not None:
+            return own
         if not isinstance(tensor, nn.Parameter):
-            private = buffers(name, tensor, kept)
-            part = take(tensor, kept) if private is None else private
-            if private is None and not is_leading(kept):
+            part = take(tensor, kept)
+            if not is_leading(kept):
                 gathered.append(_Gathered(part, tensor, kept))
             return part
         if all(k is None for k in kept):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.errors import WidthError
+from anywidth.errors import CheckpointError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
+from anywidth.groups.analysis import Kept
 from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.supernet.extract import extract
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import bind_subnet
+from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
+from anywidth.supernet.switches import Switches, check_switches
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
@@ -36,7 +38,7 @@ class Supernet:
             keys do not change.
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments for one call of the model.
         divisor: Active channels are rounded to a multiple of this.
-        min_width: The narrowest width, in (0, 1].
+        min_width: The narrowest width, in (0, 1]; of a network with switches, the narrowest of them.
         frozen: Glob patterns of groups, or of modules that make channels, that are never narrowed.
         ratios: Expansion ratios by pattern, for groups whose channels are rounded before an expansion; those of
             inverted residuals are found by themselves.
@@ -45,10 +47,14 @@ class Supernet:
             for models with trained weights. "l1" goes by the L1 norm of the weights; a function of a group and its
             parameters gives one number per unit (`anywidth.supernet.order`). The function of the model stays the
             same.
+        switches: The only widths of the network, such as (0.25, 0.5, 0.75, 1.0), each with batch norms of its own
+            (Slimmable Networks, arXiv 1812.08928): train `net.parameters()` then, not only the model's. None for any
+            width from `min_width` on.
+        switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
 
     Raises:
         AnalysisError: the model cannot be captured.
-        WidthError: `min_width`, `divisor` or a pattern does not fit.
+        WidthError: `min_width`, `divisor`, a pattern or a switch does not fit.
 
     >>> import torch
     >>> from torch import nn
@@ -71,14 +77,20 @@ class Supernet:
         ratios: Mapping[str, int] | None = None,
         cache_size: int = 512,
         order: Order | None = None,
+        switches: Sequence[float] | None = None,
+        switch_affine: bool = True,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
         check_width(min_width, what="min_width")
+        fixed = () if switches is None else check_switches(switches)
+        min_width = fixed[0] if fixed else min_width
         inputs = normalise_inputs(example_inputs)
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
         if order is not None:
             reorder_(model, self.analysis, inputs, order)
+        if fixed:
+            self._set_switches(fixed, affine=switch_affine)
         if self.elastic_share < 0.5:
             warnings.warn(
                 f"only {self.elastic_share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
@@ -113,7 +125,60 @@ class Supernet:
         self._tensors: tuple[tuple[int, int, bool], ...] = ()
         self._lock = threading.RLock()
         self._configs: dict[float, WidthConfig] = {}
+        self._switches: Switches | None = None
         self._full = self.config(1.0)
+
+    def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
+        switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
+        for width in widths:
+            switches.add(width, self.config(width))
+        self._switches = switches
+        self._configs.clear()
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        """The only widths of a network with switches, in ascending order; empty for a network of any width."""
+        return () if self._switches is None else tuple(self._switches.widths.values())
+
+    def add_switch(self, width: float) -> None:
+        """One more switch; its batch norms start as those of the next wider one, from which training goes on.
+
+        Raises:
+            WidthError: the network has no switches, or this one already.
+        """
+        if self._switches is None:
+            raise WidthError("this network has no switches to add one to; make it with Supernet(..., switches=...)")
+        check_width(width, what="switch")
+        low = min(width, self.min_width)
+        config = resolve(self.analysis.elastic, float(width), divisor=self.divisor, min_width=low)
+        wider = next((c for c, known in self._switches.widths.items() if known > width), None)
+        self._switches.add(float(width), config, wider)
+        self.min_width = low
+
+    @property
+    def switch_affine(self) -> bool:
+        """Whether switches have weights and biases of batch norms of their own."""
+        return self._switches is not None and self._switches.affine
+
+    def switch_state(self) -> dict[str, Tensor]:
+        """What switches have of their own, by `WIDTH/NAME`; the rest is in `net.model.state_dict()`."""
+        return {} if self._switches is None else self._switches.state()
+
+    def load_switch_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `switch_state` of a network with the same switches gave.
+
+        Raises:
+            CheckpointError: it is of other switches.
+        """
+        if self._switches is None:
+            raise CheckpointError("this network has no switches")
+        self._switches.load_state(state)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that is to be trained: the parameters of the model, and those that switches have of their own."""
+        yield from self.model.parameters()
+        if self._switches is not None:
+            yield from self._switches.parameters()
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -133,13 +198,18 @@ class Supernet:
                 without a match stay whole), or a config, which is checked.
 
         Raises:
-            WidthError: out of range, a pattern without a match, or a config of another network.
+            WidthError: out of range, no switch of a network that has switches, a pattern without a match, or a config
+                of another network.
         """
         if isinstance(width, float) and width in self._configs:
             return self._configs[width]
         elastic = self.analysis.elastic
         frozen = [group for group in self.groups if group.frozen]
         config = resolve(elastic, width, divisor=self.divisor, min_width=self.min_width, frozen=frozen)
+        if self._switches is not None and config not in self._switches.widths:
+            asked = self.label(width) if isinstance(width, WidthConfig) else str(width)
+            known = ", ".join(f"{switch:g}" for switch in self.switches)
+            raise WidthError(f"width {asked} is not a switch of this network, whose switches are {known}")
         if isinstance(width, float) and len(self._configs) < 4096:
             self._configs[width] = config
         return config
@@ -194,7 +264,8 @@ class Supernet:
         config = self.config(width)
         if calibrated and config != self._full:
             self.statistics.check(config, self.label(width))
-        return extract(self.model, self.analysis, config, self.statistics, calibrated, config == self._full)
+        private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
+        return extract(self.model, self.analysis, config, private, calibrated=calibrated)
 
     def summary(self) -> str:
         """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
@@ -215,12 +286,9 @@ class Supernet:
     def _build(self, config: WidthConfig) -> nn.Module:
         units = self.analysis.units(config)
 
-        def private(name: str, buffer: Tensor, kept: Sequence[Any]) -> Tensor | None:
-            return self.statistics.private(config, name, buffer, kept)
-
-        subnet = bind_subnet(self.model, self.analysis, units, private)
+        subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
         norms = list(norm_modules(subnet).values())
-        for norm in norms:  # in training, batch statistics are used and none are stored
+        for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
                 norm.momentum = 0.0
             else:
@@ -228,6 +296,17 @@ class Supernet:
         if norms:
             subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config))
         return subnet
+
+    def _private(self, config: WidthConfig, *, statistics: bool = True) -> Private:
+        """Finds what a config has of its own: statistics, and a switch its batch norms."""
+
+        def private(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+            own = None if self._switches is None else self._switches.private(config, name, tensor)
+            if own is not None or not statistics or isinstance(tensor, nn.Parameter):
+                return own
+            return self.statistics.private(config, name, tensor, kept)
+
+        return private
 
     def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from anywidth.widths import Width
 
 __all__ = ["PlainModule", "SandwichModule", "warmup_cosine"]
 
-_RANDOM, _SAMPLER = "anywidth_random", "anywidth_sampler"
+_RANDOM, _SAMPLER, _SWITCHES = "anywidth_random", "anywidth_sampler", "anywidth_switches"
 
 
 def warmup_cosine(step: int, *, warmup: int, total: int) -> float:
@@ -64,11 +64,15 @@ class _Recipe(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with weight decay as in the papers, and the schedule of its learning rate."""
-        optimizer = self._make_optimizer(parameter_groups(self.model, self.weight_decay))
+        optimizer = self._make_optimizer(parameter_groups(self.model, self.weight_decay, others=self._others()))
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(self.warmup_epochs * total / max(1, self.trainer.max_epochs or 1))
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup=warmup, total=total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _others(self) -> Iterable[nn.Parameter]:
+        """Parameters to be trained that are not the model's."""
+        return ()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of torch's random numbers, which dropout and the like draw from."""
@@ -133,7 +137,7 @@ class SandwichModule(_Recipe):
         lr: float = 0.1,
         weight_decay: float = 1e-4,
         warmup_epochs: float = 0,
-        widths: int | Sequence[Width] = 4,
+        widths: int | Sequence[Width] | None = None,
         loss: Loss = F.cross_entropy,
         distillation: Loss | None = soft_cross_entropy,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
@@ -164,15 +168,22 @@ class SandwichModule(_Recipe):
 
         return self._step(fill_gradients, inputs.tensors()[0].shape[0])
 
+    def _others(self) -> Iterable[nn.Parameter]:
+        own = {id(parameter) for parameter in self.model.parameters()}
+        return [parameter for parameter in self.net.parameters() if id(parameter) not in own]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the width sampler as well."""
+        """Keep the state of the width sampler as well, and what switches have of their own."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[_SAMPLER] = self.net.sampler.state_dict()
+        checkpoint[_SWITCHES] = self.net.switch_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on drawing widths where the checkpoint stopped."""
         super().on_load_checkpoint(checkpoint)
         self.net.sampler.load_state_dict(checkpoint[_SAMPLER])
+        if self.net.switches:
+            self.net.load_switch_state(checkpoint[_SWITCHES])
 
 
 class PlainModule(_Recipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -9,10 +10,13 @@ from torch import nn
 __all__ = ["parameter_groups"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, others: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: decay on ordinary convolution and linear weights only.
 
-    Depthwise convolutions, norms, biases and every other parameter are not decayed.
+    Depthwise convolutions, norms, biases and every other parameter are not decayed, nor are `others`, such as the batch
+    norms of switches.
 
     Source: the recipes of US-Nets (arXiv 1903.05134) and AutoSlim (arXiv 1903.11728).
 
@@ -30,4 +34,5 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
             seen.add(id(weight))
             decayed.append(weight)
     rest = [parameter for parameter in model.parameters() if id(parameter) not in seen]
+    rest.extend(others)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -50,7 +50,7 @@ def sandwich_step(
     targets: Any,
     *,
     loss: Loss = F.cross_entropy,
-    widths: int | Sequence[Width] = 4,
+    widths: int | Sequence[Width] | None = None,
     sampler: WidthSampler | None = None,
     distillation: Loss | None = soft_cross_entropy,
     scale: float = 1.0,
@@ -69,7 +69,8 @@ def sandwich_step(
         targets: What `loss` compares the outputs with.
         loss: `loss(output, targets)`, a scalar.
         widths: How many widths to train (the widest, the narrowest and random ones in between), or exactly these,
-            of which the widest learns from the labels, whatever their order.
+            of which the widest learns from the labels, whatever their order. By default 4, or all switches of a
+            network that has switches.
         sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
         distillation: `distillation(student_logits, teacher_logits)`, a scalar; None trains all widths on the labels.
         scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
@@ -81,7 +82,8 @@ def sandwich_step(
         TrainingError: a loss is not finite; the optimizer has not been stepped.
         WidthError: a width does not fit.
 
-    Source: US-Nets (arXiv 1903.05134), algorithm 1.
+    Source: US-Nets (arXiv 1903.05134), algorithm 1; with switches and without distillation, Slimmable Networks
+    (arXiv 1812.08928), algorithm 1.
 
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
     >>> net = Supernet(model, torch.randn(1, 4))
@@ -169,7 +171,11 @@ def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
                 norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
-def _widths(net: Supernet, widths: int | Sequence[Width], sampler: WidthSampler | None) -> list[Width]:
+def _widths(net: Supernet, widths: int | Sequence[Width] | None, sampler: WidthSampler | None) -> list[Width]:
+    if net.switches and isinstance(widths, int):
+        raise WidthError(f"a network with switches has no random widths; list some of {net.switches}, or leave it out")
+    if widths is None:
+        widths = net.switches or 4
     if isinstance(widths, int) and not isinstance(widths, bool):
         if widths < 2:
             raise WidthError(f"the sandwich rule needs at least 2 widths (widest and narrowest), not {widths}")
