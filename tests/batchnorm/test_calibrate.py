@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import DataError, WidthError
+from anywidth.errors import AnywidthError, DataError, WidthError
 from anywidth.supernet import norm_modules
 from proofs import assert_close, call, configs
 from zoo import Case, cases, find
@@ -123,6 +123,24 @@ def test_many_batches_are_pooled_exactly(net: aw.Supernet) -> None:
         mean, variance = moments(net.extract(0.5)[0](x))
     assert_close(stored(net, 0.5)["1.running_mean"].double(), mean, 1e-5)
     assert_close(stored(net, 0.5)["1.running_var"].double() / variance, torch.ones_like(variance), 1e-5)
+
+
+def test_a_momentum_takes_the_moving_average_of_training(net: aw.Supernet) -> None:
+    batches = list(sorted_images(160).split(4))
+    aw.calibrate(net, batches, [0.5], momentum=0.1)
+    trained = net.extract(0.5, calibrated=False).train()
+    with torch.no_grad():
+        for images in batches:
+            trained(images)
+    for name, buffer in trained.named_buffers():
+        if "running" in name:
+            assert_close(stored(net, 0.5)[name], buffer, 1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"momentum": 0.0}, {"momentum": 1.5}, {"momentum": 0.1, "sequential": True}])
+def test_a_momentum_that_makes_no_sense(net: aw.Supernet, wrong: dict[str, Any]) -> None:
+    with pytest.raises(AnywidthError, match="momentum"):
+        aw.calibrate(net, [], [0.5], **wrong)
 
 
 def test_large_mean_and_tiny_spread(net: aw.Supernet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -38,6 +39,23 @@ def test_uncalibrated_widths_are_calibrated_and_that_is_said(run, tmp_path, caps
     assert first == "width,macs,params,accuracy"
     assert [line.split(",")[0] for line in rest] == ["0.5", "0.75"]
     assert (run / "supernet.safetensors").read_bytes() == before
+
+
+def test_widths_by_pattern_are_calibrated_and_evaluated(run, tmp_path, capsys):
+    (name,) = [group["name"] for group in json.loads((run / "supernet.json").read_text())["groups"]][:1]
+    asked = f"1,{name}=0.5+*=0.75,0.5"
+    assert main(["evaluate", str(run), "--widths", asked, "--out", str(tmp_path / "a.csv")]) == 0
+    with (tmp_path / "a.csv").open() as file:
+        found = {row["width"]: int(row["macs"]) for row in csv.DictReader(file)}
+    assert list(found) == ["0.5", "1.0", str({name: 0.5, "*": 0.75})]
+    assert found["0.5"] < found[str({name: 0.5, "*": 0.75})] < found["1.0"]
+    capsys.readouterr()
+    for wrong, message in (("nothing*=0.5", "matches no"), ("*=2", "2 is outside")):
+        assert main(["evaluate", str(run), "--widths", wrong]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--widths", "*=half"])
+    assert "cannot read widths by pattern from '*=half'" in capsys.readouterr().err
 
 
 def test_calibrate_adds_statistics_that_evaluate_uses(run, tmp_path, capsys):

@@ -88,6 +88,16 @@ def test_options_reach_the_supernet(train, tmp_path):
     assert [row["width"] for row in rows(tmp_path / "run" / "spectrum.csv")] == ["0.5", "1.0"]
 
 
+def test_the_ablations_of_the_papers_are_options(train, tmp_path):
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    assert train("--out", str(plain), "--epochs", "1") == 0
+    given = ["--ends", "none", "--random", "nonuniform", "--temperature", "2", "--labels", "0.5"]
+    assert train("--out", str(other), "--epochs", "1", *given) == 0
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    assert [config[name] for name in ("ends", "random", "temperature", "labels")] == ["none", "nonuniform", 2.0, 0.5]
+    assert (plain / "metrics.csv").read_text() != (other / "metrics.csv").read_text()
+
+
 def test_switches_are_trained_saved_and_alone_evaluated(train, tmp_path, capsys):
     run = tmp_path / "run"
     given = ["--switches", "0.25,0.5,1.0", "--distillation", "none", "--widths", "16", "--individual", "1"]
@@ -107,6 +117,8 @@ def test_switches_are_trained_saved_and_alone_evaluated(train, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--temperature", "0"], "--temperature is 0; give a number above 0"),
+        (["--labels", "-1"], "--labels is -1; give 0 or more"),
         (["--switches", "0.25,0.5"], "switches must be width 1.0 and at least one narrower"),
         (["--switches", "0.25,1", "--min-width", "0.5"], "--min-width is the narrowest of --switches"),
         (["--switches", "0.25,1", "--widths", "0.3"], "width 0.3 is not a switch"),

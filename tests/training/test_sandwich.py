@@ -146,6 +146,14 @@ def _mean_square(output: Any) -> Tensor:
 # -- which widths ------------------------------------------------------------------------------------------
 
 
+def test_labels_are_added_to_the_distillation_of_narrow_widths(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    both = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], labels=0.3).losses
+    soft = aw.sandwich_step(net, x, y, widths=[1.0, 0.5]).losses
+    hard = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], distillation=None).losses
+    assert_close(both[0], soft[0])
+    assert_close(both[1], soft[1] + 0.3 * hard[1])
+
+
 def test_samplers_of_one_seed_choose_alike(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
     first, second = WidthSampler(0.25, seed=5), WidthSampler(0.25, seed=5)
     for _ in range(3):

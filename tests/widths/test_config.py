@@ -17,7 +17,7 @@ import torch
 import anywidth as aw
 from anywidth.errors import WidthError
 from anywidth.groups import ChannelGroup
-from anywidth.widths import WidthConfig, WidthSampler, check_width, resolve, round_channels
+from anywidth.widths import Ends, WidthConfig, WidthSampler, check_width, resolve, round_channels
 from zoo import Case, cases, find
 
 SupernetOf = Callable[[Case], aw.Supernet]
@@ -205,6 +205,25 @@ def test_sandwich_has_both_ends_and_random_widths_between() -> None:
     assert len(widths) == 50
     assert all(0.3 <= width <= 1.0 for width in widths)
     assert len(set(widths)) == 50
+
+
+@pytest.mark.parametrize(
+    ("ends", "fixed"), [("both", [1.0, 0.3]), ("widest", [1.0]), ("narrowest", [0.3]), ("none", [])]
+)
+def test_sandwich_has_the_ends_that_are_asked_for(ends: Ends, fixed: list[float]) -> None:
+    widths = WidthSampler(0.3, seed=1, ends=ends).sandwich(6)
+    assert widths[: len(fixed)] == fixed
+    assert len(widths) == 6
+    assert widths[len(fixed) :] == WidthSampler(0.3, seed=1).sandwich(8)[2 : 8 - len(fixed)]
+
+
+def test_random_widths_are_uneven_where_groups_are_named() -> None:
+    widths = WidthSampler(0.3, seed=1, groups=["a", "b"]).sandwich(4)
+    assert widths[:2] == [1.0, 0.3]
+    for width in widths[2:]:
+        assert isinstance(width, dict)
+        assert set(width) == {"a", "b"}
+        assert width["a"] != width["b"]
 
 
 def test_samplers_are_alike_by_seed_and_deaf_to_other_generators() -> None:

@@ -21,13 +21,15 @@ _FOLD = 32
 class Moments:
     """Pooled count, mean and variance of the batches that one norm layer has seen.
 
-    The kernel of the layer itself writes the moments of each batch, one to a row of the running buffers.
+    The kernel of the layer itself writes the moments of each batch, one to a row of the running buffers. With a
+    `momentum`, they are moving averages as in training instead, which start at 0 and 1.
     """
 
-    def __init__(self, norm: _NormBase) -> None:
+    def __init__(self, norm: _NormBase, momentum: float | None = None) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self.instance = isinstance(norm, _InstanceNorm)
+        self.momentum = momentum
         self.count = 0.0
         self.mean: Tensor | None = None
         self.square: Tensor | None = None
@@ -56,6 +58,9 @@ class Moments:
         weights = counts.to(self._means.device).unsqueeze(1)
         means, variances = self._means[:rows].double(), self._variances[:rows].double()
         self._counts = []
+        if self.momentum is not None:
+            self._average(means, variances, self.momentum)
+            return
         total = float(counts.sum())
         mean = (weights * means).sum(0) / total
         within = (variances * (weights if self.instance else weights - 1)).sum(0)
@@ -72,6 +77,13 @@ class Moments:
         self.mean += shift * (total / count)
         self.count = count
 
+    def _average(self, means: Tensor, variances: Tensor, momentum: float) -> None:
+        if self.mean is None or self.square is None:
+            self.count, self.mean, self.square = 1.0, torch.zeros_like(means[0]), torch.ones_like(variances[0])
+        for mean, variance in zip(means, variances, strict=True):
+            self.mean += momentum * (mean - self.mean)
+            self.square += momentum * (variance - self.square)
+
     def result(self, *, unbiased: bool = True) -> tuple[Tensor, Tensor]:
         """Mean and variance (unbiased, as batch norms store it) of everything seen."""
         self._fold()
@@ -82,12 +94,14 @@ class Moments:
 
 
 @contextmanager
-def collecting(subnet: nn.Module, norms: Sequence[_NormBase]) -> Iterator[dict[_NormBase, Moments]]:
+def collecting(
+    subnet: nn.Module, norms: Sequence[_NormBase], momentum: float | None = None
+) -> Iterator[dict[_NormBase, Moments]]:
     """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was.
 
     What a norm layer does not see is not in the dictionary afterwards.
     """
-    moments = {norm: Moments(norm) for norm in norms}
+    moments = {norm: Moments(norm, momentum) for norm in norms}
     kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
     own_forward = {norm: norm.__dict__.get("forward") for norm in norms}
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from anywidth.batchnorm.moments import Moments, collecting
-from anywidth.errors import DataError
+from anywidth.errors import AnywidthError, DataError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.supernet.batches import model_device, split_batch
@@ -27,6 +27,7 @@ def calibrate(
     *,
     images: int | None = None,
     sequential: bool = False,
+    momentum: float | None = None,
 ) -> None:
     """Compute the batch-norm statistics of widths from training data, in place; weights do not change.
 
@@ -44,8 +45,11 @@ def calibrate(
             arXiv 1903.05134, section 3.4).
         sequential: Fix the layers one after the other, each on inputs normalised by the final statistics of those
             before it. The default normalises by each batch, as in training and in the papers, in a single pass.
+        momentum: Take a moving average of the batches' moments instead of pooling them, as training does; for
+            comparison, because it depends on the order of the batches and forgets the first ones.
 
     Raises:
+        AnywidthError: `momentum` is out of range, or given with `sequential`.
         DataError: the loader is empty, or one sample is all it gives.
         WidthError: a width does not fit the supernet.
 
@@ -57,6 +61,8 @@ def calibrate(
     >>> net.subnet(0.5).eval()(torch.randn(3, 1, 4, 4)).shape
     torch.Size([3, 2])
     """
+    if momentum is not None and (sequential or not 0 < momentum <= 1):
+        raise AnywidthError(f"momentum {momentum} must be in (0, 1], and goes with sequential=False only")
     if not net.statistics.needed:
         return
     configs = [(net.config(width), net.label(width)) for width in widths]
@@ -64,7 +70,10 @@ def calibrate(
         subnet = net.subnet(config)
         dense = nullcontext() if subnet is net.model else contiguous(subnet)
         with net.statistics.computing(config), _same_random_numbers(subnet), dense:
-            moments = _sequential(subnet, loader, images) if sequential else _single_pass(subnet, loader, images)
+            if sequential:
+                moments = _sequential(subnet, loader, images)
+            else:
+                moments = _single_pass(subnet, loader, images, momentum)
         values = {}
         for name, norm in norm_modules(subnet).items():
             prefix = f"{name}." if name else ""
@@ -175,8 +184,10 @@ def _join(first: Inputs, second: Inputs) -> Inputs:
     return first.map(lambda tensor: torch.cat([tensor, part]) if (part := next(rest)).ndim else tensor)
 
 
-def _single_pass(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> dict[_NormBase, Moments]:
-    with collecting(subnet, list(norm_modules(subnet).values())) as moments:
+def _single_pass(
+    subnet: nn.Module, loader: Iterable[Any], images: int | None, momentum: float | None
+) -> dict[_NormBase, Moments]:
+    with collecting(subnet, list(norm_modules(subnet).values()), momentum) as moments:
         _feed(subnet, loader, images)
     return moments
 

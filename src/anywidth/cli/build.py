@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from anywidth.cli.train_settings import TrainSettings
-from anywidth.cli.values import Widths
+from anywidth.cli.values import AnyWidths, Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model
 from anywidth.supernet import Supernet
-from anywidth.widths import check_width
+from anywidth.widths import Width, check_width
 
 T = TypeVar("T")
 
-__all__ = ["build_data", "build_loaders", "build_supernet", "choose_widths", "resolve"]
+__all__ = ["build_data", "build_loaders", "build_supernet", "choose_any_widths", "choose_widths", "resolve"]
 
 
 def build_data(settings: TrainSettings) -> DataBundle:
@@ -86,9 +86,24 @@ def choose_widths(net: Supernet, widths: Widths, also: tuple[float, ...] = ()) -
         WidthError: one is out of range, or no switch.
     """
     chosen = even_widths(net, widths) if isinstance(widths, int) else widths
-    for width in chosen if net.switches else ():
-        net.config(float(width))
-    return sorted({check_width(width, net.min_width) for width in (*chosen, *also)})
+    found = sorted({check_width(width, net.min_width) for width in (*chosen, *also)})
+    for width in found:
+        net.config(width)
+    return found
+
+
+def choose_any_widths(net: Supernet, widths: AnyWidths) -> list[Width]:
+    """As `choose_widths`; maps of patterns come last, as given.
+
+    Raises:
+        WidthError: one is out of range, no switch, or has a pattern that matches nothing.
+    """
+    if isinstance(widths, int):
+        return list(choose_widths(net, widths))
+    maps = [width for width in widths if isinstance(width, dict)]
+    for width in maps:
+        net.config(width)
+    return [*choose_widths(net, tuple(width for width in widths if not isinstance(width, dict))), *maps]
 
 
 def _own(network: nn.Module, name: str, kind: type[T], default: T) -> T:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anywidth.cli.options import option
 from anywidth.cli.train_settings import Device
-from anywidth.cli.values import Widths, parse_widths
+from anywidth.cli.values import AnyWidths, parse_any_widths
 
 __all__ = ["CalibrateSettings", "run"]
 
@@ -24,7 +24,7 @@ class CalibrateSettings:
     """
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    widths: Widths = field(metadata=option(parse=parse_widths, metavar="W,W,...|N"))
+    widths: AnyWidths = field(metadata=option(parse=parse_any_widths, metavar="W,W,...|N"))
     device: Device = "auto"
     data_root: Path | None = None
 
@@ -33,13 +33,13 @@ def run(settings: CalibrateSettings) -> int:
     """Compute batch-norm statistics of more widths and add them to the checkpoint of a run."""
     from rich.console import Console
 
-    from anywidth.cli.build import choose_widths
+    from anywidth.cli.build import choose_any_widths
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
 
     console = Console(highlight=False)
     opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
-    widths = choose_widths(opened.net, settings.widths)
+    widths = choose_any_widths(opened.net, settings.widths)
     with fitting_threads(opened.net, opened.settings.batch_size):
         new = opened.calibrate_missing(widths, console)
     if not new:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anywidth.cli.options import SettingsError, option
 from anywidth.cli.train_settings import Device
-from anywidth.cli.values import Widths, parse_widths
+from anywidth.cli.values import AnyWidths, parse_any_widths
 
 __all__ = ["EvaluateSettings", "run"]
 
@@ -25,7 +25,7 @@ class EvaluateSettings:
     """
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    widths: Widths | None = field(default=None, metadata=option(parse=parse_widths, metavar="W,W,...|N"))
+    widths: AnyWidths | None = field(default=None, metadata=option(parse=parse_any_widths, metavar="W,W,...|N"))
     out: Path | None = field(default=None, metadata=option(metavar="FILE"))
     device: Device = "auto"
     data_root: Path | None = None
@@ -39,7 +39,7 @@ def run(settings: EvaluateSettings) -> int:
     """Print MACs, parameters and accuracy of a run at chosen widths."""
     from rich.console import Console
 
-    from anywidth.cli.build import choose_widths
+    from anywidth.cli.build import choose_any_widths
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
     from anywidth.evaluation import spectrum
@@ -48,7 +48,7 @@ def run(settings: EvaluateSettings) -> int:
     console = Console(highlight=False)
     opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
     asked = opened.settings.widths if settings.widths is None else settings.widths
-    widths = choose_widths(opened.net, asked)
+    widths = choose_any_widths(opened.net, asked)
     with fitting_threads(opened.net, opened.settings.batch_size):
         opened.calibrate_missing(widths, console)
         curve = spectrum(opened.net, opened.loaders.test, widths, name=str(settings.run))

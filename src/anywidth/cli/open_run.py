@@ -17,6 +17,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
 from anywidth.models import build_model
 from anywidth.supernet import Supernet, load
+from anywidth.widths import Width
 
 __all__ = ["OpenRun", "load_net", "open_run"]
 
@@ -31,17 +32,17 @@ class OpenRun:
     loaders: Loaders
     data: str
 
-    def calibrate_missing(self, widths: Iterable[float], console: Console) -> list[float]:
+    def calibrate_missing(self, widths: Iterable[Width], console: Console) -> list[Width]:
         """Calibrate the widths that have no statistics yet, and say so; returns them."""
         statistics, seen = self.net.statistics, set()
-        missing = []
+        missing: list[Width] = []
         for width in widths:
             config = self.net.config(width)
             if statistics.needed and config != self.net.config(1.0) and config not in seen:
                 seen.add(config)
                 missing += [] if statistics.is_current(config) else [width]
         if missing:
-            names = ", ".join(f"{width:g}" for width in missing)
+            names = ", ".join(self.net.label(width) for width in missing)
             console.print(f"calibrating batch norm at width {names} from the training images of {self.data}")
             calibrate(self.net, self.loaders.calibration, missing, images=self.settings.calibration_images)
         return missing

@@ -77,7 +77,7 @@ def _arguments(hint: Any, details: dict[str, Any]) -> dict[str, Any]:
     if details["parse"]:
         return {"type": details["parse"], "metavar": metavar}
     if get_origin(hint) is Literal:
-        return {"type": parse_text, "choices": get_args(hint)}
+        return {"type": parse_text, "choices": get_args(hint), **({"metavar": metavar} if metavar else {})}
     if hint == tuple[str, ...]:
         return {"type": str, "nargs": "*", "metavar": metavar}
     plain = next((part for part in (hint, *get_args(hint)) if part in _METAVARS), str)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from anywidth.cli.options import SettingsError, option
 from anywidth.cli.values import Widths, parse_switches, parse_widths
+from anywidth.widths import Ends
 
 __all__ = ["Device", "TrainSettings"]
 
@@ -32,7 +33,11 @@ class TrainSettings:
         divisor: channels are rounded to multiples of this; by default the model's own, or 8
         samples: widths trained per step: the widest, the narrowest and random ones
         switches: train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0
-        distillation: what narrow widths learn from: soft (the outputs of the widest) or none (the labels)
+        ends: of the widest and the narrowest, those in every step: both, widest, narrowest or none
+        random: uniform random widths, or nonuniform ones, where every channel group has its own
+        distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
+        temperature: divides the outputs in distillation
+        labels: how much of the loss on the labels is added to the distillation of narrow widths
         frozen: groups or modules whose channels are never narrowed, as glob patterns
         widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
         individual: also train this many separate networks, alike, each at one width, and compare
@@ -57,7 +62,11 @@ class TrainSettings:
     divisor: int | None = None
     samples: int = 4
     switches: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_switches, metavar="W,W,..."))
-    distillation: Literal["soft", "none"] = "soft"
+    ends: Ends = field(default="both", metadata=option(metavar="WHICH"))
+    random: Literal["uniform", "nonuniform"] = field(default="uniform", metadata=option(metavar="KIND"))
+    distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
+    temperature: float = 1.0
+    labels: float = 0.0
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
     widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))
     individual: int = field(default=0, metadata=option(metavar="K"))
@@ -77,6 +86,10 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise SettingsError(f"--{name.replace('_', '-')} is {value}; give at least {low}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise SettingsError(f"--temperature is {self.temperature:g}; give a number above 0")
+        if not (math.isfinite(self.labels) and self.labels >= 0):
+            raise SettingsError(f"--labels is {self.labels:g}; give 0 or more")
         if self.switches and self.min_width is not None and self.min_width != min(self.switches):
             raise SettingsError("--min-width is the narrowest of --switches; leave it out")
         if not (math.isfinite(self.lr) and self.lr > 0):

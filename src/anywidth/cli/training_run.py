@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.progress import track
@@ -57,7 +58,8 @@ class TrainingRun:
             frozen=given.frozen,
             switches=given.switches,
         )
-        self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed)
+        groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
+        self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
         self.settings = resolve(given, self.net, self.bundle)
         self.loaders = build_loaders(self.settings, self.bundle)
         self.alone = even_widths(self.net, given.individual) if given.individual else []
@@ -92,10 +94,11 @@ class TrainingRun:
             self.net = load(self.folder.path, self.net.model)
             return Spectrum.from_json(file)
         given = self.settings
+        soft = partial(soft_cross_entropy, temperature=given.temperature)
         module = SandwichModule(
             self.net, lr=given.lr, weight_decay=given.decay, warmup_epochs=given.warmup_epochs,
             widths=None if self.net.switches else given.samples,
-            distillation=soft_cross_entropy if given.distillation == "soft" else None,
+            distillation=None if given.distillation == "none" else soft, labels=given.labels,
         )  # fmt: skip
         fit(
             module, self.loaders.train, given, checkpoint=self.folder.checkpoint("supernet"),

@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["ValueProblem", "Widths", "parse_shape", "parse_switches", "parse_text", "parse_widths"]
+__all__ = [
+    "AnyWidths",
+    "ValueProblem",
+    "Widths",
+    "parse_any_widths",
+    "parse_shape",
+    "parse_switches",
+    "parse_text",
+    "parse_widths",
+]
 
 Widths = int | tuple[float, ...]
 """How many widths, evenly spaced from the narrowest to 1, or which."""
+AnyWidths = int | tuple[float | dict[str, float], ...]
+"""As `Widths`, where some may be maps of patterns to widths."""
 
 
 class ValueProblem(argparse.ArgumentTypeError, ValueError):
@@ -35,6 +46,29 @@ def parse_widths(value: Any) -> Widths:
     if not widths:
         raise ValueProblem(f"cannot read widths from {value!r}; give a number such as 16, or a list such as 0.25,0.5")
     return widths
+
+
+def parse_any_widths(value: Any) -> AnyWidths:
+    """As `parse_widths`, and widths by pattern: `layer3.*=0.6`, several joined by `+`.
+
+    >>> parse_any_widths("0.5,layer3.*=0.6+layer4.*=0.5")
+    (0.5, {'layer3.*': 0.6, 'layer4.*': 0.5})
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not any(isinstance(p, dict) or "=" in str(p) for p in parts):
+        return parse_widths(value)
+    widths: list[float | dict[str, float]] = []
+    for part in parts:
+        if isinstance(part, dict) or "=" in str(part):
+            pairs = part.items() if isinstance(part, dict) else [p.rpartition("=")[::2] for p in str(part).split("+")]
+            try:
+                widths.append({str(pattern).strip(): float(number) for pattern, number in pairs})
+            except (TypeError, ValueError):
+                raise ValueProblem(f"cannot read widths by pattern from {part!r}; give such as layer3.*=0.6") from None
+        else:
+            plain = parse_widths([part])
+            widths += [] if isinstance(plain, int) else plain
+    return tuple(widths)
 
 
 def parse_switches(value: Any) -> tuple[float, ...] | None:

@@ -119,6 +119,7 @@ class SandwichModule(_Recipe):
         widths: How many widths a step trains, or which; see `sandwich_step`.
         loss: As in `sandwich_step`.
         distillation: As in `sandwich_step`; None trains all widths on the labels.
+        labels: As in `sandwich_step`.
         optimizer: Makes another optimizer of parameter groups; by default SGD with Nesterov momentum 0.9.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
@@ -140,6 +141,7 @@ class SandwichModule(_Recipe):
         widths: int | Sequence[Width] | None = None,
         loss: Loss = F.cross_entropy,
         distillation: Loss | None = soft_cross_entropy,
+        labels: float = 0.0,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
     ) -> None:
         super().__init__(net.model, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, optimizer=optimizer)
@@ -147,6 +149,7 @@ class SandwichModule(_Recipe):
         self.widths = widths
         self.loss = loss
         self.distillation = distillation
+        self.labels = labels
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One sandwich step; the losses of the widest and the narrowest."""
@@ -160,6 +163,7 @@ class SandwichModule(_Recipe):
                 loss=self.loss,
                 widths=self.widths,
                 distillation=self.distillation,
+                labels=self.labels,
                 backward=self.manual_backward,
             )
             sizes = [sum(config.values()) for config in result.configs]

@@ -53,6 +53,7 @@ def sandwich_step(
     widths: int | Sequence[Width] | None = None,
     sampler: WidthSampler | None = None,
     distillation: Loss | None = soft_cross_entropy,
+    labels: float = 0.0,
     scale: float = 1.0,
     backward: Callable[[Tensor], object] = Tensor.backward,
     logits: Callable[[Any], Tensor] = logits_of,
@@ -73,6 +74,7 @@ def sandwich_step(
             network that has switches.
         sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
         distillation: `distillation(student_logits, teacher_logits)`, a scalar; None trains all widths on the labels.
+        labels: How much of the loss on the labels is added to the distillation of the narrower widths.
         scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
         backward: How to run backward on a scaled loss, such as `lambda l: scaler.scale(l).backward()`.
         logits: Finds the logits in what the model returns.
@@ -108,6 +110,7 @@ def sandwich_step(
                 value = loss(output, targets)
             else:
                 value = distillation(logits(output), teacher)
+                value = value + labels * loss(output, targets) if labels else value
             backward(value if scale == 1.0 else value * scale)
         losses.append(value.detach())
         if number == 0:

@@ -2,9 +2,10 @@
 
 from anywidth.widths.config import Width, WidthConfig, check_width, resolve, round_channels
 from anywidth.widths.rounding import make_divisible
-from anywidth.widths.sample import WidthSampler
+from anywidth.widths.sample import Ends, WidthSampler
 
 __all__ = [
+    "Ends",
     "Width",
     "WidthConfig",
     "WidthSampler",

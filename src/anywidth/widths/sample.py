@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 from anywidth.widths.config import Width
 
-__all__ = ["WidthSampler"]
+__all__ = ["Ends", "WidthSampler"]
+
+Ends = Literal["both", "widest", "narrowest", "none"]
 
 
 class WidthSampler:
@@ -16,13 +19,22 @@ class WidthSampler:
     Two samplers with the same seed draw the same widths, whatever else draws random numbers; the state can be
     saved and put back.
 
+    Args:
+        min_width: The narrowest width.
+        seed: Of the generator.
+        ends: Which ends of the range are in every sandwich: `both` is the rule of US-Nets, `none` is naive training at
+            random widths alone.
+        groups: Names of channel groups that get a random width each; without them a random width is one of all groups.
+
     >>> a, b = WidthSampler(0.25, seed=1), WidthSampler(0.25, seed=1)
     >>> a.sandwich(4) == b.sandwich(4)
     True
     """
 
-    def __init__(self, min_width: float, *, seed: int = 0) -> None:
+    def __init__(self, min_width: float, *, seed: int = 0, ends: Ends = "both", groups: Sequence[str] = ()) -> None:
         self.min_width = min_width
+        self.ends: Ends = ends
+        self.groups = tuple(groups)
         self._random = random.Random(seed)
 
     def uniform(self) -> float:
@@ -33,9 +45,13 @@ class WidthSampler:
         """One width per group, each uniform between the smallest and 1."""
         return {name: self.uniform() for name in groups}
 
-    def sandwich(self, n: int) -> list[float]:
-        """The widest, the narrowest and n - 2 random widths (US-Nets, arXiv 1903.05134, section 3.2)."""
-        return [1.0, self.min_width, *(self.uniform() for _ in range(n - 2))][:n]
+    def sandwich(self, n: int) -> list[Width]:
+        """N widths: the ends, and random ones between them (US-Nets, arXiv 1903.05134, section 3.2)."""
+        chosen: list[Width] = [1.0] if self.ends in ("both", "widest") else []
+        chosen += [self.min_width] if self.ends in ("both", "narrowest") else []
+        while len(chosen) < n:
+            chosen.append(self.nonuniform(self.groups) if self.groups else self.uniform())
+        return chosen[:n]
 
     def state_dict(self) -> dict[str, object]:
         """The state of the generator, as JSON values."""
