@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
@@ -244,3 +245,31 @@ def test_a_split_into_a_part_and_the_rest_follows_both_attributes() -> None:
     assert [group.name for group in net.groups if group.frozen] == ["3"]
     half = net.extract(0.5, calibrated=False)
     assert (half.get_submodule("1").part, half.get_submodule("1").dim) == (5, 12)
+
+
+class WithoutValueBias(nn.Module):
+    """Attention that zeroes the part of its bias that belongs to the values, in place, in a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.qkv, self.out, self.head = (
+            nn.Linear(6, 24),
+            nn.Linear(24, 72),
+            nn.Linear(24, 24),
+            nn.Linear(24, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        bias = self.qkv.bias.clone()
+        third = bias.numel() // 3
+        bias[2 * third :].zero_()
+        packed = F.linear(x, self.qkv.weight, bias).unflatten(2, (3, -1, 6)).permute(2, 0, 3, 1, 4)
+        q, k, v = packed.unbind(0)
+        return self.head(x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+
+
+def test_what_is_written_through_a_view_reaches_the_masked_reference() -> None:
+    net = aw.Supernet(WithoutValueBias(), torch.randn(2, 5, 6), divisor=1)
+    assert net.elastic_share == 1, net.summary()
+    assert {group.name: group.unit for group in net.analysis.elastic} == {"enter": 1, "qkv": 18}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
 from anywidth.groups.labels import Array, varying
@@ -67,6 +67,7 @@ class _Masked(Interpreter):
     def __init__(self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]]) -> None:
         super().__init__(module)
         self.masks = masks
+        self.written = _written_through(module.graph)
 
     def run_node(self, n: Node) -> Any:
         if "_assert_tensor_metadata" in str(n.target):  # the traced dtype; proofs run in double precision
@@ -95,8 +96,23 @@ class _Masked(Interpreter):
     def _masked(self, node: Node, value: Any) -> Any:
         if isinstance(value, Tensor) and not (_finite(node) and all(_indifferent(user, node) for user in node.users)):
             for mask in self.masks.get(node.name, []):
-                value = torch.where(mask, value, torch.zeros((), dtype=value.dtype))
+                if node in self.written:  # a copy would keep what is written later from what it is a view of
+                    value.masked_fill_(~mask, 0)
+                else:
+                    value = torch.where(mask, value, torch.zeros((), dtype=value.dtype))
         return value
+
+
+def _written_through(graph: Graph) -> set[Node]:
+    """Views, of values that the graph computes, through which an operator in place writes."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and _base(node).endswith("_"):
+            view = node.args[0]
+            while isinstance(view, Node) and _base(view) in _VIEWS:
+                found.add(view)
+                view = view.args[0]
+    return found
 
 
 def _base(node: Node) -> str:
@@ -122,6 +138,10 @@ def _indifferent(user: Node, source: Node) -> bool:
     return base in _PER_CHANNEL
 
 
+_VIEWS = frozenset(
+    f"aten.{name}"
+    for name in ("slice", "select", "narrow", "view", "transpose", "permute", "unsqueeze", "squeeze", "alias", "detach")
+)
 _BY_WEIGHT = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.linear"})
 _PER_CHANNEL = frozenset(
     f"aten.{name}"
