@@ -6,8 +6,8 @@ Every image classifier of torchvision, its segmentation models and detection bac
 `coverage_timm.txt` (some of every family, small ones first), and transformer classifiers from configs of Hugging Face,
 all with new weights. Of each, in a process of its own: the supernet is built (its groups are proved there), the
 narrowest and random nonuniform subnets run forward and backward in training, and the extracted networks have the
-counted parameters. Writes `results/coverage.csv` after every model, and `docs/coverage.md` at the end. Seconds are of the
-analysis alone, without the two that the first `torch.export` of a process takes to import what it needs.
+counted parameters. Writes `results/coverage.csv` after every model, and `docs/coverage.md` at the end. Seconds are of
+the analysis alone, without the two that the first `torch.export` of a process takes to import what it needs.
 """
 
 from __future__ import annotations

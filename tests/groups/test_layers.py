@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.parametrizations as parametrizations
-from timm.layers import ScaledStdConv2d, StdConv2d
+from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
 import anywidth as aw
