@@ -19,6 +19,7 @@ from zoo import Case
 
 __all__ = [
     "assert_close",
+    "assert_like_slicing",
     "assert_same_layers",
     "call",
     "configs",
@@ -134,6 +135,20 @@ def slicing_gradients(
         name: torch.zeros_like(parameter) if gradient is None else gradient
         for (name, parameter), gradient in zip(full.items(), gradients, strict=True)
     }
+
+
+def assert_like_slicing(net: aw.Supernet, config: aw.WidthConfig, x: Any, *, training: bool) -> None:
+    """A subnet's outputs and the supernet's gradients are those of autograd through slicing."""
+    net.model.zero_grad(set_to_none=True)
+    got = call(net.subnet(config).train(training), x)
+    weights = [torch.randn(got.shape, dtype=torch.float64)]
+    weighted(got, weights).backward()
+    dense = net.extract(config).train(training)
+    wanted, gradients = slicing_gradients(net, config, dense, x, weights)
+    assert_close(got, wanted)
+    for name, parameter in net.model.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        assert_close(gradient, gradients[name], 1e-6)
 
 
 def weighted(result: Any, weights: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from proofs import assert_close, call, configs, kept, masked, slicing_gradients, weighted
+from proofs import assert_close, assert_like_slicing, call, configs, kept, masked
 from zoo import Case
 
 Operator = Callable[[Tensor], Tensor]
@@ -200,16 +200,7 @@ def without_dropped_channels(net: aw.Supernet, config: aw.WidthConfig, case: Cas
 
 def check_gradients(net: aw.Supernet, config: aw.WidthConfig, x: Tensor) -> None:
     for training in (False, True):
-        net.model.zero_grad(set_to_none=True)
-        got = call(net.subnet(config).train(training), x)
-        dense = net.extract(config).train(training)
-        weights = [torch.randn(got.shape, dtype=torch.float64)]
-        weighted(got, weights).backward()
-        wanted, gradients = slicing_gradients(net, config, dense, x, weights)
-        assert_close(got, wanted)
-        for name, parameter in net.model.named_parameters():
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            assert_close(gradient, gradients[name], 1e-6)
+        assert_like_slicing(net, config, x, training=training)
 
 
 @pytest.mark.parametrize("name", LOCAL)

@@ -143,6 +143,8 @@ class Supernet:
     def add_switch(self, width: float) -> None:
         """One more switch; its batch norms start as those of the next wider one, from which training goes on.
 
+        Its parameters are new: make the optimizer again from `parameters()`, or add them to it.
+
         Raises:
             WidthError: the network has no switches, or this one already.
         """
