@@ -188,7 +188,6 @@ def _describe(bundle: DataBundle, net: Supernet) -> str:
 def _describe_switches(net: Supernet) -> str:
     if not net.switches:
         return ""
-    own = {id(parameter) for parameter in net.model.parameters()}
-    more = sum(parameter.numel() for parameter in net.parameters() if id(parameter) not in own)
+    more = sum(parameter.numel() for parameter in net.switch_parameters())
     names = ", ".join(f"{width:g}" for width in net.switches)
     return f"\nswitches {names}, with {count(more)} parameters of batch norms of their own"

@@ -179,8 +179,11 @@ class Supernet:
     def parameters(self) -> Iterator[nn.Parameter]:
         """All that is to be trained: the parameters of the model, and those that switches have of their own."""
         yield from self.model.parameters()
-        if self._switches is not None:
-            yield from self._switches.parameters()
+        yield from self.switch_parameters()
+
+    def switch_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that switches have of their own, which are not the model's."""
+        return iter(()) if self._switches is None else self._switches.parameters()
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:

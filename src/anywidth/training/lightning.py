@@ -173,8 +173,7 @@ class SandwichModule(_Recipe):
         return self._step(fill_gradients, inputs.tensors()[0].shape[0])
 
     def _others(self) -> Iterable[nn.Parameter]:
-        own = {id(parameter) for parameter in self.model.parameters()}
-        return [parameter for parameter in self.net.parameters() if id(parameter) not in own]
+        return self.net.switch_parameters()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the width sampler as well, and what switches have of their own."""

@@ -30,11 +30,11 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
     x_channels = flow.along(x, channel)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
     inward, outward = flow.along(weight, in_dim), flow.along(weight, out_dim)
+    few = groups > 1 and _few(groups, weight.shape)
     if groups == 1:
         flow.meet(x_channels, inward, x.origin if x_channels is None else weight.origin)
         scales = [inward, outward]
     else:
-        few = _few(groups, weight.shape)
         outward, scales = _grouped(flow, groups, few, transposed, x_channels, inward, outward, x.origin)
     if bias is not None:
         flow.meet(outward, flow.along(bias, 0), weight.origin)
@@ -42,8 +42,8 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
     batch = x.shape[0] if channel else 1
     macs = batch * positions * math.prod(weight.shape)
     kind = "conv" if groups == 1 else "grouped conv"
-    new = groups == 1 or _few(groups, weight.shape)
-    flow.record(kind, macs, [s for s in scales if s is not None], weight.weight, (out_dim,) if new else ())
+    made = (out_dim,) if groups == 1 or few else ()
+    flow.record(kind, macs, [s for s in scales if s is not None], weight.weight, made)
     return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin)
 
 
