@@ -13,7 +13,7 @@ ROOT = Path(anywidth.__file__).parent
 # A package may import those of smaller rank; packages of one rank do not import each other.
 RANKS = {
     "errors": 0, "widths": 0, "data": 1, "groups": 1, "models": 1, "supernet": 2, "batchnorm": 3, "cost": 3,
-    "training": 4, "evaluation": 4, "report": 5, "cli": 6,
+    "training": 4, "evaluation": 4, "report": 5, "reproduce": 6, "cli": 7,
 }  # fmt: skip
 
 

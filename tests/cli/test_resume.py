@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file
 
 from anywidth.cli import main
-from anywidth.cli.epoch_checkpoint import EpochCheckpoint
+from anywidth.training.epoch_checkpoint import EpochCheckpoint
 from anywidth.training.lightning import PlainModule, SandwichModule
 
 KEPT = ("spectrum.csv", "spectrum.json", "individual.csv", "individual.json")

@@ -9,14 +9,12 @@ from lightning.pytorch import Callback
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_loaders
-from anywidth.cli.fit import fit
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
 from anywidth.evaluation import Row, evaluate
-from anywidth.models import initialise
 from anywidth.supernet import Supernet
-from anywidth.training.lightning import PlainModule
+from anywidth.training.individual import train_alone
 
 __all__ = ["train_individual"]
 
@@ -36,13 +34,13 @@ def train_individual(
     Epochs, batches, optimizer and schedule are those of the supernet, and so are its batch-norm statistics: those
     of the whole training set.
     """
-    dense = net.extract(width, calibrated=False).cpu()
-    torch.manual_seed(settings.seed)
-    initialise(dense)
     loaders = build_loaders(settings, bundle)
-    module = PlainModule(dense, lr=settings.lr, weight_decay=settings.decay, warmup_epochs=settings.warmup_epochs)
-    fit(module, loaders.train, settings, checkpoint=checkpoint, callbacks=[progress])
+    dense = train_alone(
+        net, width, loaders.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.decay,
+        warmup_epochs=settings.warmup_epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
+        precision=settings.precision, callbacks=[progress],
+    )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
-    alone = Supernet(dense.to(device), net.inputs.args[0].to(device), min_width=1.0)
+    alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)
     calibrate(alone, loaders.calibration, [1.0], images=settings.calibration_images)
     return Row(width=width, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))

@@ -56,7 +56,7 @@ def make_parser(settings: type, *, prog: str, description: str) -> ArgumentParse
         details = {**option(), **field.metadata}
         given: dict[str, Any] = {"help": " ".join(texts[field.name].split()), **_arguments(hints[field.name], details)}
         required = field.default is dataclasses.MISSING
-        if not required:
+        if not required and given.get("action") != "store_true":
             given["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
         if details["positional"]:
             given |= {} if required else {"nargs": "?"}
@@ -76,6 +76,8 @@ def _arguments(hint: Any, details: dict[str, Any]) -> dict[str, Any]:
     metavar = details["metavar"]
     if details["parse"]:
         return {"type": details["parse"], "metavar": metavar}
+    if hint is bool:
+        return {"action": "store_true"}
     if get_origin(hint) is Literal:
         return {"type": parse_text, "choices": get_args(hint), **({"metavar": metavar} if metavar else {})}
     if hint == tuple[str, ...]:

@@ -12,7 +12,6 @@ from rich.progress import track
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_data, build_loaders, build_supernet, choose_widths, resolve
 from anywidth.cli.device import pick_device
-from anywidth.cli.fit import fit
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.metrics_file import MetricsFile
@@ -28,6 +27,7 @@ from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
 from anywidth.training import soft_cross_entropy
+from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
 
@@ -101,7 +101,8 @@ class TrainingRun:
             distillation=None if given.distillation == "none" else soft, labels=given.labels,
         )  # fmt: skip
         fit(
-            module, self.loaders.train, given, checkpoint=self.folder.checkpoint("supernet"),
+            module, self.loaders.train, epochs=given.epochs, device=self.device, precision=given.precision,
+            checkpoint=self.folder.checkpoint("supernet"),
             callbacks=[ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv"))],
         )  # fmt: skip
         self.stage = "calibrating and evaluating"

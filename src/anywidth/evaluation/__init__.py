@@ -2,5 +2,17 @@
 
 from anywidth.evaluation.evaluate import Score, evaluate, top1
 from anywidth.evaluation.spectrum import Row, Spectrum, even_widths, spectrum, width_grid
+from anywidth.evaluation.stages import stages, widths_by_stage
 
-__all__ = ["Row", "Score", "Spectrum", "evaluate", "even_widths", "spectrum", "top1", "width_grid"]
+__all__ = [
+    "Row",
+    "Score",
+    "Spectrum",
+    "evaluate",
+    "even_widths",
+    "spectrum",
+    "stages",
+    "top1",
+    "width_grid",
+    "widths_by_stage",
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anywidth.evaluation.spectrum import Spectrum, require_matplotlib
+from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, style_axes
 from anywidth.supernet.checkpoint import write_atomically
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_INK, _QUIET, _RULE = "#1b1f24", "#57606a", "#e5e7eb"
-_LINE, _POINTS = "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]
 _SPAN = 2.0
 """The least range of accuracies that the picture covers, in points, so that noise does not look like a result."""
 
@@ -28,20 +27,20 @@ def draw(curve: Spectrum, path: str | Path | None, others: Mapping[str, Spectrum
     axes.plot(
         [row.macs for row in rows],
         [row.accuracy for row in rows],
-        color=_LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=curve.name, zorder=2,
+        color=LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=curve.name, zorder=2,
     )  # fmt: skip
-    for (name, points), colour in zip(others.items(), _POINTS * (1 + len(others) // len(_POINTS)), strict=False):
+    for (name, points), colour in zip(others.items(), OTHERS * (1 + len(others) // len(OTHERS)), strict=False):
         axes.scatter(
             [row.macs for row in points],
             [row.accuracy for row in points],
             s=56, marker="D", color=colour, edgecolor="white", linewidth=0.9, label=name, zorder=3,
         )  # fmt: skip
     _scale(axes, curve)
-    _style(axes)
+    style_axes(axes)
     if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=12)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=12)
     if others:
-        axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=INK)
     if path is not None:
         kind = Path(path).suffix.lstrip(".") or "png"
         write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format=kind))
@@ -61,22 +60,14 @@ def _scale(axes: Any, curve: Spectrum) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(engineering)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("MACs (logarithmic) and width" if marks else "MACs (logarithmic)", color=_QUIET)
-    axes.set_ylabel("accuracy (%)", color=_QUIET)
+    axes.set_xlabel("MACs (logarithmic) and width" if marks else "MACs (logarithmic)", color=QUIET)
+    axes.set_ylabel("accuracy (%)", color=QUIET)
     low, high = axes.get_ylim()
     if high - low < _SPAN:
         # A percentage ends at 100; only a little room is left above it for the marker.
         high = min((low + high + _SPAN) / 2, max(high, 100 + _SPAN / 20))
         axes.set_ylim(high - _SPAN, high)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-
-
-def _style(axes: Any) -> None:
-    axes.grid(True, color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#9ca3af")
-    axes.tick_params(colors=_QUIET, length=0, labelsize=9)
 
 
 def _is_round(row: Any) -> bool:

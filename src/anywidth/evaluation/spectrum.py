@@ -100,7 +100,7 @@ class Spectrum(Sequence[Row]):
 def spectrum(
     net: Supernet,
     loader: Iterable[Any],
-    widths: Sequence[Width] | int = 16,
+    widths: Sequence[Width] | Mapping[str, Width] | int = 16,
     *,
     score: Score = top1,
     name: str = "anywidth",
@@ -112,7 +112,7 @@ def spectrum(
         net: The supernet, calibrated at these widths.
         loader: Batches of (inputs, targets), iterated once per width.
         widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced, or all switches
-            of a network that has switches.
+            of a network that has switches. A map gives rows names instead.
         score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
         name: Stands in files and legends.
         progress: Called with every finished row.
@@ -127,11 +127,15 @@ def spectrum(
     >>> [(row.width, row.macs) for row in curve]
     [(0.5, 48), (1.0, 96)]
     """
-    chosen = even_widths(net, widths) if isinstance(widths, int) else list(widths)
+    if isinstance(widths, Mapping):
+        named: list[tuple[float | str, Width]] = list(widths.items())
+    else:
+        chosen = even_widths(net, widths) if isinstance(widths, int) else widths
+        named = [(round(w, 6) if isinstance(w, (int, float)) else net.label(w), w) for w in chosen]
     rows = []
-    for width in chosen:
+    for name_of_row, width in named:
         row = Row(
-            width=round(width, 6) if isinstance(width, (int, float)) else net.label(width),
+            width=name_of_row,
             macs=macs(net, width),
             params=params(net, width),
             accuracy=evaluate(net, loader, width, score=score),

@@ -17,10 +17,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from anywidth.cli.device import pick_device
-from anywidth.cli.epoch_checkpoint import EpochCheckpoint
-from anywidth.cli.train_settings import TrainSettings
 from anywidth.errors import CheckpointError, TrainingError
+from anywidth.training.epoch_checkpoint import EpochCheckpoint
 
 __all__ = ["fit"]
 
@@ -35,22 +33,37 @@ _NOISE = (
 
 
 def fit(
-    module: LightningModule, loader: Any, settings: TrainSettings, *, checkpoint: Path, callbacks: Sequence[Callback]
+    module: LightningModule,
+    loader: Any,
+    *,
+    epochs: int,
+    device: torch.device,
+    checkpoint: Path,
+    precision: str = "32",
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train a module for the epochs of the settings, from its checkpoint if there is one.
+    """Train a module, from its checkpoint if there is one.
+
+    Args:
+        module: What to train, such as `SandwichModule`.
+        loader: Batches of (inputs, targets); if its sampler has `set_epoch`, that is called.
+        epochs: Passes over the loader, with those that the checkpoint has behind it.
+        device: Where to train.
+        checkpoint: The file that keeps the state after every epoch.
+        precision: 32, bf16 or 16 bits.
+        callbacks: Lightning's, such as a progress bar.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the checkpoint is that of the last finished epoch.
         CheckpointError: the checkpoint cannot be read.
         TrainingError: a loss is not finite, or the memory of the device is too small.
     """
-    device = pick_device(settings.device, settings.precision)
     with _quiet(), _interruptible():
         trainer = Trainer(
-            max_epochs=settings.epochs,
+            max_epochs=epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
-            precision=_PRECISIONS[settings.precision],  # type: ignore[arg-type]
+            precision=_PRECISIONS[precision],  # type: ignore[arg-type]
             callbacks=[*callbacks, EpochCheckpoint(checkpoint)],
             logger=False,
             enable_checkpointing=True,
@@ -66,7 +79,7 @@ def fit(
                 raise KeyboardInterrupt from None
             raise
         except torch.OutOfMemoryError as error:
-            raise TrainingError(f"out of memory: lower --batch-size (now {settings.batch_size})") from error
+            raise TrainingError("out of memory: train with smaller batches (--batch-size)") from error
         except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
             if isinstance(error, TrainingError) or resumed is None or trainer.global_step:
                 raise

@@ -1,0 +1,122 @@
+"""How far a narrow network's features are from the full one's, layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anywidth.batchnorm import calibrate
+from anywidth.evaluation import width_grid
+from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Point, Results, higher
+from anywidth.supernet import Supernet, norm_modules
+
+US, ORDINARY = "US-Net", "ordinary network, recalibrated"
+MEAN = "mean of all layers"
+
+
+def us_net(lab: Lab) -> Mapping[str, Curve]:
+    """A network trained by the sandwich rule."""
+    return _errors(lab, lab.train(lab.supernet(), "supernet"), US)
+
+
+def ordinary(lab: Lab) -> Mapping[str, Curve]:
+    """The same network trained at full width only."""
+    net = lab.supernet()
+    lab.train_plain(net.model, "ordinary")
+    return _errors(lab, net, ORDINARY)
+
+
+@torch.no_grad()
+def _errors(lab: Lab, net: Supernet, panel: str) -> Mapping[str, Curve]:
+    """|y_n - y_k| / |y_n| of the normalised features of test images, over the channels that the narrowest has."""
+    widths = width_grid(net.min_width, 7)
+    calibrate(net, lab.loaders().calibration, widths)
+    images, _ = next(iter(lab.loaders().test))
+    features = {width: _features(net.subnet(width), images.to(lab.device)) for width in widths}
+    curves: dict[str, list[Point]] = {f"{panel} | {MEAN}": []}
+    for width in widths:
+        found = []
+        for name in features[1.0]:
+            full, narrow = (features[w][name][:, _positions(net, name, w)] for w in (1.0, width))
+            error = float((full - narrow).norm() / full.norm())
+            found.append(error)
+            curves.setdefault(f"{panel} | {name}", []).append(Point(x=width, y=error))
+        curves[f"{panel} | {MEAN}"].append(Point(x=width, y=statistics.fmean(found)))
+    return curves
+
+
+def _features(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What every batch norm puts out, by its name."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        norm.register_forward_hook(lambda _m, _i, output, name=name: found.update({name: output}))
+        for name, norm in norm_modules(network).items()
+    ]
+    training = network.training
+    try:
+        network.eval()(images)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _positions(net: Supernet, norm: str, width: float) -> Any:
+    """Where the channels that the narrowest network has are among those of a width."""
+    here, narrowest = (_kept(net, norm, w) for w in (width, net.min_width))
+    return torch.from_numpy(np.searchsorted(here, narrowest))
+
+
+def _kept(net: Supernet, norm: str, width: float) -> Any:
+    analysis, name = net.analysis, net.analysis.names[f"{norm}.weight"]
+    (kept,) = analysis.kept(name, analysis.units(net.config(width)))
+    return (
+        np.arange(analysis.shapes[name][0] if kept is None else kept) if kept is None or isinstance(kept, int) else kept
+    )
+
+
+def _bounded(results: Results) -> Difference:
+    """How much the error of the narrowest exceeds the largest of any wider network."""
+    arm = f"{US} | {MEAN}"
+    rows = [results.values(arm, x) for x in results.xs(arm)]
+    return Difference.of([first - max(others) for first, *others in zip(*rows, strict=True)])
+
+
+def _falls(results: Results) -> Difference:
+    """The share of steps to the next wider network, over all layers, in which the error falls, less 0.9."""
+    shares = []
+    for number in range(len(results.seeds)):
+        down = []
+        for arm in results.arms:
+            if arm.startswith(f"{US} | ") and not arm.endswith(MEAN):
+                errors = [results.values(arm, x)[number] for x in results.xs(arm)]
+                down += [wide < narrow for narrow, wide in itertools.pairwise(errors)]
+        shares.append(statistics.fmean(down) - 0.9)
+    return Difference.of(shares)
+
+
+EXPERIMENT = Experiment(
+    title="The error of narrow features, relative to the full network's",
+    paper="US-Nets (arXiv 1903.05134), section 3.1",
+    cells={"us-net": us_net, "ordinary": ordinary},
+    claims=[
+        Claim(text="the error of the narrowest bounds that of all wider ones", difference=_bounded),
+        Claim(
+            text="with every step to a wider network it falls, in more than 90% of steps and layers", difference=_falls
+        ),
+        Claim(
+            text="training makes it smaller: that of an ordinary network is larger",
+            difference=higher(f"{ORDINARY} | {MEAN}", f"{US} | {MEAN}"),
+        ),
+    ],
+    y="relative error of features",
+    average=True,
+    digits=2,
+)

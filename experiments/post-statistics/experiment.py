@@ -1,0 +1,66 @@
+"""How many images the batch-norm statistics of a width need, and whether a moving average does."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping
+from functools import partial
+
+from anywidth.batchnorm import calibrate, share_statistics
+from anywidth.data import make_loaders
+from anywidth.evaluation import width_grid
+from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Point, Results, higher
+
+EXACT, MOVING = "exact mean", "moving average, momentum 0.1"
+IMAGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def run(lab: Lab) -> Mapping[str, Curve]:
+    """One supernet; the mean accuracy of three narrow widths by images, batches of 64 at most."""
+    net = lab.train(lab.supernet(), "supernet")
+    widths = width_grid(net.min_width, 4)[:-1]
+    batches = _batches(lab, max(IMAGES))
+    curves: dict[str, list[Point]] = {EXACT: [], MOVING: []}
+    for arm, momentum in ((EXACT, None), (MOVING, 0.1)):
+        for images in IMAGES:
+            if images:
+                calibrate(net, batches, widths, images=images, momentum=momentum)
+            else:
+                share_statistics(net, widths)  # as if nothing had been done: the supernet's own
+            curves[arm].append(Point(x=images, y=statistics.fmean(p.y for p in lab.score(net, widths))))
+    return curves
+
+
+def _batches(lab: Lab, images: int) -> list[object]:
+    """Training batches; a small data set comes again with other augmentation."""
+    passes = (make_loaders(lab.bundle, batch_size=64, seed=lab.seed + 1000 * i).calibration for i in itertools.count())
+    return list(itertools.islice(itertools.chain.from_iterable(passes), -(-images // 64) + 2))
+
+
+def gain(results: Results, *, at: int, over: int, by: float) -> Difference:
+    """How much more accuracy one number of images gives than another plus `by`."""
+    pairs = zip(results.values(EXACT, at), results.values(EXACT, over), strict=True)
+    return Difference.of([a - b - by for a, b in pairs])
+
+
+EXPERIMENT = Experiment(
+    title="Batch-norm post-statistics: accuracy by the number of training images",
+    paper="US-Nets (arXiv 1903.05134), sections 3.4 and 4.3",
+    cells={"statistics": run},
+    claims=[
+        Claim(
+            text="without them, accuracy is more than 10 points lower", difference=partial(gain, at=4096, over=0, by=10)
+        ),
+        Claim(
+            text="1,024 images are as good as 4,096, within 0.3 points",
+            difference=partial(gain, at=1024, over=4096, by=-0.3),
+        ),
+        Claim(text="exact beats the moving average with 64 images", difference=higher(EXACT, MOVING, 64)),
+        Claim(text="exact beats the moving average with 1,024 images", difference=higher(EXACT, MOVING, 1024)),
+    ],
+    x="training images",
+    y="top-1 accuracy (%), mean of 3 narrow widths",
+    scale="log",
+    average=False,
+)

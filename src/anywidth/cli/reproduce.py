@@ -1,0 +1,187 @@
+"""`anywidth reproduce`: an experiment of the papers, run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.train_settings import Device
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["ReproduceSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """The options of `anywidth reproduce`.
+
+    Attributes:
+        name: the experiment, one of --list
+        list: name all experiments and what they compare
+        data: digits, fashion-mnist or another data set of anywidth train; by default digits
+        full: the setting of the papers' followers for a GPU: CIFAR-100, ResNet-18, 100 epochs
+        model: another model, such as mobilenet_v2
+        epochs: passes over the training images, of every arm; by default what config.yaml of the experiment says
+        seeds: runs of every arm
+        data_root: folder of downloaded data sets
+        jobs: networks that train at the same time, each on one core; by default one per core, or 1 on a GPU
+        device: auto, cpu or cuda; auto takes a GPU for --full if there is one, and else the CPU
+        out: folder to write; by default runs/reproduce/NAME-DATA
+    """
+
+    name: str | None = field(default=None, metadata=option(positional=True, metavar="NAME"))
+    list: bool = False
+    data: str | None = None
+    full: bool = False
+    model: str | None = None
+    epochs: int | None = None
+    seeds: int | None = None
+    data_root: Path = Path("data")
+    jobs: int | None = None
+    device: Device = "auto"
+    out: Path | None = field(default=None, metadata=option(metavar="DIR"))
+
+    def __post_init__(self) -> None:
+        if not self.list and self.name is None:
+            raise SettingsError("name an experiment, or ask for --list")
+        for name in ("epochs", "seeds", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name} is {value}; give at least 1")
+
+
+def run(settings: ReproduceSettings) -> int:
+    """Run an experiment of the papers again: table, verdicts, picture and JSON."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if settings.list:
+        _list(console)
+        return 0
+    return _run(settings, console)
+
+
+def _list(console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from anywidth.reproduce import experiment_names, load_experiment
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in ("name", "what it compares", "from"):
+        table.add_column(column)
+    for name in experiment_names():
+        experiment = load_experiment(name)
+        table.add_row(name, experiment.title, experiment.paper)
+    console.print(table)
+
+
+def _run(settings: ReproduceSettings, console: Console) -> int:
+    import os
+
+    from rich.markdown import Markdown
+
+    from anywidth.cli.device import pick_device
+    from anywidth.cli.messages import say
+    from anywidth.errors import MissingExtraError
+    from anywidth.reproduce import load_experiment, run_experiment
+    from anywidth.reproduce.page import page, update_page
+    from anywidth.reproduce.picture import draw
+    from anywidth.reproduce.runner import finish
+
+    assert settings.name is not None
+    experiment = load_experiment(settings.name)
+    setup = _setup(settings, experiment)
+    device = pick_device("cpu" if settings.device == "auto" and not settings.full else settings.device)
+    jobs = settings.jobs or (1 if device.type == "cuda" else os.cpu_count() or 1)
+    folder = settings.out or Path(
+        "runs", "reproduce", f"{settings.name}-{Path(setup.data.partition(':')[2] or setup.data).stem}"
+    )
+    if (folder / "result.json").exists() and not (folder / "cells").exists() and settings.out is None:
+        raise SettingsError(f"{folder} holds the result of this already; choose another folder with --out DIR")
+    cells = len(experiment.cells) * setup.seeds
+    console.print(
+        f"{experiment.title}\n{setup.data}, {setup.model}, {setup.epochs} epochs, {setup.seeds} seeds: {cells} cells, "
+        f"{jobs} at a time; what is done is kept in {folder}", soft_wrap=True,
+    )  # fmt: skip
+    try:
+        with _Progress(console, cells) as progress:
+            record = run_experiment(
+                settings.name, setup, folder, device=device, data_root=settings.data_root, jobs=jobs, progress=progress
+            )
+    except KeyboardInterrupt:
+        say("interrupted", f"finished cells are kept in {folder}; the same command goes on")
+        return 130
+    record.to_json(folder / "result.json", experiment)
+    text = page(experiment, record)
+    if not update_page(folder / "README.md", text):
+        (folder / "result.md").write_text(f"# {experiment.title}\n\n{text}")
+    names = "result.json, result.md"
+    try:
+        draw(experiment, record.results, folder / "picture.png", note=_note(record.setup, setup.seeds))
+        names += ", picture.png"
+    except MissingExtraError as error:
+        say("warning", f"no picture was drawn: {error}")
+    finish(folder)
+    console.print(Markdown(text))
+    console.print(f"results in {folder}: {names}", soft_wrap=True)
+    return 0
+
+
+def _setup(settings: ReproduceSettings, experiment: Any) -> Any:
+    if settings.full and settings.data not in (None, "cifar100"):
+        base = experiment.setup("full").changed(data=settings.data)
+    elif settings.full:
+        base = experiment.setup("full")
+    elif settings.data in (None, "digits"):
+        base = experiment.setup("digits")
+    else:
+        base = experiment.setup("fashion-mnist").changed(data=settings.data)
+    changes = {"model": settings.model, "epochs": settings.epochs, "seeds": settings.seeds}
+    if settings.epochs is not None:
+        changes["warmup_epochs"] = min(base.warmup_epochs, settings.epochs / 2)
+    return base.changed(**changes)
+
+
+def _note(setup: Any, seeds: int) -> str:
+    return (
+        f"{setup['data']}, {setup['model']}, {setup['epochs']} epochs; mean and standard deviation over {seeds} seeds"
+    )
+
+
+class _Progress:
+    """A bar over cells in a terminal, a line per cell elsewhere."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("running", total=total)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Note a finished cell."""
+        self._bar.update(self._task, completed=done, description=name)
+        if not self.console.is_terminal:
+            self.console.print(f"{done}/{total}: {name}", soft_wrap=True)

@@ -1,0 +1,71 @@
+"""The stages of a network, and widths that narrow one of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from anywidth.supernet import Supernet
+from anywidth.widths import Width, check_width
+
+__all__ = ["stages", "widths_by_stage"]
+
+
+def stages(net: Supernet) -> dict[str, tuple[str, ...]]:
+    """The elastic groups of every stage, by the name of the module that the stage is.
+
+    Stages are the children of the model, or of the one child that holds more than half of the elastic groups, as the
+    `features` of many networks do.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> layers = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2))
+    >>> stages(Supernet(nn.Sequential(layers, nn.Softmax(-1)), torch.randn(1, 4)))
+    {'0.0': ('0.0',), '0.1': ('0.1',)}
+    """
+    names = [group.name for group in net.analysis.elastic]
+    depth = 1
+    while True:
+        heads = [_head(name, depth) for name in names]
+        head, count = Counter(heads).most_common(1)[0] if heads else ("", 0)
+        if 2 * count <= len(names) or all(_head(name, depth + 1) == head for name in names):
+            break
+        depth += 1
+        names = [name for name in names if _head(name, depth - 1) == head]
+    found: dict[str, tuple[str, ...]] = {}
+    for group in net.analysis.elastic:
+        # Groups outside of the child that was opened, such as the stem's, are stages by the child they are in.
+        stage = _head(group.name, depth) if group.name in names else _head(group.name, 1)
+        found[stage] = (*found.get(stage, ()), group.name)
+    return found
+
+
+def widths_by_stage(net: Supernet, factor: float, *, base: float = 1.0) -> dict[str, Width]:
+    """For every stage, the network at width `base` in which this stage alone is narrower by `factor`.
+
+    Args:
+        net: The supernet.
+        factor: Multiplies the width of the stage, in (0, 1).
+        base: The width of all others.
+
+    Raises:
+        WidthError: a width is out of the range of the network.
+
+    Source: US-Nets (arXiv 1903.05134), section 4.3, where the factor is 0.6.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> [dict(net.config(width)) for width in widths_by_stage(net, 0.5).values()]
+    [{'0': 8, '1': 16}, {'0': 16, '1': 8}]
+    """
+    check_width(base, net.min_width)
+    narrow = check_width(base * factor, net.min_width, f"width {base:g} times {factor:g}")
+    everything = stages(net)
+    return {
+        stage: {name: narrow if name in groups else base for part in everything.values() for name in part}
+        for stage, groups in everything.items()
+    }
+
+
+def _head(name: str, depth: int) -> str:
+    return ".".join(name.split(".")[:depth])

@@ -1,0 +1,101 @@
+"""What an experiment of the papers is made of."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from anywidth.errors import AnywidthError
+from anywidth.reproduce.claims import Claim
+from anywidth.reproduce.lab import Lab
+from anywidth.reproduce.results import Curve
+from anywidth.reproduce.setup import PRESETS, Setup
+
+__all__ = ["Cell", "Experiment", "experiment_names", "experiments_folder", "load_experiment"]
+
+Cell = Callable[[Lab], Mapping[str, Curve]]
+"""One unit of work for one seed: trains what it needs and returns curves by arm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One figure or table of the papers, in small.
+
+    Attributes:
+        title: What is compared, for the picture and the list.
+        paper: Paper and section.
+        claims: What the paper says, each decided by the results.
+        cells: The work by name; every cell is run once per seed.
+        columns: The x that tables show; all if empty.
+        x: What x is.
+        y: What y is, with its unit.
+        scale: How the picture shows x: as it is, logarithmic, or by names in a row.
+        against_macs: Whether the picture has MACs on its axis instead of x.
+        average: Whether the mean over all x means something, and so has a column.
+        digits: Digits behind the point in tables.
+    """
+
+    title: str
+    paper: str
+    claims: Sequence[Claim]
+    cells: Mapping[str, Cell]
+    columns: Sequence[float | str] = ()
+    x: str = "width"
+    y: str = "top-1 accuracy (%)"
+    scale: str = "linear"
+    against_macs: bool = False
+    average: bool = True
+    digits: int = 1
+    setups: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def setup(self, preset: str) -> Setup:
+        """The settings of a preset (`digits`, `fashion-mnist`, `full`) with what config.yaml changes."""
+        return PRESETS[preset].changed(**self.setups.get(preset, {}))
+
+
+def experiments_folder() -> Path:
+    """The folder of all experiments: beside the sources in a clone, inside the package when installed.
+
+    Raises:
+        AnywidthError: it is not there.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package.parents[1] / "experiments", package / "experiments"):
+        if folder.is_dir():
+            return folder
+    raise AnywidthError(f"there are no experiments beside {package}; install anywidth again, or run it from a clone")
+
+
+def experiment_names() -> tuple[str, ...]:
+    """The names of all experiments, sorted."""
+    return tuple(sorted(path.parent.name for path in experiments_folder().glob("*/experiment.py")))
+
+
+def load_experiment(name: str) -> Experiment:
+    """The experiment of a name, from `experiments/NAME/experiment.py` and its `config.yaml`.
+
+    Raises:
+        AnywidthError: there is none of this name.
+    """
+    folder = experiments_folder() / name
+    if name not in experiment_names():
+        raise AnywidthError(f"there is no experiment {name!r}; there are {', '.join(experiment_names())}")
+    module_name = f"anywidth_experiments_{name.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(module_name, folder / "experiment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    config = folder / "config.yaml"
+    setups = yaml.safe_load(config.read_text()) if config.exists() else None
+    strange = sorted(set(setups or {}) - set(PRESETS))
+    if strange:
+        raise AnywidthError(f"{config} has settings for {strange[0]!r}; presets are {', '.join(PRESETS)}")
+    experiment: Experiment = module.EXPERIMENT
+    return Experiment(**{**experiment.__dict__, "setups": setups or {}})

@@ -1,0 +1,86 @@
+"""The table and the verdicts of an experiment, as Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from anywidth.reproduce.experiment import Experiment
+from anywidth.reproduce.runner import Record
+from anywidth.supernet.checkpoint import write_atomically
+
+__all__ = ["page", "update_page"]
+
+_START, _END = "<!-- measured: written by anywidth reproduce -->", "<!-- end of measured -->"
+
+
+def page(experiment: Experiment, record: Record) -> str:
+    """Settings, a table of mean ± spread by arm, and what the results say of every claim."""
+    return "\n\n".join((_settings(record), _table(experiment, record), _claims(experiment, record))) + "\n"
+
+
+def update_page(path: Path, text: str) -> bool:
+    """Put the measured part into a page between its two marks; False if the page is not there or has no marks."""
+    if not path.exists():
+        return False
+    pattern = re.compile(f"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
+    before = path.read_text()
+    if not pattern.search(before):
+        return False
+    after = pattern.sub(lambda _: f"{_START}\n\n{text}\n{_END}", before)
+    write_atomically(path, lambda temporary: temporary.write_text(after))
+    return True
+
+
+def _settings(record: Record) -> str:
+    setup, about, seeds = record.setup, record.about, len(record.results.seeds)
+    images = f", {setup['train_images']:,} training images" if setup["train_images"] else ""
+    return (
+        f"{setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
+        f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}, "
+        f"{record.seconds:.0f} s of work in {about['processes']} processes on {about['machine']}."
+    )
+
+
+def _table(experiment: Experiment, record: Record) -> str:
+    results = record.results
+    measured = list(dict.fromkeys(x for arm in results.arms for x in results.xs(arm)))
+    columns = [x for x in experiment.columns if x in measured]
+    columns = columns or measured
+    heads = [_number(x) for x in columns]
+    several = experiment.average and any(len(results.xs(arm)) > 1 for arm in results.arms)
+    lines = [
+        "| " + " | ".join([f"{experiment.y} at {experiment.x}", *heads, *(["mean"] if several else [])]) + " |",
+        "|---" * (1 + len(heads) + several) + "|",
+    ]
+    for arm in results.arms:
+        known = results.xs(arm)
+        cells = [
+            _cell(results.mean(arm, x), results.spread(arm, x), experiment.digits) if x in known else ""
+            for x in columns
+        ]
+        if several:
+            whole = len(known) > 1
+            cells += [_cell(results.mean(arm), results.spread(arm), experiment.digits) if whole else ""]
+        lines.append(f"| {arm.replace('|', ':')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _claims(experiment: Experiment, record: Record) -> str:
+    lines = ["| claim | whose | says our measurement | difference |", "|---|---|---|---|"]
+    for claim in experiment.claims:
+        verdict = claim.judge(record.results)
+        found = verdict.difference
+        error = "" if math.isnan(found.error) else f" ± {found.error:.{experiment.digits + 1}f}"
+        says = f"{found.mean:+.{experiment.digits + 1}f}{error}"
+        lines.append(f"| {claim.text} | {claim.source} | **{verdict.says}** | {says} |")
+    return "\n".join(lines)
+
+
+def _number(x: float | str) -> str:
+    return x if isinstance(x, str) else f"{x:g}"
+
+
+def _cell(mean: float, spread: float, digits: int) -> str:
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"

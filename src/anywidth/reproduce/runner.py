@@ -1,0 +1,196 @@
+"""Runs the cells of an experiment, several at a time, and keeps each as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anywidth.errors import AnywidthError
+from anywidth.reproduce.experiment import Experiment, load_experiment
+from anywidth.reproduce.lab import Lab
+from anywidth.reproduce.results import Curve, Point, Results
+from anywidth.reproduce.setup import Setup
+from anywidth.supernet.checkpoint import write_atomically
+
+__all__ = ["Record", "run_experiment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished experiment: `result.json` is this.
+
+    Attributes:
+        name: The folder in `experiments/`.
+        setup: The settings, as JSON values.
+        results: Curves by arm and seed.
+        seconds: Processor time of all cells, added up.
+        about: Versions, machine and day.
+    """
+
+    name: str
+    setup: Mapping[str, Any]
+    results: Results
+    seconds: float
+    about: Mapping[str, Any]
+
+    def to_json(self, path: Path, experiment: Experiment) -> Path:
+        """Write everything, with the verdict on every claim."""
+        verdicts = [(claim, claim.judge(self.results)) for claim in experiment.claims]
+        content = {
+            "experiment": self.name,
+            "title": experiment.title,
+            "paper": experiment.paper,
+            "setup": dict(self.setup),
+            "seeds": self.results.seeds,
+            "seconds": round(self.seconds, 1),
+            "about": dict(self.about),
+            "claims": [
+                {
+                    "text": claim.text, "source": claim.source, "says": verdict.says,
+                    "difference": verdict.difference.mean,
+                    "standard_error": None if len(self.results.seeds) < 2 else verdict.difference.error,
+                }
+                for claim, verdict in verdicts
+            ],
+            "arms": self.results.as_json(),
+        }  # fmt: skip
+        text = json.dumps(content, indent=1) + "\n"
+        return write_atomically(path, lambda temporary: temporary.write_text(text))
+
+    @classmethod
+    def from_json(cls, path: Path) -> Record:
+        """Read what `to_json` wrote.
+
+        Raises:
+            AnywidthError: it is missing or damaged.
+        """
+        try:
+            content = json.loads(path.read_text())
+            return cls(
+                name=content["experiment"],
+                setup=content["setup"],
+                results=Results.from_json(content["arms"], content["seeds"]),
+                seconds=content["seconds"],
+                about=content["about"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AnywidthError(f"cannot read {path}: {error}; remove it and run the experiment again") from error
+
+
+def run_experiment(
+    name: str,
+    setup: Setup,
+    folder: Path,
+    *,
+    device: torch.device,
+    data_root: Path,
+    jobs: int,
+    progress: Callable[[str, int, int], object] = lambda *_: None,
+) -> Record:
+    """Run every cell for every seed that `folder` does not hold yet.
+
+    Args:
+        name: The experiment.
+        setup: Its settings.
+        folder: Keeps cells that are done, so that the same call goes on after an interruption.
+        device: Where to train.
+        data_root: The folder of downloaded data sets.
+        jobs: Cells that run at the same time, each in a process of its own on one thread; 1 runs them here.
+        progress: Called with the name of a finished cell, how many are done, and how many there are.
+
+    Raises:
+        AnywidthError: the folder belongs to other settings.
+    """
+    import joblib
+
+    experiment = load_experiment(name)
+    _claim(folder, name, setup)
+    # Seeds in the outer loop: what is there after half of the time is whole experiments.
+    work = [(cell, seed) for seed in range(setup.seeds) for cell in experiment.cells]
+    missing = [(cell, seed) for cell, seed in work if not _file(folder, cell, seed).exists()]
+    done = len(work) - len(missing)
+    calls = (
+        joblib.delayed(_run_cell)(name, cell, seed, setup, folder, device, data_root, jobs) for cell, seed in missing
+    )
+    parallel: Any = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for cell, seed in parallel(calls):
+        done += 1
+        progress(f"{cell}, seed {seed}", done, len(work))
+    cells = [(seed, json.loads(_file(folder, cell, seed).read_text())) for cell, seed in work]
+    curves = [(seed, {arm: [Point(**p) for p in points] for arm, points in c["arms"].items()}) for seed, c in cells]
+    return Record(
+        name=name,
+        setup=setup.as_json(),
+        results=Results.from_cells(curves),
+        seconds=sum(content["seconds"] for _, content in cells),
+        about=_about(device, jobs),
+    )
+
+
+def finish(folder: Path) -> None:
+    """Remove what only an interrupted run needs."""
+    shutil.rmtree(folder / "cells", ignore_errors=True)
+
+
+def _run_cell(
+    name: str, cell: str, seed: int, setup: Setup, folder: Path, device: torch.device, data_root: Path, jobs: int
+) -> tuple[str, int]:
+    """Run one cell and write its curves."""
+    if jobs > 1:
+        torch.set_num_threads(1)
+    start = time.perf_counter()
+    experiment = load_experiment(name)
+    state = folder / "cells" / f"{_slug(cell)}-{seed}"
+    lab = Lab(setup, seed, device=device, data_root=data_root, folder=state)
+    with warnings.catch_warnings():
+        # A worker's warnings would tear the progress bar; the same settings warn in `anywidth train`.
+        warnings.simplefilter("ignore")
+        arms: Mapping[str, Curve] = experiment.cells[cell](lab)
+    content = {
+        "seconds": time.perf_counter() - start,
+        "arms": {arm: [{"x": p.x, "y": p.y, "macs": p.macs} for p in curve] for arm, curve in arms.items()},
+    }
+    write_atomically(_file(folder, cell, seed), lambda path: path.write_text(json.dumps(content)))
+    shutil.rmtree(state, ignore_errors=True)
+    return cell, seed
+
+
+def _claim(folder: Path, name: str, setup: Setup) -> None:
+    """Make the folder that of this experiment with these settings."""
+    file = folder / "cells" / "setup.json"
+    wanted = json.dumps({"experiment": name, **setup.as_json()}, indent=1)
+    if file.exists() and file.read_text() != wanted:
+        raise AnywidthError(
+            f"{folder} holds the unfinished run of another experiment, or of other settings; "
+            "choose another folder with --out DIR, or remove it"
+        )
+    write_atomically(file, lambda path: path.write_text(wanted))
+
+
+def _file(folder: Path, cell: str, seed: int) -> Path:
+    return folder / "cells" / f"{_slug(cell)}-{seed}.json"
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in text)
+
+
+def _about(device: torch.device, jobs: int) -> dict[str, Any]:
+    from anywidth import __version__
+
+    machine = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    return {
+        "anywidth": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": machine,
+        "processes": jobs, "day": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
