@@ -1,10 +1,11 @@
-"""Fixtures for all tests: seeds, and the analysed models of the zoo."""
+"""Fixtures for all tests: seeds, the analysed models of the zoo, and a tiny data set."""
 
 from __future__ import annotations
 
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,3 +54,21 @@ def supernet_of() -> Iterator[Callable[[Case], aw.Supernet]]:
         net.statistics = Statistics(net.model)
         net._cache.clear()
         net.sampler = WidthSampler(net.min_width)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 8x8 images that differ in where they are bright: 96 to train on, 30 to test on."""
+    random = np.random.default_rng(0)
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 3
+        images = random.integers(0, 200, (count, 8, 8), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[label * 2 : label * 2 + 2] = np.maximum(image[label * 2 : label * 2 + 2], 90)
+        return images, labels
+
+    (x_train, y_train), (x_test, y_test) = part(96), part(30)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path

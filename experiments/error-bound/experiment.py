@@ -39,16 +39,18 @@ def _errors(lab: Lab, net: Supernet, panel: str) -> Mapping[str, Curve]:
     calibrate(net, lab.loaders().calibration, widths)
     images, _ = next(iter(lab.loaders().test))
     features = {width: _features(net.subnet(width), images.to(lab.device)) for width in widths}
-    curves: dict[str, list[Point]] = {f"{panel} | {MEAN}": []}
-    for width in widths:
-        found = []
-        for name in features[1.0]:
-            full, narrow = (features[w][name][:, _positions(net, name, w)] for w in (1.0, width))
-            error = float((full - narrow).norm() / full.norm())
-            found.append(error)
-            curves.setdefault(f"{panel} | {name}", []).append(Point(x=width, y=error))
-        curves[f"{panel} | {MEAN}"].append(Point(x=width, y=statistics.fmean(found)))
-    return curves
+    layers = {name: [_error(net, features, name, width) for width in widths] for name in features[1.0]}
+    narrowed = {name: errors for name, errors in layers.items() if errors[0] > 0}  # the stem reads the whole image
+    mean = [statistics.fmean(errors) for errors in zip(*narrowed.values(), strict=True)]
+    return {
+        f"{panel} | {name}": [Point(x=width, y=error) for width, error in zip(widths, errors, strict=True)]
+        for name, errors in {MEAN: mean, **narrowed}.items()
+    }
+
+
+def _error(net: Supernet, features: Mapping[float, Mapping[str, Tensor]], name: str, width: float) -> float:
+    full, narrow = (features[w][name][:, _positions(net, name, w)] for w in (1.0, width))
+    return float((full - narrow).norm() / full.norm())
 
 
 def _features(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -117,6 +119,6 @@ EXPERIMENT = Experiment(
         ),
     ],
     y="relative error of features",
-    average=True,
     digits=2,
+    highlight=MEAN,
 )

@@ -47,8 +47,8 @@ def test_widths_by_pattern_are_calibrated_and_evaluated(run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--widths", asked, "--out", str(tmp_path / "a.csv")]) == 0
     with (tmp_path / "a.csv").open() as file:
         found = {row["width"]: int(row["macs"]) for row in csv.DictReader(file)}
-    assert list(found) == ["0.5", "1.0", str({name: 0.5, "*": 0.75})]
-    assert found["0.5"] < found[str({name: 0.5, "*": 0.75})] < found["1.0"]
+    assert list(found) == ["0.5", "1.0", f"{name}=0.5+*=0.75"]
+    assert found["0.5"] < found[f"{name}=0.5+*=0.75"] < found["1.0"]
     capsys.readouterr()
     for wrong, message in (("nothing*=0.5", "matches no"), ("*=2", "2 is outside")):
         assert main(["evaluate", str(run), "--widths", wrong]) == 2
@@ -56,6 +56,20 @@ def test_widths_by_pattern_are_calibrated_and_evaluated(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", str(run), "--widths", "*=half"])
     assert "cannot read widths by pattern from '*=half'" in capsys.readouterr().err
+
+
+def test_every_stage_is_narrowed_alone_on_demand(run, tmp_path, capsys):
+    asked = ["evaluate", str(run), "--widths", "1.0", "--nonuniform", "0.5", "--out", str(tmp_path / "a.csv")]
+    assert main(asked) == 0
+    with (tmp_path / "a.csv").open() as file:
+        full, *others = csv.DictReader(file)
+    names = [row["width"] for row in others]
+    assert len(names) >= 3
+    assert all(name.endswith(" at 0.5") for name in names)
+    assert all(int(row["macs"]) < int(full["macs"]) for row in others)
+    for wrong, message in (("1.5", "between 0 and 1"), ("0.1", "1 times 0.1 0.1 is outside")):
+        assert main(["evaluate", str(run), "--nonuniform", wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_calibrate_adds_statistics_that_evaluate_uses(run, tmp_path, capsys):

@@ -101,7 +101,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     folder = settings.out or Path(
         "runs", "reproduce", f"{settings.name}-{Path(setup.data.partition(':')[2] or setup.data).stem}"
     )
-    if (folder / "result.json").exists() and not (folder / "cells").exists() and settings.out is None:
+    if (folder / "result.json").exists() and not (folder / "cells").exists():
         raise SettingsError(f"{folder} holds the result of this already; choose another folder with --out DIR")
     cells = len(experiment.cells) * setup.seeds
     console.print(
@@ -149,7 +149,8 @@ def _setup(settings: ReproduceSettings, experiment: Any) -> Any:
 
 def _note(setup: Any, seeds: int) -> str:
     return (
-        f"{setup['data']}, {setup['model']}, {setup['epochs']} epochs; mean and standard deviation over {seeds} seeds"
+        f"data {setup['data']}, model {setup['model']}, {setup['epochs']} epochs; "
+        f"mean and standard deviation over {seeds} seeds"
     )
 
 

@@ -100,7 +100,7 @@ class Spectrum(Sequence[Row]):
 def spectrum(
     net: Supernet,
     loader: Iterable[Any],
-    widths: Sequence[Width] | Mapping[str, Width] | int = 16,
+    widths: Sequence[Width] | Mapping[Any, Width] | int = 16,
     *,
     score: Score = top1,
     name: str = "anywidth",

@@ -61,10 +61,11 @@ def widths_by_stage(net: Supernet, factor: float, *, base: float = 1.0) -> dict[
     check_width(base, net.min_width)
     narrow = check_width(base * factor, net.min_width, f"width {base:g} times {factor:g}")
     everything = stages(net)
-    return {
-        stage: {name: narrow if name in groups else base for part in everything.values() for name in part}
-        for stage, groups in everything.items()
-    }
+    found: dict[str, Width] = {}
+    for stage, groups in everything.items():
+        others = {} if base == 1.0 else {name: base for part in everything.values() for name in part}
+        found[stage] = {**others, **dict.fromkeys(groups, narrow)}
+    return found
 
 
 def _head(name: str, depth: int) -> str:

@@ -6,7 +6,7 @@ import copy
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ class Inputs:
         """All tensors among the inputs, in order."""
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
-    def call(self, model: nn.Module) -> Any:
+    def call(self, model: Callable[..., Any]) -> Any:
         """What `model` returns for these inputs."""
         return model(*self.args, **self.kwargs)
 

@@ -38,6 +38,8 @@ class Experiment:
         against_macs: Whether the picture has MACs on its axis instead of x.
         average: Whether the mean over all x means something, and so has a column.
         digits: Digits behind the point in tables.
+        highlight: The arm of every panel that is drawn in colour, if all others are many of a kind.
+        setups: Changes to presets, from config.yaml.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Experiment:
     against_macs: bool = False
     average: bool = True
     digits: int = 1
+    highlight: str = ""
     setups: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def setup(self, preset: str) -> Setup:

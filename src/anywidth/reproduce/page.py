@@ -37,7 +37,7 @@ def _settings(record: Record) -> str:
     setup, about, seeds = record.setup, record.about, len(record.results.seeds)
     images = f", {setup['train_images']:,} training images" if setup["train_images"] else ""
     return (
-        f"{setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
+        f"Data {setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
         f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}, "
         f"{record.seconds:.0f} s of work in {about['processes']} processes on {about['machine']}."
     )
@@ -51,7 +51,7 @@ def _table(experiment: Experiment, record: Record) -> str:
     heads = [_number(x) for x in columns]
     several = experiment.average and any(len(results.xs(arm)) > 1 for arm in results.arms)
     lines = [
-        "| " + " | ".join([f"{experiment.y} at {experiment.x}", *heads, *(["mean"] if several else [])]) + " |",
+        "| " + " | ".join([f"{experiment.y}, by {experiment.x}", *heads, *(["mean"] if several else [])]) + " |",
         "|---" * (1 + len(heads) + several) + "|",
     ]
     for arm in results.arms:

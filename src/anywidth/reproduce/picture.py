@@ -30,7 +30,10 @@ def draw(experiment: Experiment, results: Results, path: Path, *, note: str = ""
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (panel, arms) in zip(grid, panels.items(), strict=True):
         for number, arm in enumerate(arms):
-            _line(axes, experiment, results, arm, number)
+            if experiment.highlight and _label(arm) != experiment.highlight:
+                _quiet_line(axes, results, arm, number)
+            else:
+                _line(axes, experiment, results, arm, number)
         _axes(axes, experiment, results, arms)
         if panel:
             axes.set_title(panel, fontsize=10, color=QUIET, loc="left")
@@ -54,7 +57,7 @@ def _line(axes: Any, experiment: Experiment, results: Results, arm: str, number:
     colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
     names = all(isinstance(x, str) for x in xs)
     low, high = ([y + sign * s for y, s in zip(ys, spread, strict=True)] for sign in (-1, 1))
-    label = arm.partition(" | ")[2] or arm
+    label = _label(arm)
     if names or len(xs) == 1:
         axes.errorbar(
             places, ys, yerr=spread, fmt=marker, color=colour, markersize=6, capsize=2, linewidth=1.2,
@@ -66,6 +69,18 @@ def _line(axes: Any, experiment: Experiment, results: Results, arm: str, number:
         places, ys, color=colour, linewidth=1.8, marker=marker, markersize=4.5, markeredgecolor="white",
         markeredgewidth=0.6, label=label, zorder=2,
     )  # fmt: skip
+
+
+def _quiet_line(axes: Any, results: Results, arm: str, number: int) -> None:
+    """One of many of a kind, of which only the first is in the legend."""
+    ys = [results.mean(arm, x) for x in results.xs(arm)]
+    axes.plot(
+        results.xs(arm), ys, color="#9ca3af", linewidth=0.8, label="each of them" if number == 1 else None, zorder=1
+    )  # fmt: skip
+
+
+def _label(arm: str) -> str:
+    return arm.partition(" | ")[2] or arm
 
 
 def _axes(axes: Any, experiment: Experiment, results: Results, arms: list[str]) -> None:

@@ -104,6 +104,7 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "ratios": net.ratios,
         "switches": list(net.switches),
         "switch_affine": net.switch_affine,
+        "average_inputs": net.average_inputs,
         "inputs": _describe_inputs(net.inputs),
         "groups": [
             {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
@@ -251,6 +252,7 @@ def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Super
         settings["frozen"],
         settings["ratios"],
     )
+    net._set_averaging(settings.get("average_inputs", False))
     if settings.get("switches"):
         net._set_switches(settings["switches"], affine=settings["switch_affine"])
     return net

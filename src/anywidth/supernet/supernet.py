@@ -18,6 +18,7 @@ from anywidth.errors import CheckpointError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
 from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
 from anywidth.supernet.extract import extract
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
@@ -51,6 +52,8 @@ class Supernet:
             (Slimmable Networks, arXiv 1812.08928): train `net.parameters()` then, not only the model's. None for any
             width from `min_width` on.
         switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
+        average_inputs: Let narrow convolutions and linear layers scale their sums up by full over active input
+            channels (an ablation of US-Nets, arXiv 1903.05134, which found no clear gain).
 
     Raises:
         AnalysisError: the model cannot be captured.
@@ -79,6 +82,7 @@ class Supernet:
         order: Order | None = None,
         switches: Sequence[float] | None = None,
         switch_affine: bool = True,
+        average_inputs: bool = False,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
@@ -89,6 +93,7 @@ class Supernet:
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
         if order is not None:
             reorder_(model, self.analysis, inputs, order)
+        self._set_averaging(average_inputs)
         if fixed:
             self._set_switches(fixed, affine=switch_affine)
         if self.elastic_share < 0.5:
@@ -126,7 +131,13 @@ class Supernet:
         self._lock = threading.RLock()
         self._configs: dict[float, WidthConfig] = {}
         self._switches: Switches | None = None
+        self.average_inputs = False
         self._full = self.config(1.0)
+
+    def _set_averaging(self, wanted: bool) -> None:
+        if wanted:
+            check_untied(self.model)
+        self.average_inputs = wanted
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
         switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
@@ -224,7 +235,7 @@ class Supernet:
         if isinstance(width, WidthConfig):
             asked = (f"{number:g}" for number, config in self._configs.items() if config == width)
             return self.statistics.labels.get(width) or next(asked, f"config {width.key[:8]}")
-        return str(dict(width)) if isinstance(width, Mapping) else f"{width:g}"
+        return "+".join(f"{p}={w:g}" for p, w in width.items()) if isinstance(width, Mapping) else f"{width:g}"
 
     def subnet(self, width: Width) -> nn.Module:
         """The network at one width, an ordinary module that shares weights and gradients with the supernet.
@@ -270,7 +281,10 @@ class Supernet:
         if calibrated and config != self._full:
             self.statistics.check(config, self.label(width))
         private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
-        return extract(self.model, self.analysis, config, private, calibrated=calibrated)
+        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated)
+        if self.average_inputs:
+            fold_average_(self.model, dense)
+        return dense
 
     def summary(self) -> str:
         """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
@@ -292,6 +306,8 @@ class Supernet:
         units = self.analysis.units(config)
 
         subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
+        if self.average_inputs:
+            average_inputs_(self.model, subnet)
         norms = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either

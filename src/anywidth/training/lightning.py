@@ -19,8 +19,8 @@ from anywidth.supernet import Supernet
 from anywidth.supernet.batches import split_batch
 from anywidth.training.distillation import soft_cross_entropy
 from anywidth.training.optimizer import parameter_groups
-from anywidth.training.sandwich import Loss, sandwich_step
-from anywidth.widths import Width
+from anywidth.training.sandwich import Loss, Teacher, sandwich_step
+from anywidth.widths import Width, WidthConfig
 
 __all__ = ["PlainModule", "SandwichModule", "warmup_cosine"]
 
@@ -120,6 +120,8 @@ class SandwichModule(_Recipe):
         loss: As in `sandwich_step`.
         distillation: As in `sandwich_step`; None trains all widths on the labels.
         labels: As in `sandwich_step`.
+        teacher: As in `sandwich_step`.
+        weight: As in `sandwich_step`.
         optimizer: Makes another optimizer of parameter groups; by default SGD with Nesterov momentum 0.9.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
@@ -142,6 +144,8 @@ class SandwichModule(_Recipe):
         loss: Loss = F.cross_entropy,
         distillation: Loss | None = soft_cross_entropy,
         labels: float = 0.0,
+        teacher: Teacher = "widest",
+        weight: Callable[[WidthConfig], float] | None = None,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
     ) -> None:
         super().__init__(net.model, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, optimizer=optimizer)
@@ -150,6 +154,8 @@ class SandwichModule(_Recipe):
         self.loss = loss
         self.distillation = distillation
         self.labels = labels
+        self.teacher: Teacher = teacher
+        self.weight = weight
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One sandwich step; the losses of the widest and the narrowest."""
@@ -164,6 +170,8 @@ class SandwichModule(_Recipe):
                 widths=self.widths,
                 distillation=self.distillation,
                 labels=self.labels,
+                teacher=self.teacher,
+                weight=self.weight,
                 backward=self.manual_backward,
             )
             sizes = [sum(config.values()) for config in result.configs]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,9 +20,10 @@ from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
-__all__ = ["SandwichResult", "sandwich_step"]
+__all__ = ["Loss", "SandwichResult", "Teacher", "sandwich_step"]
 
 Loss = Callable[[Any, Any], Tensor]
+Teacher = Literal["widest", "wider"] | Callable[..., Any]
 
 _pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
 """Per subnet: the modules inside its supernet beside its own, and whether they drop anything. The subnet itself is not
@@ -54,6 +55,8 @@ def sandwich_step(
     sampler: WidthSampler | None = None,
     distillation: Loss | None = soft_cross_entropy,
     labels: float = 0.0,
+    teacher: Teacher = "widest",
+    weight: Callable[[WidthConfig], float] | None = None,
     scale: float = 1.0,
     backward: Callable[[Tensor], object] = Tensor.backward,
     logits: Callable[[Any], Tensor] = logits_of,
@@ -75,6 +78,9 @@ def sandwich_step(
         sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
         distillation: `distillation(student_logits, teacher_logits)`, a scalar; None trains all widths on the labels.
         labels: How much of the loss on the labels is added to the distillation of the narrower widths.
+        teacher: Who the narrower widths learn from: the widest; `wider`, which is the next wider of the step's widths;
+            or a function of the inputs that gives logits, such as an average of the weights over training.
+        weight: Multiplies the loss of a config, such as for smaller steps at narrow widths.
         scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
         backward: How to run backward on a scaled loss, such as `lambda l: scaler.scale(l).backward()`.
         logits: Finds the logits in what the model returns.
@@ -95,27 +101,32 @@ def sandwich_step(
     >>> len(result.losses)
     3
     """
-    chosen = _widest_first(net, _widths(net, widths, sampler))
+    chosen = _widest_first(net, _widths(net, widths, sampler), descending=teacher == "wider")
     configs = tuple(net.config(width) for width in chosen)
     call = normalise_inputs(inputs)
     losses: list[Tensor] = []
-    teacher: Tensor | None = None
+    soft: Tensor | None = None
     first: Any = None
+    if callable(teacher) and distillation is not None:
+        with torch.no_grad():
+            soft = logits(call.call(teacher)).detach()
     for number, width in enumerate(chosen):
         subnet = net.subnet(width)
         learns = number > 0 and distillation is not None
         with _prepared(net, subnet, first=number == 0, dropout=not learns):
             output = call.call(subnet)
-            if distillation is None or teacher is None:
+            if not learns or distillation is None:
                 value = loss(output, targets)
             else:
-                value = distillation(logits(output), teacher)
+                value = distillation(logits(output), soft)
                 value = value + labels * loss(output, targets) if labels else value
-            backward(value if scale == 1.0 else value * scale)
+            factor = scale if weight is None else scale * weight(configs[number])
+            backward(value if factor == 1.0 else value * factor)
         losses.append(value.detach())
         if number == 0:
             first = _detach(output)
-            teacher = logits(first).detach() if distillation is not None else None
+        if distillation is not None and (teacher == "wider" or (teacher == "widest" and number == 0)):
+            soft = logits(_detach(output)).detach()
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
@@ -189,9 +200,15 @@ def _widths(net: Supernet, widths: int | Sequence[Width] | None, sampler: WidthS
     return list(widths)
 
 
-def _widest_first(net: Supernet, widths: list[Width]) -> list[Width]:
-    """The widths with the one of most channels, which teaches the others, at the head."""
-    widest = max(range(len(widths)), key=lambda number: sum(net.config(widths[number]).values()))
+def _widest_first(net: Supernet, widths: list[Width], *, descending: bool) -> list[Width]:
+    """The widths with the one of most channels, which teaches the others, at the head; or all by falling channels."""
+
+    def channels(number: int) -> int:
+        return sum(net.config(widths[number]).values())
+
+    if descending:
+        return [widths[number] for number in sorted(range(len(widths)), key=channels, reverse=True)]
+    widest = max(range(len(widths)), key=channels)
     return [widths[widest], *widths[:widest], *widths[widest + 1 :]]
 
 

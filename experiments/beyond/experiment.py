@@ -1,0 +1,121 @@
+"""What came after US-Nets, each alone, against plain US-Nets at equal training cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from anywidth.batchnorm import calibrate
+from anywidth.cost import macs
+from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, higher
+from anywidth.supernet import Supernet
+from anywidth.training import alpha_divergence
+from anywidth.widths import WidthConfig, WidthSampler
+
+PLAIN = "US-Net"
+OWN = "classifier of its own per width"
+
+
+class MoreNarrow(WidthSampler):
+    """Random widths whose logarithm is uniform, so that narrow ones come more often."""
+
+    def uniform(self) -> float:
+        """One width."""
+        return math.exp(self._random.uniform(math.log(self.min_width), 0.0))
+
+
+def plain(lab: Lab) -> Mapping[str, Curve]:
+    """A US-Net, and the same with a classifier per width fitted on the features of the training images."""
+    net = lab.train(lab.supernet(), "supernet")
+    return {PLAIN: lab.spectrum(net), OWN: [_refitted(lab, net, width) for width in lab.widths(net)]}
+
+
+def changed(lab: Lab, *, arm: str, **options: Any) -> Mapping[str, Curve]:
+    """A US-Net with something else in its training step."""
+    return {arm: lab.spectrum(lab.train(lab.supernet(), "supernet", **options))}
+
+
+def more_narrow(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
+    """A US-Net that sees narrow widths more often."""
+    net = lab.supernet()
+    sampler = MoreNarrow(net.min_width, seed=lab.seed)
+    return {arm: lab.spectrum(lab.train(net, "supernet", sampler=sampler))}
+
+
+def smaller_steps(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
+    """A US-Net whose narrow widths count half."""
+    net = lab.supernet()
+    full = net.config(1.0)
+
+    def weight(config: WidthConfig) -> float:
+        return 1.0 if config == full else 0.5
+
+    return {arm: lab.spectrum(lab.train(net, "supernet", weight=weight))}
+
+
+def averaged_teacher(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
+    """A US-Net whose narrow widths learn from the average of the widest's weights over training.
+
+    The average runs once more through every batch, forward only; it trains for as many epochs less.
+    """
+    net = lab.supernet()
+    net.model.to(lab.device)
+    average = AveragedModel(net.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
+
+    def teach(inputs: Tensor) -> Tensor:
+        average.update_parameters(net.model)
+        return average.train(net.model.training)(inputs)
+
+    step = 3 * sum(macs(net, width) for width in (net.min_width, (1 + net.min_width) / 2, (1 + net.min_width) / 2, 1.0))
+    epochs = max(1, round(lab.setup.epochs * step / (step + macs(net))))
+    return {arm: lab.spectrum(lab.train(net, "supernet", teacher=teach, epochs=epochs))}
+
+
+@torch.no_grad()
+def _refitted(lab: Lab, net: Supernet, width: float) -> Point:
+    """The accuracy of a width whose last linear layer is fitted anew, by logistic regression."""
+    calibrate(net, lab.loaders().calibration, [width])
+    network = net.extract(width).eval()
+    (last,) = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
+    features: list[Tensor] = []
+    handle = last.register_forward_hook(lambda _m, inputs, _o: features.append(inputs[0].cpu()))
+    parts = {}
+    for part in ("calibration", "test"):
+        features.clear()
+        labels = [(network(images.to(lab.device)), targets)[1] for images, targets in getattr(lab.loaders(), part)]
+        parts[part] = torch.cat(features).numpy(), torch.cat(labels).numpy()
+    handle.remove()
+    classifier = LogisticRegression(C=1.0, max_iter=500).fit(*parts["calibration"])
+    return Point(x=round(width, 6), y=100 * float(classifier.score(*parts["test"])), macs=macs(net, width))
+
+
+ARMS = {
+    "alpha-divergence": partial(changed, distillation=alpha_divergence),
+    "the next wider teaches": partial(changed, teacher="wider"),
+    "average of the weights teaches": averaged_teacher,
+    "labels smoothed for the widest only": partial(changed, loss=partial(F.cross_entropy, label_smoothing=0.1)),
+    "narrow widths count half": smaller_steps,
+    "narrow widths more often": more_narrow,
+}
+
+EXPERIMENT = Experiment(
+    title="Beyond US-Nets: one change each, at equal training cost",
+    paper="AlphaNet, DS-Net, Scala, BigNAS, US3L and PSS-Net, each in our own small form",
+    cells={"plain": plain, **{arm: partial(cell, arm=arm) for arm, cell in ARMS.items()}},
+    claims=[
+        Claim(
+            text=f"{arm}: better than a plain US-Net, mean of all widths", difference=higher(arm, PLAIN), source="ours"
+        )
+        for arm in (*ARMS, OWN)
+    ],
+    columns=(0.25, 0.5, 0.75, 1.0),
+    digits=2,
+)

@@ -1,0 +1,79 @@
+"""`anywidth reproduce`: lists, runs, goes on after an interruption, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import anywidth.reproduce.runner as runner
+from anywidth.cli import main
+from anywidth.reproduce import experiment_names
+
+NAME = "inplace-distillation"
+
+
+@pytest.fixture
+def asked(tiny_data: Path, tmp_path: Path) -> list[str]:
+    return [
+        "reproduce", NAME, "--data", f"npz:{tiny_data}", "--epochs", "1", "--seeds", "2", "--jobs", "1",
+        "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+
+
+def test_list_names_all(capsys) -> None:
+    assert main(["reproduce", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in experiment_names())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "name an experiment, or ask for --list"),
+        (["sandwiches"], "there is no experiment 'sandwiches'; there are "),
+        (["sandwich", "--seeds", "0"], "--seeds is 0"),
+        (["sandwich", "--model", "resnet19"], "there is no model 'resnet19'"),
+        (["sandwich", "--data", "npz:nowhere.npz"], "nowhere.npz"),
+    ],
+)
+def test_what_does_not_fit_is_told(wrong, message, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *wrong, "--jobs", "1"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_experiment_goes_on(asked, tmp_path, monkeypatch, capsys) -> None:
+    out, run_cell, calls = tmp_path / "out", runner._run_cell, []
+
+    def stop_at_the_third(*arguments):
+        calls.append(arguments[1:3])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run_cell(*arguments)
+
+    monkeypatch.setattr(runner, "_run_cell", stop_at_the_third)
+    assert main(asked) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len(list((out / "cells").glob("*.json"))) == 3  # two cells and the settings
+    kept = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json") if path.name != "setup.json"}
+    assert main([*asked, "--epochs", "2"]) == 2
+    assert "of other settings" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert main(asked) == 0
+    assert len(calls) == 3 + 6
+    assert not (out / "cells").exists()
+    content = json.loads((out / "result.json").read_text())
+    assert {len(point["y"]) for points in content["arms"].values() for point in points} == {2}
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert "holds the result of this already" in capsys.readouterr().err
+
+
+def test_a_seed_gives_the_same_numbers_in_any_process(asked, tmp_path) -> None:
+    assert main(asked) == 0
+    here = json.loads((tmp_path / "out" / "result.json").read_text())["arms"]
+    there = tmp_path / "there"
+    assert main([*asked[:-1], str(there), "--jobs", "2"]) == 0
+    assert json.loads((there / "result.json").read_text())["arms"] == here
