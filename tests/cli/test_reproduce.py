@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from torchvision.datasets import CIFAR100
 
 import anywidth.reproduce.runner as runner
 from anywidth.cli import main
 from anywidth.reproduce import experiment_names
+from small_sets import write_cifar, write_fashion
 
 NAME = "inplace-distillation"
 
@@ -77,3 +79,25 @@ def test_a_seed_gives_the_same_numbers_in_any_process(asked, tmp_path) -> None:
     there = tmp_path / "there"
     assert main([*asked[:-1], str(there), "--jobs", "2"]) == 0
     assert json.loads((there / "result.json").read_text())["arms"] == here
+
+
+@pytest.mark.slow
+def test_the_full_setting_runs_an_epoch_on_the_cpu(tmp_path, monkeypatch) -> None:
+    """CIFAR-100's format, ResNet-18, bfloat16, and the supernet, the switches and the networks alone of the headline."""
+    write_cifar(CIFAR100, tmp_path, monkeypatch, [*range(0, 96, 4)])
+    out = tmp_path / "out"
+    asked = ["reproduce", "individual", "--full", "--epochs", "1", "--seeds", "1", "--jobs", "1", "--device", "cpu"]
+    assert main([*asked, "--data-root", str(tmp_path), "--out", str(out)]) == 0
+    content = json.loads((out / "result.json").read_text())
+    assert content["setup"] | {"data": "cifar100", "model": "resnet18", "precision": "bf16"} == content["setup"]
+    assert {arm: len(points) for arm, points in content["arms"].items()} == {
+        "US-Net": 16, "S-Net, 4 switches": 4, "trained alone": 4,
+    }  # fmt: skip
+
+
+def test_fashion_mnist_has_a_preset_of_its_own(tmp_path, monkeypatch) -> None:
+    write_fashion(tmp_path, images=40, labels=40)
+    out = tmp_path / "out"
+    asked = ["reproduce", "post-statistics", "--data", "fashion-mnist", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
+    assert main([*asked, "--data-root", str(tmp_path), "--out", str(out)]) == 0
+    assert json.loads((out / "result.json").read_text())["setup"]["image_size"] == 14

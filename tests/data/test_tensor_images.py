@@ -58,6 +58,22 @@ def test_constant_channel_is_not_divided_by_zero(dtype: torch.dtype) -> None:
     assert std.tolist() == [1.0]
 
 
+def test_images_move_with_all_that_is_done_to_them() -> None:
+    images = TensorImages(
+        torch.rand(6, 3, 8, 8), torch.arange(6), mean=torch.rand(3), std=torch.rand(3) + 1,
+        augment=partial(random_crop_flip, padding=2), image_size=4,
+    )  # fmt: skip
+    indices = torch.tensor([1, 4])
+    moved = images.to(torch.device("cpu"))
+    for ours, theirs in zip(
+        images.take(indices, generator=torch.Generator().manual_seed(0)),
+        moved.take(indices, generator=torch.Generator().manual_seed(0)),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
+    assert moved.input_shape == images.input_shape
+
+
 def test_crop_flip_gives_windows_of_the_padded_image() -> None:
     images = torch.arange(1, 1 + 2 * 4 * 4, dtype=torch.uint8).view(1, 2, 4, 4).repeat(64, 1, 1, 1)
     padded = torch.nn.functional.pad(images[0], (1, 1, 1, 1))

@@ -154,6 +154,45 @@ def test_labels_are_added_to_the_distillation_of_narrow_widths(net: aw.Supernet,
     assert_close(both[1], soft[1] + 0.3 * hard[1])
 
 
+def test_the_next_wider_teaches(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    """Whatever the order that the widths are given in."""
+    result = aw.sandwich_step(net, x, y, widths=[0.25, 1.0, 0.75, 0.5], teacher="wider")
+    together = gradients(net)
+    assert result.configs == tuple(net.config(width) for width in (1.0, 0.75, 0.5, 0.25))
+    logits = net.model(x)
+    F.cross_entropy(logits, y).backward()
+    for width in (0.75, 0.5, 0.25):
+        teacher, logits = logits.detach(), net.subnet(width).train()(x)
+        soft_cross_entropy(logits, teacher).backward()
+    assert_same(together, gradients(net))
+
+
+def test_a_teacher_of_ones_own(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    other = copy.deepcopy(net.model).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    aw.sandwich_step(net, x, y, widths=[1.0, 0.5], teacher=other)
+    together = gradients(net)
+    assert all(parameter.grad is None for parameter in other.parameters())
+    F.cross_entropy(net.model(x), y).backward()
+    soft_cross_entropy(net.subnet(0.5).train()(x), other(x)).backward()
+    assert_same(together, gradients(net))
+
+
+def test_losses_are_weighted_by_config(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    weights = {net.config(1.0): 1.0, net.config(0.5): 0.25}
+    plain = aw.sandwich_step(net, x, y, widths=[1.0])
+    widest = gradients(net)
+    both = aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
+    narrow = added(gradients(net), {name: -gradient for name, gradient in widest.items()})
+    weighted = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], weight=weights.__getitem__, scale=2.0)
+    quarter = {name: gradient * 0.5 for name, gradient in narrow.items()}
+    assert_same(gradients(net), added({name: 2 * gradient for name, gradient in widest.items()}, quarter), 1e-10)
+    assert_close(weighted.losses, both.losses, 1e-10)  # told as they are, not as they count
+    assert_close(plain.losses[0], both.losses[0], 1e-10)
+
+
 def test_samplers_of_one_seed_choose_alike(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
     first, second = WidthSampler(0.25, seed=5), WidthSampler(0.25, seed=5)
     for _ in range(3):

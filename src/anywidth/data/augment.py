@@ -33,10 +33,11 @@ def random_crop_flip(images: Tensor, *, padding: int, generator: torch.Generator
         torch.Size([16, 3, 32, 32])
     """
     batch, _, height, width = images.shape
-    top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator)
-    mirrored = torch.rand(batch, generator=generator) < 0.5
+    # Drawn on the generator's device, so that images on a GPU are changed as those on the CPU are.
+    top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(images.device)
+    mirrored = (torch.rand(batch, generator=generator) < 0.5).to(images.device)
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    cropped = windows[torch.arange(batch), :, top, left]
+    cropped = windows[torch.arange(batch, device=images.device), :, top, left]
     return torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped)
 
 

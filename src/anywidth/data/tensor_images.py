@@ -64,6 +64,13 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         images, labels = self.take(torch.tensor([index]))
         return images[0], int(labels[0])
 
+    def to(self, device: torch.device) -> TensorImages:
+        """The same images on a device, where they are augmented and normalised as well."""
+        return TensorImages(
+            self.images.to(device), self.labels.to(device), mean=self.mean.flatten().to(device),
+            std=self.std.flatten().to(device), augment=self.augment, image_size=self.image_size,
+        )  # fmt: skip
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """The `(channels, height, width)` of one image as it is given out."""
