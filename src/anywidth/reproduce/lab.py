@@ -73,7 +73,10 @@ class Lab:
             )
         example = torch.zeros(1, *self.bundle.input_shape)
         own = {name: getattr(model, name) for name in ("divisor", "min_width", "frozen") if hasattr(model, name)}
-        return Supernet(model, example, **{**own, **options})
+        net = Supernet(model, example, **{**own, **options})
+        # Depthwise layers are faster so, on CPUs and GPUs; others are not slower.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
 
     def train(
         self,

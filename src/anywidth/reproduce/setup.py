@@ -43,7 +43,7 @@ class Setup:
     weight_decay: float = 1e-2
     warmup_epochs: float = 1.0
     samples: int = 4
-    widths: int = 16
+    widths: int = 7
     seeds: int = 3
     precision: str = "32"
 
@@ -82,7 +82,7 @@ PRESETS = {
     ),
     "full": Setup(
         data="cifar100", model="resnet18", epochs=100, batch_size=256, lr=0.2, weight_decay=5e-4, warmup_epochs=5,
-        precision="bf16",
+        widths=16, precision="bf16",
     ),
 }  # fmt: skip
 """The defaults by data set, and those of `--full`, for one GPU. Any other data set starts from
