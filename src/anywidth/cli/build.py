@@ -43,6 +43,7 @@ def build_supernet(
     min_width: float | None = None,
     frozen: tuple[str, ...] = (),
     switches: tuple[float, ...] | None = None,
+    average_inputs: bool = False,
 ) -> Supernet:
     """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
 
@@ -59,6 +60,7 @@ def build_supernet(
         min_width=_own(network, "min_width", float, 0.25) if min_width is None else min_width,
         frozen=(*_own(network, "frozen", tuple, ()), *frozen),
         switches=switches,
+        average_inputs=average_inputs,
     )
 
 

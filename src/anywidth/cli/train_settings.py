@@ -38,6 +38,7 @@ class TrainSettings:
         distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
         temperature: divides the outputs in distillation
         labels: how much of the loss on the labels is added to the distillation of narrow widths
+        average_inputs: scale sums over fewer input channels up, by full over active ones
         frozen: groups or modules whose channels are never narrowed, as glob patterns
         widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
         individual: also train this many separate networks, alike, each at one width, and compare
@@ -67,6 +68,7 @@ class TrainSettings:
     distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
     temperature: float = 1.0
     labels: float = 0.0
+    average_inputs: bool = False
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
     widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))
     individual: int = field(default=0, metadata=option(metavar="K"))

@@ -57,6 +57,7 @@ class TrainingRun:
             min_width=given.min_width,
             frozen=given.frozen,
             switches=given.switches,
+            average_inputs=given.average_inputs,
         )
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
