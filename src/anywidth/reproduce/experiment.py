@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -100,5 +100,4 @@ def load_experiment(name: str) -> Experiment:
     strange = sorted(set(setups or {}) - set(PRESETS))
     if strange:
         raise AnywidthError(f"{config} has settings for {strange[0]!r}; presets are {', '.join(PRESETS)}")
-    experiment: Experiment = module.EXPERIMENT
-    return Experiment(**{**experiment.__dict__, "setups": setups or {}})
+    return replace(module.EXPERIMENT, setups=setups or {})

@@ -95,6 +95,8 @@ class Results:
     def values(self, arm: str, at: At = None) -> list[float]:
         """One number per seed: the mean over some x, by default all.
 
+        The names `narrowest` and `widest` stand for the smallest and the largest x.
+
         Raises:
             AnywidthError: the arm or an x of it does not exist.
         """

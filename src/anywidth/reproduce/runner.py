@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import time
@@ -21,7 +22,7 @@ from anywidth.reproduce.results import Curve, Point, Results
 from anywidth.reproduce.setup import Setup
 from anywidth.supernet.checkpoint import write_atomically
 
-__all__ = ["Record", "run_experiment"]
+__all__ = ["Record", "finish", "run_experiment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,5 +193,5 @@ def _about(device: torch.device, jobs: int) -> dict[str, Any]:
     )
     return {
         "anywidth": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": machine,
-        "processes": jobs, "day": time.strftime("%Y-%m-%d"),
+        "cores": os.cpu_count(), "processes": jobs, "day": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
