@@ -39,7 +39,7 @@ def _settings(record: Record) -> str:
     return (
         f"Data {setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
         f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}, "
-        f"{record.seconds:.0f} s of work in {about['processes']} processes on {about['cores']} cores ({about['machine']})."
+        f"{record.seconds:.0f} s of work in {about['processes']} processes, {about['cores']} cores ({about['machine']})."
     )
 
 
