@@ -92,6 +92,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     from anywidth.reproduce.page import page, update_page
     from anywidth.reproduce.picture import draw
     from anywidth.reproduce.runner import finish
+    from anywidth.supernet.checkpoint import write_atomically
 
     assert settings.name is not None
     experiment = load_experiment(settings.name)
@@ -118,9 +119,11 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
         return 130
     record.to_json(folder / "result.json", experiment)
     text = page(experiment, record)
+    names = "result.json, README.md"
     if not update_page(folder / "README.md", text):
-        (folder / "result.md").write_text(f"# {experiment.title}\n\n{text}")
-    names = "result.json, result.md"
+        names = "result.json, result.md"
+        whole = f"# {experiment.title}\n\n![{experiment.title}](picture.png)\n\n{text}"
+        write_atomically(folder / "result.md", lambda path: path.write_text(whole))
     try:
         draw(experiment, record.results, folder / "picture.png", note=_note(record.setup, setup.seeds))
         names += ", picture.png"

@@ -38,8 +38,9 @@ def _settings(record: Record) -> str:
     images = f", {setup['train_images']:,} training images" if setup["train_images"] else ""
     return (
         f"Data {setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
-        f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}, "
-        f"{record.seconds:.0f} s of work in {about['processes']} processes, {about['cores']} cores ({about['machine']})."
+        f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}; "
+        f"{record.seconds:.0f} s of work, {about['processes']} at a time, "
+        f"on {about['cores']} cores ({about['machine']})."
     )
 
 
