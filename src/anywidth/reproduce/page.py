@@ -47,8 +47,9 @@ def _settings(record: Record) -> str:
 def _table(experiment: Experiment, record: Record) -> str:
     results = record.results
     measured = list(dict.fromkeys(x for arm in results.arms for x in results.xs(arm)))
-    columns = [x for x in experiment.columns if x in measured]
-    columns = columns or measured
+    columns = list(experiment.columns) or measured
+    if not set(columns) <= set(measured):  # another model has another narrowest width
+        columns = [measured[round(i * (len(measured) - 1) / 3)] for i in range(4)]
     heads = [_number(x) for x in columns]
     several = experiment.average and any(len(results.xs(arm)) > 1 for arm in results.arms)
     lines = [
