@@ -70,7 +70,7 @@ def _table(experiment: Experiment, record: Record) -> str:
 
 
 def _claims(experiment: Experiment, record: Record) -> str:
-    lines = ["| claim | whose | says our measurement | difference |", "|---|---|---|---|"]
+    lines = ["| claim | whose | says our measurement | margin |", "|---|---|---|---|"]
     for claim in experiment.claims:
         verdict = claim.judge(record.results)
         found = verdict.difference
