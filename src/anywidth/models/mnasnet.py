@@ -31,15 +31,14 @@ _STAGES = [
 class MNasNet(nn.Module):
     """MnasNet-B1: a stem, 17 inverted residual blocks of 3x3 and 5x5, a 1280-channel head, a pool and a classifier.
 
-    The head is not narrowed. 314.5M MACs at width 1, 215.3M at 0.75 and 104.2M at 0.5, for 224x224 images and 1,000
+    The head is not scaled. 314.5M MACs at width 1, 215.6M at 0.75 and 104.5M at 0.5, for 224x224 images and 1,000
     classes (biases and norms not counted, the average pool counted as channels x positions).
 
     Source: MnasNet (arXiv 1807.11626), the variant without squeeze-and-excitation; one of the networks of AutoSlim
     (arXiv 1903.11728).
 
     Args:
-        width: Multiplies every number of channels but the head's, rounded to multiples of 8 before the expansion;
-            above 1 the head grows too.
+        width: Multiplies every number of channels but the head's, rounded to multiples of 8 before the expansion.
         num_classes: Outputs of the classifier.
         in_channels: Channels of the images.
         downsamplings: How often the resolution is halved: 5 for 224x224 images, 3 for 32x32.
@@ -76,10 +75,9 @@ class MNasNet(nn.Module):
                 )
                 self.features.append(block)
                 channels = outputs
-        head = scaled_channels(_HEAD, max(width, 1.0), self.divisor)
-        self.head = ConvNormAct(channels, head, kernel=1)
+        self.head = ConvNormAct(channels, _HEAD, kernel=1)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(head, num_classes)
+        self.classifier = nn.Linear(_HEAD, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
