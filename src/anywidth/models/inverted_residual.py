@@ -17,6 +17,15 @@ class InvertedResidual(nn.Module):
 
     Source: MobileNetV2 (arXiv 1801.04381), section 3.3 and figure 4d.
 
+    Args:
+        inputs: Channels coming in.
+        outputs: Channels going out.
+        stride: Of the depthwise convolution.
+        expansion: Expanded channels over `inputs`.
+        residual: Whether the input is added; then `inputs` equals `outputs` and the stride is 1.
+        kernel: Positions a side of the depthwise convolution, an odd number.
+        activation: After the first two convolutions.
+
     >>> import torch
     >>> InvertedResidual(8, 16, stride=2, expansion=6, residual=False)(torch.rand(1, 8, 32, 32)).shape
     torch.Size([1, 16, 16, 16])
