@@ -23,6 +23,10 @@ from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
+from anywidth.models.conv_norm_act import ConvNormAct
+from anywidth.models.inverted_residual import InvertedResidual as OurInvertedResidual
+from anywidth.models.shuffle_unit import ShuffleUnit
+
 __all__ = ["CASES", "Case", "cases", "find"]
 
 
@@ -612,6 +616,29 @@ def _regnet() -> nn.Module:
     return RegNet(parameters, num_classes=5)
 
 
+def _shufflenet() -> nn.Module:
+    """A unit without groups in front, one that concatenates and one that adds."""
+    return nn.Sequential(
+        ConvNormAct(3, 12, kernel=3),
+        ShuffleUnit(12, 18, 48, stride=2, groups=3, reduce_groups=1, concatenate=True),
+        ShuffleUnit(48, 36, 48, stride=1, groups=3, concatenate=False),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 4),
+    )  # fmt: skip
+
+
+def _mnasnet() -> nn.Module:
+    """Kernels of 3 and of 5, expansions by 1, 3 and 6."""
+    blocks = [(12, 10, 1, 3, False), (10, 14, 3, 5, False), (14, 14, 3, 5, True), (14, 18, 6, 3, False)]
+    return nn.Sequential(
+        ConvNormAct(3, 12, kernel=3),
+        *(
+            OurInvertedResidual(i, o, stride=1, expansion=e, kernel=k, residual=r, activation=nn.ReLU)
+            for i, o, e, k, r in blocks
+        ),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(18, 4),
+    )  # fmt: skip
+
+
 def _torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
     return partial(getattr(models, name), num_classes=5, **settings)
 
@@ -668,6 +695,8 @@ CASES: tuple[Case, ...] = (
     _ours("auxiliary", Auxiliary),
     _ours("other norms", OtherNorms, masking=False),
     _ours("instance statistics", InstanceStatistics),
+    _ours("shuffle units", _shufflenet),
+    _ours("mnasnet blocks", _mnasnet),
     Case(name="resnet18", build=_torchvision("resnet18"), inputs=images(32)),
     Case(name="bottleneck", build=partial(ResNet, Bottleneck, [1, 1, 1, 1], num_classes=5), inputs=images(32)),
     Case(name="resnext", build=_resnext, inputs=images(32)),

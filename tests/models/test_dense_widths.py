@@ -8,10 +8,11 @@ import torchvision
 from torch import nn
 
 from anywidth.errors import ModelError
-from anywidth.models import DigitsNet, MobileNetV1, MobileNetV2, ResNet
+from anywidth.models import DigitsNet, MNasNet, MobileNetV1, MobileNetV2, ResNet, ShuffleNet
 
 FACTORIES = {
     "digits": DigitsNet,
+    "mnasnet": MNasNet,
     "mobilenet_v1": MobileNetV1,
     "mobilenet_v2": MobileNetV2,
     "mobilenet_v2_small_images": lambda **options: MobileNetV2(downsamplings=3, **options),
@@ -19,6 +20,8 @@ FACTORIES = {
     "resnet18_cifar": lambda **options: ResNet(18, stem="cifar", **options),
     "resnet20": lambda **options: ResNet(20, **options),
     "resnet50": lambda **options: ResNet(50, **options),
+    "resnet56": lambda **options: ResNet(56, **options),
+    "shufflenet": ShuffleNet,
 }
 
 
@@ -29,17 +32,36 @@ def parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
+        (FACTORIES["mnasnet"], "mnasnet1_0"),
+        (lambda: MNasNet(width=0.5), "mnasnet0_5"),
+        (lambda: MNasNet(width=0.75), "mnasnet0_75"),
+        (lambda: MNasNet(width=1.3), "mnasnet1_3"),
         (FACTORIES["mobilenet_v2"], "mobilenet_v2"),
         (FACTORIES["resnet18"], "resnet18"),
         (FACTORIES["resnet50"], "resnet50"),
     ],
-    ids=["mobilenet_v2", "resnet18", "resnet50"],
 )
 def test_same_shapes_as_torchvision(ours, theirs: str) -> None:
     with torch.device("meta"):
         model, reference = ours(), torchvision.models.get_model(theirs, weights=None)
     shapes = [sorted(tuple(p.shape) for p in m.state_dict().values()) for m in (model, reference)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85)])
+def test_parameters_of_small_resnets(depth: int, millions: float) -> None:
+    """ResNet (arXiv 1512.03385), table 6."""
+    with torch.device("meta"):
+        model = ResNet(depth, num_classes=10)
+    convolutions = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert round(sum(parameters(m) for m in convolutions) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("width", "count"), [(1.0, 1_865_728), (0.5, 718_324)])
+def test_parameters_of_shufflenet(width: float, count: int) -> None:
+    """Of the tables of github.com/osmr/imgclsmob, whose bottlenecks have 60, 120 and 240 channels."""
+    with torch.device("meta"):
+        assert parameters(ShuffleNet(width=width)) == pytest.approx(count, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +127,24 @@ def test_expanded_channels_follow_the_rounded_ones() -> None:
         assert module.out_channels % 8 == 0
 
 
+@pytest.mark.parametrize("width", [0.25, 0.4, 0.7, 1.0, 2.0])
+def test_shuffles_of_shufflenet_hand_every_group_as_much(width: float) -> None:
+    with torch.device("meta"):
+        model = ShuffleNet(width=width)
+    shuffling = [path for path, module in model.named_modules() if isinstance(module, nn.ChannelShuffle)]
+    assert len(shuffling) == 15
+    modules = dict(model.named_modules())
+    for path in shuffling:
+        depthwise = modules[path.replace("shuffle", "depthwise")]
+        assert isinstance(depthwise, nn.Conv2d)
+        assert depthwise.out_channels % 9 == 0
+
+
+def test_head_of_mnasnet_stays() -> None:
+    with torch.device("meta"):
+        assert [MNasNet(width=width).head.conv.out_channels for width in (0.35, 1.0, 1.5)] == [1280] * 3
+
+
 def test_rounding_of_small_resnets_is_finer() -> None:
     with torch.device("meta"):
         assert ResNet(20, width=0.25).stem.conv.out_channels == 4
@@ -113,10 +153,13 @@ def test_rounding_of_small_resnets_is_finer() -> None:
 
 def test_readable_paths() -> None:
     with torch.device("meta"):
-        v1, v2, resnet = (dict(model.named_modules()) for model in (MobileNetV1(), MobileNetV2(), ResNet(50)))
+        v1, v2, resnet, shuffle = (
+            dict(model.named_modules()) for model in (MobileNetV1(), MobileNetV2(), ResNet(50), ShuffleNet())
+        )
     assert {"stem.conv", "features.3.depthwise", "features.3.pointwise", "classifier"} <= set(v1)
     assert {"features.3.expand", "features.3.depthwise", "features.3.project", "head.conv"} <= set(v2)
     assert {"stem.conv", "stages.0.0.shortcut.conv", "stages.3.2.conv3"} <= set(resnet)
+    assert {"stem.conv", "features.3.reduce", "features.3.depthwise", "features.3.expand"} <= set(shuffle)
 
 
 @pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf"), True])
@@ -134,8 +177,11 @@ def test_unknown_depth_stem_and_downsamplings() -> None:
         MobileNetV1(downsamplings=6)
 
 
-@pytest.mark.parametrize("model", [MobileNetV1, MobileNetV2])
+@pytest.mark.parametrize("name", ["mnasnet", "mobilenet_v1", "mobilenet_v2", "shufflenet"])
 @pytest.mark.parametrize("downsamplings", [0, 3, 5])
-def test_downsamplings(model: type[MobileNetV1] | type[MobileNetV2], downsamplings: int) -> None:
-    net = model(width=0.35, downsamplings=downsamplings).eval()
-    assert net.features(net.stem(torch.rand(1, 3, 32, 32))).shape[-1] == 32 >> downsamplings
+def test_downsamplings(name: str, downsamplings: int) -> None:
+    net = FACTORIES[name](width=0.35, downsamplings=downsamplings).eval()
+    sizes = []
+    net.pool.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    net(torch.rand(1, 3, 32, 32))
+    assert sizes == [32 >> downsamplings]

@@ -20,12 +20,14 @@ def logits(model: nn.Module, shape: tuple[int, int, int]) -> torch.Size:
 def test_names() -> None:
     assert model_names() == (
         "digits",
+        "mnasnet",
         "mobilenet_v1",
         "mobilenet_v2",
         "resnet18",
         "resnet20",
         "resnet50",
         "resnet56",
+        "shufflenet",
     )
 
 
@@ -73,7 +75,7 @@ def test_libraries(name: str, shape: tuple[int, int, int]) -> None:
     [
         ("resnet81", r"no model 'resnet81'; did you mean resnet18"),
         ("MobileNetV2", "did you mean mobilenet_v2"),
-        ("zzz", "some are: digits, mobilenet_v1.*or torchvision/NAME or timm/NAME"),
+        ("zzz", "some are: digits, mnasnet.*or torchvision/NAME or timm/NAME"),
         ("keras/resnet18", "did you mean resnet18"),
         ("torchvision/resnt18", "did you mean torchvision/resnet18"),
         ("torchvision/fcn_resnet50", "no classification model"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anywidth.models import MobileNetV1, MobileNetV2, ResNet
+from anywidth.models import MNasNet, MobileNetV1, MobileNetV2, ResNet, ShuffleNet
 
 MOBILENET_V1 = """568 543 517 490 466 443 421 389 366 345 325 306 287 267 249 232 217 201 177 162 149 136 124 114 100
     89 80 71 64 48 41"""
@@ -20,11 +20,15 @@ def published(table: str) -> list[tuple[float, int]]:
     return [((1000 - 25 * i) / 1000, int(number)) for i, number in enumerate(table.split())]
 
 
-def count_macs(model: nn.Module, side: int, *also: type[nn.Module]) -> float:
-    """MACs of convolutions and linear layers, and one per input element of the average pool and of `also`.
+def count_products(model: nn.Module, side: int) -> float:
+    """MACs of convolutions and linear layers alone; the model is on the meta device."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() / 2
 
-    The model and the image are on the meta device.
-    """
+
+def count_macs(model: nn.Module, side: int, *also: type[nn.Module]) -> float:
+    """The same, and one MAC per input element of the average pool and of `also`."""
     elements = []
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -33,10 +37,9 @@ def count_macs(model: nn.Module, side: int, *also: type[nn.Module]) -> float:
     for module in model.modules():
         if isinstance(module, (nn.AdaptiveAvgPool2d, *also)):
             module.register_forward_hook(note)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, side, side, device="meta"))
+    products = count_products(model, side)
     assert elements
-    return counter.get_total_flops() / 2 + sum(elements)
+    return products + sum(elements)
 
 
 @pytest.mark.parametrize(("width", "millions"), published(MOBILENET_V1))
@@ -81,3 +84,54 @@ def test_mobilenet_v2_on_cifar10() -> None:
     with torch.device("meta"):
         model = MobileNetV2(num_classes=10, downsamplings=3)
     assert round(count_macs(model, 32) / 1e6) == 88
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 40.81), (56, 125.75)])
+def test_resnets_on_cifar10(depth: int, millions: float) -> None:
+    """Of the table of github.com/chenyaofo/CIFAR-pretrained-models: convolutions and linear layers alone."""
+    with torch.device("meta"):
+        model = ResNet(depth, num_classes=10)
+    assert round(count_products(model, 32) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("depth", "giga"), [(18, 1.814), (50, 4.089)])
+def test_resnets_on_imagenet(depth: int, giga: float) -> None:
+    """Of torchvision's tables of models: convolutions and linear layers alone."""
+    with torch.device("meta"):
+        model = ResNet(depth)
+    assert round(count_products(model, 224) / 1e9, 3) == giga
+
+
+@pytest.mark.parametrize(("width", "millions"), [(2.0, 524), (1.0, 138), (0.5, 38)])
+def test_shufflenet(width: float, millions: int) -> None:
+    """S-ShuffleNet of S-Nets (arXiv 1812.08928), table of models at github.com/JiahuiYu/slimmable_networks."""
+    with torch.device("meta"):
+        model = ShuffleNet(width=width)
+    assert round(count_macs(model, 224) / 1e6) == millions
+
+
+@pytest.mark.parametrize(("width", "millions"), [(2.0, 524), (1.0, 137), (0.5, 38)])
+def test_shufflenet_without_pool(width: float, millions: int) -> None:
+    """ShuffleNet (arXiv 1707.01083), three groups: tables 1 (1x) and 8 (2x, 0.5x).
+
+    The 292M and 13M that its tables 5 and 2 give for 1.5x and 0.25x are 300M and 12M here; the paper does not tell
+    the channels of these two.
+    """
+    with torch.device("meta"):
+        model = ShuffleNet(width=width)
+    assert round(count_products(model, 224) / 1e6) == millions
+
+
+@pytest.mark.parametrize(("width", "giga"), [(1.3, 0.526), (1.0, 0.314), (0.75, 0.215), (0.5, 0.104)])
+def test_mnasnet(width: float, giga: float) -> None:
+    """Of torchvision's tables of models: convolutions and linear layers alone."""
+    with torch.device("meta"):
+        model = MNasNet(width=width)
+    assert round(count_products(model, 224) / 1e9, 3) == giga
+
+
+def test_mnasnet_of_autoslim() -> None:
+    """AutoSlim (arXiv 1903.11728) gives 317M for MNasNet in its abstract, without saying what is counted."""
+    with torch.device("meta"):
+        model = MNasNet()
+    assert count_macs(model, 224) == pytest.approx(317e6, rel=0.01)

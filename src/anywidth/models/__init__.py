@@ -3,15 +3,19 @@
 from anywidth.models.digits_net import DigitsNet
 from anywidth.models.factory import build_model, model_names
 from anywidth.models.initialise import initialise
+from anywidth.models.mnasnet import MNasNet
 from anywidth.models.mobilenet_v1 import MobileNetV1
 from anywidth.models.mobilenet_v2 import MobileNetV2
 from anywidth.models.resnet import ResNet
+from anywidth.models.shufflenet import ShuffleNet
 
 __all__ = [
     "DigitsNet",
+    "MNasNet",
     "MobileNetV1",
     "MobileNetV2",
     "ResNet",
+    "ShuffleNet",
     "build_model",
     "initialise",
     "model_names",

@@ -9,9 +9,11 @@ from torch import nn
 from anywidth.errors import ModelError
 from anywidth.models.digits_net import DigitsNet
 from anywidth.models.fit import check_fit
+from anywidth.models.mnasnet import MNasNet
 from anywidth.models.mobilenet_v1 import MobileNetV1
 from anywidth.models.mobilenet_v2 import MobileNetV2
 from anywidth.models.resnet import ResNet
+from anywidth.models.shufflenet import ShuffleNet
 from anywidth.models.suggest import closest
 from anywidth.models.timm_models import build_timm
 from anywidth.models.torchvision_models import build_torchvision
@@ -33,7 +35,7 @@ def _resnet(depth: int) -> _Builder:
     return build
 
 
-def _mobilenet(model: type[MobileNetV1] | type[MobileNetV2]) -> _Builder:
+def _mobile(model: type[MNasNet] | type[MobileNetV1] | type[MobileNetV2] | type[ShuffleNet]) -> _Builder:
     def build(classes: int, channels: int, width: float, side: int) -> nn.Module:
         downsamplings = 3 if side <= _SMALL_IMAGE else 5
         return model(width=width, num_classes=classes, in_channels=channels, downsamplings=downsamplings)
@@ -47,12 +49,14 @@ def _digits(classes: int, channels: int, width: float, side: int) -> nn.Module:
 
 _OWN: dict[str, _Builder] = {
     "digits": _digits,
-    "mobilenet_v1": _mobilenet(MobileNetV1),
-    "mobilenet_v2": _mobilenet(MobileNetV2),
+    "mnasnet": _mobile(MNasNet),
+    "mobilenet_v1": _mobile(MobileNetV1),
+    "mobilenet_v2": _mobile(MobileNetV2),
     "resnet18": _resnet(18),
     "resnet20": _resnet(20),
     "resnet50": _resnet(50),
     "resnet56": _resnet(56),
+    "shufflenet": _mobile(ShuffleNet),
 }
 
 _LIBRARIES = {"torchvision": build_torchvision, "timm": build_timm}
@@ -74,7 +78,7 @@ def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int
         name: One of `model_names()`, or `torchvision/NAME` or `timm/NAME`.
         num_classes: Outputs of the classifier.
         input_shape: Channels, height and width of the images; up to 64 pixels a side, our own networks take
-            their CIFAR form (a 3x3 stem without stride in ResNets, three halvings in MobileNets).
+            their CIFAR form (a 3x3 stem without stride in ResNets, three halvings in the others).
         width: For our own models only: a dense network at this width.
 
     Raises:

@@ -8,7 +8,7 @@ __all__ = ["InvertedResidual"]
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise and linear 1x1 projection, with or without a sum around them.
+    """1x1 expansion, depthwise convolution and linear 1x1 projection, with or without a sum around them.
 
     The expanded channels number `expansion * inputs`, so a narrow block is rounded before the expansion and not
     after it. With `expansion=1` there is no expanding convolution. The sum is asked for and not inferred from equal
@@ -17,22 +17,41 @@ class InvertedResidual(nn.Module):
 
     Source: MobileNetV2 (arXiv 1801.04381), section 3.3 and figure 4d.
 
+    Args:
+        inputs: Channels coming in.
+        outputs: Channels going out.
+        stride: Of the depthwise convolution.
+        expansion: Expanded channels over `inputs`.
+        residual: Whether the input is added; then `inputs` equals `outputs` and the stride is 1.
+        kernel: Positions a side of the depthwise convolution, an odd number.
+        activation: After the first two convolutions.
+
     >>> import torch
     >>> InvertedResidual(8, 16, stride=2, expansion=6, residual=False)(torch.rand(1, 8, 32, 32)).shape
     torch.Size([1, 16, 16, 16])
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int, residual: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        expansion: int,
+        residual: bool,
+        kernel: int = 3,
+        activation: type[nn.Module] = nn.ReLU6,
+    ) -> None:
         super().__init__()
         hidden = expansion * inputs
         self.residual = residual
         self.expand = nn.Conv2d(inputs, hidden, 1, bias=False) if expansion > 1 else None
         self.expand_norm = nn.BatchNorm2d(hidden) if expansion > 1 else None
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False)
+        self.depthwise = nn.Conv2d(hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden, bias=False)
         self.depthwise_norm = nn.BatchNorm2d(hidden)
         self.project = nn.Conv2d(hidden, outputs, 1, bias=False)
         self.project_norm = nn.BatchNorm2d(outputs)
-        self.activation = nn.ReLU6()
+        self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, inputs, height, width) to (batch, outputs, height / stride, width / stride)."""

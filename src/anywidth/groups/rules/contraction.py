@@ -48,8 +48,8 @@ def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value
 
 
 def _few(groups: int, shape: tuple[int, ...]) -> bool:
-    """Whether a grouped convolution has few large groups rather than many small ones."""
-    return groups in (2, 4, 8) and min(shape[1], shape[0] // groups) > groups
+    """Whether a grouped convolution has few large groups, as in ShuffleNet, rather than many small ones."""
+    return groups in (2, 3, 4, 8) and min(shape[1], shape[0] // groups) > groups
 
 
 def _grouped(
