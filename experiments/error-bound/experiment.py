@@ -106,7 +106,7 @@ def _falls(results: Results) -> Difference:
 
 EXPERIMENT = Experiment(
     title="The error of narrow features, relative to the full network's",
-    paper="US-Nets (arXiv 1903.05134), section 3.1",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={"us-net": us_net, "ordinary": ordinary},
     claims=[
         Claim(text="the error of the narrowest bounds that of all wider ones", difference=_bounded),

@@ -41,7 +41,7 @@ def mean_of_four(results: Results, *, arm: str) -> Difference:
 
 EXPERIMENT = Experiment(
     title="One network at every width, against networks trained alone",
-    paper="Slimmable Networks (arXiv 1812.08928), table 1; US-Nets (arXiv 1903.05134), table 1",
+    paper="Slimmable Networks (arXiv 1812.08928); US-Nets (arXiv 1903.05134)",
     cells={"us-net": us_net, "s-net": s_net, "alone": alone},
     claims=[
         Claim(

@@ -19,7 +19,7 @@ SOFT, LABELS, BOTH, WARM = "soft targets", "labels", "soft targets and labels", 
 
 EXPERIMENT = Experiment(
     title="In-place distillation: what the narrower widths learn from",
-    paper="US-Nets (arXiv 1903.05134), sections 3.3 and 4.3",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={
         "soft": partial(train, arm=SOFT),
         "labels": partial(train, arm=LABELS, temperature=None),

@@ -22,7 +22,7 @@ def _arm(bound: float) -> str:
 
 EXPERIMENT = Experiment(
     title="The lower bound of the widths: what a wider range costs",
-    paper="US-Nets (arXiv 1903.05134), section 4.3",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={_arm(bound): partial(train, bound=bound) for bound in BOUNDS},
     claims=[
         Claim(

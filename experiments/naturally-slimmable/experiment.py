@@ -34,7 +34,7 @@ def us_net(lab: Lab) -> Mapping[str, Curve]:
 
 EXPERIMENT = Experiment(
     title="Are ordinary networks slimmable by themselves? Narrowed after training, against a US-Net",
-    paper="US-Nets (arXiv 1903.05134), section 5",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={"ordinary": ordinary, "us-net": us_net},
     claims=[
         Claim(

@@ -34,7 +34,7 @@ def worst_stage(results: Results) -> Difference:
 
 EXPERIMENT = Experiment(
     title="Nonuniform widths: one stage narrowed to 0.6",
-    paper="US-Nets (arXiv 1903.05134), section 4.4",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={
         "uniform": partial(train, panel=UNIFORM, nonuniform=False),
         "nonuniform": partial(train, panel=NONUNIFORM, nonuniform=True),

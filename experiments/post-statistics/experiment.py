@@ -46,7 +46,7 @@ def gain(results: Results, *, at: int, over: int, by: float) -> Difference:
 
 EXPERIMENT = Experiment(
     title="Batch-norm post-statistics: accuracy by the number of training images",
-    paper="US-Nets (arXiv 1903.05134), sections 3.4 and 4.3",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={"statistics": run},
     claims=[
         Claim(

@@ -20,7 +20,7 @@ NUMBERS = {"both ends alone": 2, "both ends, 1 random": 3, "both ends, 4 random"
 
 EXPERIMENT = Experiment(
     title="The sandwich rule: which ends of the range, and how many widths",
-    paper="US-Nets (arXiv 1903.05134), sections 3.2 and 4.3",
+    paper="US-Nets (arXiv 1903.05134)",
     cells={
         **{arm: partial(train, arm=arm, ends=ends) for arm, ends in ENDS.items()},
         **{arm: partial(train, arm=arm, samples=number) for arm, number in NUMBERS.items()},

@@ -61,7 +61,7 @@ def _move(own: Any, norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
 
 EXPERIMENT = Experiment(
     title="Batch norm of a slimmable network: one for all widths, or one for each",
-    paper="Slimmable Networks (arXiv 1812.08928), sections 2.2, 3.3 and 4.4",
+    paper="Slimmable Networks (arXiv 1812.08928)",
     cells={
         "private": partial(private, affine=True, arm=PRIVATE),
         "private statistics": partial(private, affine=False, arm=STATISTICS),

@@ -50,7 +50,7 @@ def widths_by_stage(net: Supernet, factor: float, *, base: float = 1.0) -> dict[
     Raises:
         WidthError: a width is out of the range of the network.
 
-    Source: US-Nets (arXiv 1903.05134), section 4.3, where the factor is 0.6.
+    Source: US-Nets (arXiv 1903.05134), where the factor is 0.6.
 
     >>> import torch
     >>> from torch import nn

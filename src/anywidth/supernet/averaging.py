@@ -16,7 +16,7 @@ __all__ = ["average_inputs_", "check_untied", "fold_average_"]
 def average_inputs_(model: nn.Module, subnet: nn.Module) -> None:
     """Let every convolution and linear layer of a subnet scale its input by full over active input channels, in place.
 
-    Source: US-Nets (arXiv 1903.05134), section 4.3, which finds no clear gain in it.
+    Source: US-Nets (arXiv 1903.05134), which finds no clear gain in it.
 
     >>> model, subnet = nn.Sequential(nn.Linear(8, 2)), nn.Sequential(nn.Linear(4, 2))
     >>> x, before = torch.randn(3, 4), subnet[0].bias

@@ -47,7 +47,7 @@ def alpha_divergence(
         alphas: Orders of the divergence, none 0.
         clip: The largest ratio of probabilities, and 1 over it the smallest.
 
-    Source: AlphaNet (arXiv 2102.07954), section 4.
+    Source: AlphaNet (arXiv 2102.07954).
 
     >>> import torch
     >>> logits = torch.tensor([[0.0, 1.0]])
