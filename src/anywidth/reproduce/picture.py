@@ -63,6 +63,8 @@ def _line(axes: Any, experiment: Experiment, results: Results, arm: str, number:
             places, ys, yerr=spread, fmt=marker, color=colour, markersize=6, capsize=2, linewidth=1.2,
             markeredgecolor="white", label=label, zorder=3,
         )  # fmt: skip
+        for place, y, x in zip(places, ys, xs if names and experiment.against_macs else [], strict=False):
+            axes.annotate(str(x), (place, y), (-5, 5), textcoords="offset points", ha="right", fontsize=7, color=QUIET)
         return
     axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
