@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,22 @@ def draw(experiment: Experiment, results: Results, path: Path, *, note: str = ""
         _axes(axes, experiment, results, arms)
         if panel:
             axes.set_title(panel, fontsize=10, color=QUIET, loc="left")
-        if len(arms) > 1:
-            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     grid[0].set_ylabel(experiment.y, color=QUIET)
-    figure.suptitle(experiment.title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    entries: dict[str, Any] = {}
+    for axes in grid:
+        handles, labels = axes.get_legend_handles_labels()
+        entries.update(dict(zip(labels, handles, strict=True)))
+    title = textwrap.fill(experiment.title, 72 * len(panels))
+    bold = {"size": 11, "weight": "bold"}
+    if len(entries) > 1:
+        columns = 2 * len(panels) if len(entries) > 3 else len(entries)
+        legend = figure.legend(
+            list(entries.values()), list(entries), loc="outside upper left", ncols=columns, frameon=False, fontsize=8,
+            labelcolor=INK, title=title, title_fontproperties=bold, alignment="left",
+        )  # fmt: skip
+        legend.get_title().set_color(INK)
+    else:
+        figure.suptitle(title, x=0.01, ha="left", color=INK, fontproperties=bold)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=QUIET)
     kind = path.suffix.lstrip(".")
@@ -63,8 +76,6 @@ def _line(axes: Any, experiment: Experiment, results: Results, arm: str, number:
             places, ys, yerr=spread, fmt=marker, color=colour, markersize=6, capsize=2, linewidth=1.2,
             markeredgecolor="white", label=label, zorder=3,
         )  # fmt: skip
-        for place, y, x in zip(places, ys, xs if names and experiment.against_macs else [], strict=False):
-            axes.annotate(str(x), (place, y), (-5, 5), textcoords="offset points", ha="right", fontsize=7, color=QUIET)
         return
     axes.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
