@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from anywidth.errors import ExportError
 from anywidth.export.fold import fold_batch_norms_
+from anywidth.export.functional import make_activations_functional_
 from anywidth.groups.trace import Inputs, double_batch
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -65,6 +66,7 @@ def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True) ->
         with torch.no_grad(), _quiet():
             module = _capture(reference, inputs, dynamic_batch).module(check_guards=False)
             scales = fold_batch_norms_(module)
+            make_activations_functional_(module)
             program = _capture(module, inputs, dynamic_batch)
     except Exception as error:  # what torch.export raises has no common base
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
