@@ -82,19 +82,18 @@ def _bias(layer: fx.Node) -> Any:
     return layer.args[2] if len(layer.args) > 2 else None
 
 
-def _fold(
-    module: fx.GraphModule, layer: fx.Node, norm: fx.Node, weight: Tensor, read: list[Tensor | None]
-) -> Tensor:
+def _fold(module: fx.GraphModule, layer: fx.Node, norm: fx.Node, weight: Tensor, read: list[Tensor | None]) -> Tensor:
     gamma, beta, mean, variance, bias = (None if tensor is None else tensor.detach().double() for tensor in read)
     assert mean is not None
     assert variance is not None
-    scale = torch.rsqrt(variance + norm.args[7])
+    epsilon: Any = norm.args[7]
+    scale = torch.rsqrt(variance + epsilon)
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale if bias is None else (bias - mean) * scale
     shift = shift if beta is None else shift + beta
     scale = scale.to(weight.dtype)
     if layer.target in _TRANSPOSED:
-        groups = layer.args[_GROUPS_OF_TRANSPOSED] if len(layer.args) > _GROUPS_OF_TRANSPOSED else 1
+        groups: Any = layer.args[_GROUPS_OF_TRANSPOSED] if len(layer.args) > _GROUPS_OF_TRANSPOSED else 1
         by_group = scale.reshape(groups, 1, -1)  # (groups, inputs of a group, outputs of a group)
         broad = by_group.expand(-1, weight.shape[0] // groups, -1).reshape(weight.shape[0], -1)
         broad = broad if groups > 1 else broad[:1]

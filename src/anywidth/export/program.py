@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +12,16 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from anywidth.errors import ExportError
 from anywidth.export.fold import fold_batch_norms_
 from anywidth.export.functional import make_activations_functional_
-from anywidth.groups.trace import Inputs, double_batch
+from anywidth.groups.trace import Inputs, double_batch, quiet_export
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
 __all__ = ["DenseProgram", "dense_program"]
+
+_FIXED_BATCH = (
+    ". If it is the batch that has to stay open: write x.shape[0] and not len(x) in the forward, "
+    "or give dynamic_batch=False for a file that takes the batch of the example inputs"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,21 +66,19 @@ def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True) ->
     # One tensor for each place: shapes are given by tensor.
     inputs = inputs.map(lambda tensor: tensor.clone())
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_export():
             module = _capture(reference, inputs, dynamic_batch).module(check_guards=False)
             scales = fold_batch_norms_(module)
             make_activations_functional_(module)
             program = _capture(module, inputs, dynamic_batch)
+            _strip(program)
     except Exception as error:  # what torch.export raises has no common base
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        again = "; with dynamic_batch=False it is exported for the batch of its example inputs" if dynamic_batch else ""
         raise ExportError(
             f"{type(net.model).__name__} at width {net.label(width)} could not be exported: "
-            f"{type(error).__name__}: {first}{again}"
+            f"{type(error).__name__}: {first}{_FIXED_BATCH if dynamic_batch else ''}"
         ) from error
-    return DenseProgram(
-        program=program, reference=reference, inputs=inputs, scales=scales, dynamic_batch=dynamic_batch
-    )
+    return DenseProgram(program=program, reference=reference, inputs=inputs, scales=scales, dynamic_batch=dynamic_batch)
 
 
 def _capture(module: nn.Module, inputs: Inputs, dynamic_batch: bool) -> ExportedProgram:
@@ -91,9 +92,9 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_batch: bool) -> Exported
     return torch.export.export(module, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it, torch.export does not warn of caches that forwards fill: `reference` is thrown away."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
-        yield
+def _strip(program: ExportedProgram) -> None:
+    """Drop the example inputs, which can be as large as the weights, and where in the code operators come from."""
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        for key in ("nn_module_stack", "from_node", "torch_fn", "source_fn_stack"):
+            node.meta.pop(key, None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from anywidth.errors import ExportError
 from anywidth.export.require import require_onnx
@@ -16,7 +18,7 @@ from anywidth.groups.trace import Inputs
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["feeds", "open_session"]
+__all__ = ["feeds", "open_session", "runner"]
 
 
 def open_session(model: Path | bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -55,3 +57,14 @@ def feeds(session: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, np
         item.name: array.astype(np.float32) if array.dtype.kind == "f" else array
         for item, array in zip(wanted, arrays, strict=False)
     }
+
+
+def runner(model: Path | bytes, extra: dict[str, npt.NDArray[Any]] | None = None) -> Callable[[Inputs], list[Tensor]]:
+    """Runs a model in ONNX Runtime and gives the tensors that it returns; `extra` are more inputs by name."""
+    session = open_session(model)
+
+    def run(inputs: Inputs) -> list[Tensor]:
+        outputs = session.run(None, {**feeds(session, inputs), **(extra or {})})
+        return [torch.from_numpy(np.asarray(output)) for output in outputs]
+
+    return run
