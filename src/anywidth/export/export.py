@@ -17,7 +17,7 @@ from anywidth.export.check import TOLERANCE, Run, check_outputs, outputs_of
 from anywidth.export.onnx_model import onnx_model
 from anywidth.export.program import DenseProgram, dense_program
 from anywidth.export.require import require_onnx
-from anywidth.export.session import runner
+from anywidth.export.session import open_session, runner
 from anywidth.export.torch_file import load_dense, save_dense
 from anywidth.supernet import Supernet
 from anywidth.supernet.checkpoint import write_atomically
@@ -144,7 +144,7 @@ def _onnx(net: Supernet, width: Width, dynamic_batch: bool) -> Write:
 
     def write(path: Path, tolerance: float) -> float:
         path.write_bytes(content)
-        return _check(dense, runner(path), tolerance)
+        return _check(dense, runner(open_session(path)), tolerance)
 
     return write
 

@@ -59,12 +59,11 @@ def feeds(session: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, np
     }
 
 
-def runner(model: Path | bytes, extra: dict[str, npt.NDArray[Any]] | None = None) -> Callable[[Inputs], list[Tensor]]:
-    """Runs a model in ONNX Runtime and gives the tensors that it returns; `extra` are more inputs by name."""
-    session = open_session(model)
+def runner(session: onnxruntime.InferenceSession, **extra: npt.NDArray[Any]) -> Callable[[Inputs], list[Tensor]]:
+    """Calls a session and gives the tensors that it returns; `extra` are inputs that the network does not have."""
 
     def run(inputs: Inputs) -> list[Tensor]:
-        outputs = session.run(None, {**feeds(session, inputs), **(extra or {})})
+        outputs = session.run(None, {**feeds(session, inputs), **extra})
         return [torch.from_numpy(np.asarray(output)) for output in outputs]
 
     return run
