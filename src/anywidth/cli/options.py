@@ -80,6 +80,8 @@ def _arguments(hint: Any, details: dict[str, Any]) -> dict[str, Any]:
         return {"type": parse_text, "choices": get_args(hint), **({"metavar": metavar} if metavar else {})}
     if hint == tuple[str, ...]:
         return {"type": str, "nargs": "*", "metavar": metavar}
+    if hint is bool:
+        return {"action": "store_true"}
     plain = next((part for part in (hint, *get_args(hint)) if part in _METAVARS), str)
     return {"type": hint, "metavar": metavar or _METAVARS[plain]}
 

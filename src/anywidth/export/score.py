@@ -6,20 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anywidth.errors import DataError
 from anywidth.evaluation import Score, top1
+from anywidth.export.ladder import WIDTH_INPUT
 from anywidth.export.session import open_session, runner
 from anywidth.supernet.batches import split_batch
 
 __all__ = ["evaluate_onnx"]
 
 
-def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, score: Score = top1) -> float:
+def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | None = None, score: Score = top1) -> float:
     """Mean score over all samples of a loader, computed by ONNX Runtime; the counterpart of `anywidth.evaluate`.
 
     Args:
-        path: A file that `anywidth.export` wrote, of one width.
+        path: A file that `anywidth.export` or `export_ladder` wrote.
         loader: Batches of (inputs, targets).
+        width: Of a ladder, which width to run.
         score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
 
     Raises:
@@ -36,7 +40,8 @@ def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, score: Score = top
     ...     0 <= evaluate_onnx(written.path, [(torch.randn(8, 4), torch.zeros(8).long())]) <= 100
     True
     """
-    run = runner(open_session(Path(path)))
+    extra = {} if width is None else {WIDTH_INPUT: np.array([width], dtype=np.float32)}
+    run = runner(open_session(Path(path)), **extra)
     total, count = 0.0, 0
     for batch in loader:
         inputs, targets = split_batch(batch)
