@@ -81,10 +81,8 @@ def parse_width(value: Any) -> float | dict[str, float] | None:
     """
     if value is None:
         return None
-    if isinstance(value, dict) or "=" in str(value):
-        widths = parse_any_widths([value])
-    else:
-        widths = parse_widths([value])
+    by_pattern = isinstance(value, dict) or "=" in str(value)
+    widths = parse_any_widths([value]) if by_pattern else parse_widths([value])
     if isinstance(widths, int) or len(widths) != 1:
         raise ValueProblem(f"cannot read one width from {value!r}; give such as 0.35, or layer3.*=0.6+*=0.5")
     return widths[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,16 +134,7 @@ class Ladder:
                 result = net.inputs.map(lambda tensor: tensor.to(device)).call(subnet)
             returned = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             steps[float(width)] = _module_step(subnet, device)
-        names = ["output"] if len(returned) == 1 else [f"output_{number}" for number in range(len(returned))]
-        return cls(
-            steps,
-            [
-                _tensor_spec(f"input_{n}" if len(net.inputs.args) > 1 else "input", t)
-                for n, t in enumerate(net.inputs.args)
-            ],
-            [_tensor_spec(name, tensor) for name, tensor in zip(names, returned, strict=True)],
-            "torch",
-        )
+        return cls(steps, _specs("input", net.inputs.tensors()), _specs("output", returned), "torch")
 
 
 def _session_step(session: Any) -> Step:
@@ -173,6 +164,9 @@ def _spec(item: Any) -> TensorSpec:
     )
 
 
-def _tensor_spec(name: str, tensor: Tensor) -> TensorSpec:
-    dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-    return TensorSpec(name=name, dtype=dtype, shape=(None, *tensor.shape[1:]))
+def _specs(kind: str, tensors: Sequence[Tensor]) -> list[TensorSpec]:
+    names = [kind] if len(tensors) == 1 else [f"{kind}_{number}" for number in range(len(tensors))]
+    return [
+        TensorSpec(name=name, dtype=torch.empty(0, dtype=t.dtype).numpy().dtype, shape=(None, *t.shape[1:]))
+        for name, t in zip(names, tensors, strict=True)
+    ]
