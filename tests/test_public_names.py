@@ -12,6 +12,8 @@ def test_public_names() -> None:
         "WidthConfig",
         "calibrate",
         "evaluate",
+        "export",
+        "export_ladder",
         "latency",
         "load",
         "macs",

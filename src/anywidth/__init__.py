@@ -4,6 +4,7 @@ from anywidth.batchnorm import calibrate
 from anywidth.cost import latency, macs, params
 from anywidth.errors import AnywidthError
 from anywidth.evaluation import evaluate, spectrum
+from anywidth.export import export, export_ladder
 from anywidth.supernet import Supernet, load
 from anywidth.training import sandwich_step
 from anywidth.widths import WidthConfig
@@ -16,6 +17,8 @@ __all__ = [
     "WidthConfig",
     "calibrate",
     "evaluate",
+    "export",
+    "export_ladder",
     "latency",
     "load",
     "macs",

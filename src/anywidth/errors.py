@@ -7,6 +7,7 @@ __all__ = [
     "AnywidthError",
     "CheckpointError",
     "DataError",
+    "ExportError",
     "MissingExtraError",
     "ModelError",
     "NoEffectWarning",
@@ -38,6 +39,10 @@ class CheckpointError(AnywidthError):
 
 class DataError(AnywidthError, ValueError):
     """A data set is missing, damaged or not of the expected form."""
+
+
+class ExportError(AnywidthError):
+    """A width could not be written, or what was written does not compute what the subnet does."""
 
 
 class ModelError(AnywidthError, ValueError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from anywidth.cli import calibrate, evaluate, inspect, reproduce, train
+from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, train
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import say, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
@@ -36,6 +36,7 @@ COMMANDS = {
     "train": Command(settings=train.TrainSettings, run=train.run),
     "calibrate": Command(settings=calibrate.CalibrateSettings, run=calibrate.run),
     "evaluate": Command(settings=evaluate.EvaluateSettings, run=evaluate.run),
+    "export": Command(settings=export.ExportSettings, run=export.run),
     "inspect": Command(settings=inspect.InspectSettings, run=inspect.run),
     "reproduce": Command(settings=reproduce.ReproduceSettings, run=reproduce.run),
 }

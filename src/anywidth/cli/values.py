@@ -10,9 +10,11 @@ __all__ = [
     "ValueProblem",
     "Widths",
     "parse_any_widths",
+    "parse_ladder",
     "parse_shape",
     "parse_switches",
     "parse_text",
+    "parse_width",
     "parse_widths",
 ]
 
@@ -69,6 +71,33 @@ def parse_any_widths(value: Any) -> AnyWidths:
             plain = parse_widths([part])
             widths += [] if isinstance(plain, int) else plain
     return tuple(widths)
+
+
+def parse_width(value: Any) -> float | dict[str, float] | None:
+    """One width, a number or by pattern; None for none.
+
+    >>> parse_width("1"), parse_width("layer3.*=0.6+*=0.5")
+    (1.0, {'layer3.*': 0.6, '*': 0.5})
+    """
+    if value is None:
+        return None
+    by_pattern = isinstance(value, dict) or "=" in str(value)
+    widths = parse_any_widths([value]) if by_pattern else parse_widths([value])
+    if isinstance(widths, int) or len(widths) != 1:
+        raise ValueProblem(f"cannot read one width from {value!r}; give such as 0.35, or layer3.*=0.6+*=0.5")
+    return widths[0]
+
+
+def parse_ladder(value: Any) -> tuple[float, ...] | None:
+    """The widths of a ladder from a list such as `0.25,0.5,1.0`; None for none.
+
+    >>> parse_ladder("0.25,0.5,1.0")
+    (0.25, 0.5, 1.0)
+    """
+    widths = None if value is None else parse_widths(value)
+    if isinstance(widths, int):
+        raise ValueProblem(f"a ladder is a list of widths such as 0.25,0.5,1.0, not {value}")
+    return widths
 
 
 def parse_switches(value: Any) -> tuple[float, ...] | None:

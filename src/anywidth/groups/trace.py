@@ -28,6 +28,7 @@ __all__ = [
     "module_modes",
     "named_tensors",
     "normalise_inputs",
+    "quiet_export",
     "without_collection",
 ]
 
@@ -201,7 +202,7 @@ def without_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_export() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Within it, `torch.export` leaves out what is of no use here.
 
     Nodes do not carry where in the code they come from, which takes a quarter longer. Caches that a forward fills are
@@ -223,7 +224,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     Raises:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
-    with unchanged(model), module_modes(model, training), _quiet_export():
+    with unchanged(model), module_modes(model, training), quiet_export():
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:

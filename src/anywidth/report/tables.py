@@ -13,7 +13,7 @@ from anywidth.report.numbers import count
 if TYPE_CHECKING:
     from anywidth.evaluation import Spectrum
 
-__all__ = ["cost_table", "spectrum_table"]
+__all__ = ["cost_table", "files_table", "spectrum_table"]
 
 
 def spectrum_table(curve: Spectrum, alone: Spectrum | None = None) -> Table:
@@ -38,6 +38,15 @@ def cost_table(rows: Sequence[tuple[float, int, int]]) -> Table:
     for width, macs, params in rows:
         share, weight = macs / max(full_macs, 1), params / max(full_params, 1)
         table.add_row(f"{width:g}", count(macs), f"{share:.1%}", count(params), f"{weight:.1%}")
+    return table
+
+
+def files_table(rows: Sequence[tuple[str, str, int, int, int, float | None]]) -> Table:
+    """Width, precision, MACs, parameters, bytes of the file and accuracy (None if it was not measured)."""
+    table = _table("width", "precision", "MACs", "parameters", "file", "accuracy")
+    for width, precision, macs, params, size, accuracy in rows:
+        found = "not measured" if accuracy is None else f"{accuracy:.2f} %"
+        table.add_row(width, precision, count(macs), count(params), f"{count(size)}B", found)
     return table
 
 

@@ -1,0 +1,158 @@
+"""`anywidth export`: a width of a run, or several, as a file that other programs run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.values import parse_ladder, parse_width
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from anywidth.cli.open_run import OpenRun
+    from anywidth.export import Exported
+    from anywidth.widths import Width
+
+__all__ = ["ExportSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The options of `anywidth export`.
+
+    Attributes:
+        run: folder that anywidth train wrote
+        width: the width to write: 0.35, or by pattern such as layer3.*=0.6+*=0.5
+        budget: write the widest calibrated width with latency<=5ms, macs<=20e6, params<=1e6 or size<=1MB
+        ladder: write several widths into one ONNX file with one copy of the weights: 0.25,0.5,0.75,1.0
+        format: onnx, torch (safetensors) or pt2 (torch.export); by default what the ending of --out means
+        int8: 8-bit integers in ONNX, calibrated on training images
+        out: file to write; a model card is written beside it
+        license: licence of the weights for the model card, as an SPDX identifier
+        data_root: folder of downloaded data sets, if it has moved since training
+    """
+
+    run: Path = field(metadata=option(positional=True, metavar="RUN"))
+    out: Path = field(metadata=option(metavar="FILE"))
+    width: float | dict[str, float] | None = field(default=None, metadata=option(parse=parse_width, metavar="W"))
+    budget: str | None = field(default=None, metadata=option(metavar="LIMIT"))
+    ladder: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_ladder, metavar="W,W,..."))
+    format: Literal["onnx", "torch", "pt2"] | None = field(default=None, metadata=option(metavar="NAME"))
+    int8: bool = False
+    license: str = "unknown"
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("width", "budget", "ladder") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"not {' and '.join(f'--{name}' for name in given)}" if given else "such as --width 0.5"
+            raise SettingsError(f"give one of --width, --budget and --ladder, {found}")
+        if self.ladder is not None and self.int8:
+            raise SettingsError("--int8 goes with one width; leave it or --ladder out")
+
+
+def run(settings: ExportSettings) -> int:
+    """Write a width of a run, or several, as an ONNX, PyTorch or torch.export file, with a model card."""
+    from rich.console import Console
+
+    from anywidth.cli.open_run import open_run
+    from anywidth.cli.threads import fitting_threads
+    from anywidth.export import CardFacts, format_of, parse_budget, write_card
+    from anywidth.report import files_table
+
+    console = Console(highlight=False)
+    kind = format_of(settings.out, settings.format)
+    if kind != "onnx" and (settings.int8 or settings.ladder):
+        raise SettingsError(f"{'--int8' if settings.int8 else '--ladder'} is for --format onnx, not {kind}")
+    if settings.out.is_dir():
+        raise SettingsError(f"--out {settings.out} is a folder; give the name of a file")
+    if settings.budget is not None:
+        parse_budget(settings.budget)
+    opened = open_run(settings.run, device="cpu", data_root=settings.data_root)
+    with fitting_threads(opened.net, opened.settings.batch_size):
+        rows, written, accuracy = _ladder(settings, opened) if settings.ladder else _single(settings, opened, console)
+    shape, classes = opened.folder.data()
+    card = write_card(
+        written,
+        CardFacts(
+            model=type(opened.net.model).__name__,
+            data=opened.data,
+            inputs=shape,
+            classes=classes,
+            license=settings.license,
+            accuracy=accuracy,
+            measured_with="ONNX Runtime" if kind == "onnx" else "PyTorch",
+            precision="8-bit integers" if settings.int8 else "32-bit floats",
+        ),
+    )
+    console.print(files_table(rows))
+    console.print(f"written to {written.path} and {card}", soft_wrap=True)
+    return 0
+
+
+Row = tuple[str, str, int, int, int, float | None]
+
+
+def _ladder(settings: ExportSettings, opened: OpenRun) -> tuple[list[Row], Exported, list[float]]:
+    from anywidth.export import evaluate_onnx, export_ladder
+
+    assert settings.ladder is not None
+    for width in settings.ladder:
+        _check_calibrated(opened, width, settings.run)
+    written = export_ladder(opened.net, settings.ladder, settings.out)
+    accuracy = [evaluate_onnx(written.path, opened.loaders.test, width=float(w)) for w in written.widths]
+    costs = zip(written.widths, written.macs, written.params, accuracy, strict=True)
+    return [(w, "float32", macs, params, written.size, found) for w, macs, params, found in costs], written, accuracy
+
+
+def _single(settings: ExportSettings, opened: OpenRun, console: Console) -> tuple[list[Row], Exported, list[float]]:
+    import tempfile
+
+    from anywidth.evaluation import evaluate
+    from anywidth.export import evaluate_onnx, export, export_int8, format_of, parse_budget, widest_within
+
+    net, kind = opened.net, format_of(settings.out, settings.format)
+    if settings.budget is not None:
+        width: Width = widest_within(net, parse_budget(settings.budget), format=kind)
+        console.print(f"the widest with {settings.budget} is {net.label(width)}", soft_wrap=True, markup=False)
+    else:
+        assert settings.width is not None
+        width = settings.width
+    _check_calibrated(opened, width, settings.run)
+
+    def row(written: Exported, precision: str) -> Row:
+        if kind == "onnx":
+            accuracy = evaluate_onnx(written.path, opened.loaders.test)
+        else:
+            accuracy = evaluate(net, opened.loaders.test, width)
+        return written.widths[0], precision, written.macs[0], written.params[0], written.size, accuracy
+
+    if settings.int8:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = row(export(net, width, Path(folder, "plain.onnx")), "float32")
+        written = export_int8(net, width, settings.out, opened.loaders.calibration)
+        rows = [plain, row(written, "int8")]
+    else:
+        written = export(net, width, settings.out, kind)
+        rows = [row(written, "float32")]
+    return rows, written, [float(rows[-1][-1] or 0)]
+
+
+def _check_calibrated(opened: OpenRun, width: Width, run: Path) -> None:
+    """Say by which command a width is calibrated, where it is not."""
+    from anywidth.errors import UncalibratedError
+
+    net = opened.net
+    config = net.config(width)
+    if config == net.config(1.0) or net.statistics.is_usable(config):
+        return
+    label = net.label(width)
+    known = ", ".join(net.label(c) for c in net.statistics.configs if net.statistics.is_current(c)) or "none"
+    asked = "+".join(f"{p}={w:g}" for p, w in width.items()) if isinstance(width, dict) else label
+    raise UncalibratedError(
+        f"width {label} has no batch-norm statistics; calibrated: {known}, 1. "
+        f"First run: anywidth calibrate {run} --widths {asked}"
+    )

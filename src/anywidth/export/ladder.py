@@ -1,0 +1,215 @@
+"""`anywidth.export_ladder`: several widths in one ONNX file with one copy of the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anywidth.cost import macs, params
+from anywidth.errors import ExportError, WidthError
+from anywidth.export.check import TOLERANCE, check_outputs
+from anywidth.export.export import Exported
+from anywidth.export.onnx_model import LARGEST, onnx_model
+from anywidth.export.program import DenseProgram, dense_program
+from anywidth.export.require import require_onnx
+from anywidth.export.session import open_session, runner
+from anywidth.export.shared_weights import SharedWeights
+from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import check_width
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["WIDTHS_KEY", "WIDTH_INPUT", "export_ladder"]
+
+WIDTH_INPUT = "width"
+"""The name of the input that chooses the width."""
+WIDTHS_KEY = "anywidth.widths"
+"""Under which the metadata of a file list its widths, as JSON."""
+_SLACK = 1e-5
+"""How far below a width an asked number may be: 0.35 is not the same number in 32 and 64 bits."""
+
+
+def export_ladder(
+    net: Supernet,
+    widths: Sequence[float],
+    path: str | Path,
+    *,
+    dynamic_batch: bool = True,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Write several widths as one ONNX file with one copy of the weights, and a run-time input that chooses.
+
+    The file has the inputs of the network and a number `width` (32-bit float, shape (1,)): it runs at the
+    widest of its widths that is not above that number, or the narrowest. Every width is a branch whose weights are cut
+    out of the shared ones and scaled to its batch norms by operators on constants, which a runtime computes once, when
+    it loads the file; after that a branch is what `export` would have written.
+
+    Args:
+        net: The supernet; nothing of it changes.
+        widths: Two or more, each calibrated.
+        path: The file to write.
+        dynamic_batch: As in `export`.
+        tolerance: As in `export`; every width is checked.
+
+    Raises:
+        UncalibratedError: a width has no up-to-date batch-norm statistics.
+        WidthError: a width is out of range, or two are the same network.
+        ExportError: the network cannot be exported, or the file computes something else.
+        MissingExtraError: the packages of the extra `onnx` are not installed.
+        CheckpointError: the file cannot be written.
+
+    >>> import tempfile, torch
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = export_ladder(net, [0.25, 0.5, 1.0], Path(folder, "ladder.onnx"))
+    >>> written.widths
+    ('0.25', '0.5', '1')
+    """
+    require_onnx()
+    path = Path(path)
+    chosen = _distinct(net, widths)
+    programs = [dense_program(net, width, dynamic_batch=dynamic_batch) for width in chosen]
+    model = _assemble(net, chosen, programs)
+    difference = 0.0
+
+    def write_and_check(temporary: Path) -> None:
+        nonlocal difference
+        temporary.write_bytes(model.SerializeToString())
+        session = open_session(temporary)
+        for width, dense in zip(chosen, programs, strict=True):
+            difference = max(
+                difference,
+                check_outputs(
+                    runner(session, width=np.array([width], dtype=np.float32)), dense.reference, dense.inputs,
+                    what=f"width {width:g} of the file", dynamic_batch=dense.dynamic_batch, tolerance=tolerance,
+                ),
+            )  # fmt: skip
+
+    write_atomically(path, write_and_check)
+    return Exported(
+        path=path,
+        format="onnx",
+        widths=tuple(f"{width:g}" for width in chosen),
+        macs=tuple(macs(net, width) for width in chosen),
+        params=tuple(params(net, width) for width in chosen),
+        size=path.stat().st_size,
+        difference=difference,
+    )
+
+
+def _distinct(net: Supernet, widths: Sequence[float]) -> list[float]:
+    chosen = sorted({check_width(width, net.min_width) for width in widths})
+    if len(chosen) < 2:
+        raise WidthError(f"a ladder needs two widths or more, not {chosen}; for one, use anywidth.export")
+    configs = [net.config(width) for width in chosen]
+    for low, high, a, b in zip(chosen, chosen[1:], configs, configs[1:], strict=False):
+        if a == b:
+            raise WidthError(f"widths {low:g} and {high:g} are the same network after rounding; leave one out")
+    return chosen
+
+
+def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DenseProgram]) -> onnx.ModelProto:
+    from onnx import TensorProto, helper
+
+    configs = [net.config(width) for width in widths]
+    branches: list[onnx.GraphProto] = []
+    models = [onnx_model(program) for program in programs]
+    inputs, outputs = models[-1].graph.input, models[-1].graph.output
+    if WIDTH_INPUT in {value.name for value in inputs}:
+        raise ExportError(f"the network has an input called {WIDTH_INPUT!r}, as the one of the ladder; rename it")
+    taken = {value.name for value in (*inputs, *outputs)} | {WIDTH_INPUT}
+    weights = SharedWeights(net=net, widest=configs[-1], taken=taken)
+    for number, (dense, program, config) in enumerate(zip(models, programs, configs, strict=True)):
+        branches.append(_branch(dense, weights, weights.recipes(program, config), str(number)))
+    nodes = []
+    for number, width in enumerate(widths[1:], 1):
+        limit = weights.constant(np.array([width - _SLACK], dtype=np.float32))
+        nodes.append(helper.make_node("GreaterOrEqual", [WIDTH_INPUT, limit], [f"at_least_{number}"]))
+    choice = _choose(branches, 0, [value.name for value in outputs])
+    graph = helper.make_graph(
+        [*nodes, choice],
+        "ladder",
+        [*inputs, helper.make_tensor_value_info(WIDTH_INPUT, TensorProto.FLOAT, [1])],
+        list(outputs),
+        initializer=list(weights.tensors.values()),
+    )
+    model = helper.make_model(graph, opset_imports=models[-1].opset_import, producer_name="anywidth")
+    model.ir_version = models[-1].ir_version
+    model.metadata_props.add(key=WIDTHS_KEY, value=json.dumps(list(widths)))
+    if model.ByteSize() > LARGEST:
+        raise ExportError("the ladder does not fit into one ONNX file, which holds 2 GiB; give fewer widths")
+    return model
+
+
+def _branch(dense: onnx.ModelProto, weights: SharedWeights, recipes: dict, prefix: str) -> onnx.GraphProto:
+    """The graph of one width as the body of a branch, its weights made of shared ones."""
+    from onnx import helper
+
+    graph = dense.graph
+    names = {value.name: value.name for value in graph.input}
+    nodes = []
+    for initializer in graph.initializer:
+        start = f"{prefix}.{len(names)}."
+        names[initializer.name], made = weights.nodes(initializer, recipes, start)
+        nodes += made
+    _rename(graph.node, names, prefix)
+    outputs = [
+        helper.make_value_info(_inner(names, value.name, prefix, nodes), value.type)
+        for value in graph.output
+    ]  # fmt: skip
+    return helper.make_graph([*nodes, *graph.node], f"width_{prefix}", [], outputs)
+
+
+def _inner(names: dict[str, str], output: str, prefix: str, nodes: list) -> str:
+    """The name of a branch's output, which has to be made within it: an input or a constant is passed on."""
+    from onnx import helper
+
+    name = names[output]
+    if name.startswith(f"{prefix}."):
+        return name
+    passed = f"{prefix}.{len(names)}.{len(nodes)}.out"
+    nodes.append(helper.make_node("Identity", [name], [passed]))
+    return passed
+
+
+def _rename(nodes: Sequence[onnx.NodeProto], names: dict[str, str], prefix: str) -> None:
+    """Give every value a short name that is its own in the whole file, in place; also within nested graphs."""
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                for tensor in attribute.g.initializer:
+                    tensor.name = names.setdefault(tensor.name, f"{prefix}.{len(names)}")
+                for value in attribute.g.input:
+                    value.name = names.setdefault(value.name, f"{prefix}.{len(names)}")
+                _rename(attribute.g.node, names, prefix)
+                for value in attribute.g.output:
+                    value.name = names.get(value.name, value.name)
+        for place, name in enumerate(node.output):
+            if name:
+                node.output[place] = names.setdefault(name, f"{prefix}.{len(names)}")
+
+
+def _choose(branches: Sequence[onnx.GraphProto], first: int, names: Sequence[str]) -> onnx.NodeProto:
+    """A node that runs one of two or more branches, by halves, so that none is deep."""
+    from onnx import helper
+
+    half = len(branches) // 2
+    parts = []
+    for start, part in ((first + half, branches[half:]), (first, branches[:half])):
+        if len(part) == 1:
+            parts.append(part[0])
+            continue
+        inner = [f"{start}-{start + len(part)}.{name}" for name in names]
+        outputs = [helper.make_value_info(n, v.type) for n, v in zip(inner, part[0].output, strict=True)]
+        parts.append(helper.make_graph([_choose(part, start, inner)], f"from_{start}", [], outputs))
+    wide, narrow = parts
+    return helper.make_node("If", [f"at_least_{first + half}"], names, then_branch=wide, else_branch=narrow)

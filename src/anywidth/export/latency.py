@@ -1,0 +1,46 @@
+"""Measured latency of a width in ONNX Runtime."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from anywidth.export.onnx_model import onnx_model
+from anywidth.export.program import dense_program
+from anywidth.export.session import feeds, open_session
+from anywidth.supernet import Supernet
+from anywidth.widths import Width
+
+__all__ = ["onnx_latency"]
+
+
+def onnx_latency(
+    net: Supernet, width: Width = 1.0, *, repeats: int = 20, warmup: int = 3, threads: int | None = None
+) -> float:
+    """Median time of one call in ONNX Runtime on this CPU, for the example inputs, in milliseconds.
+
+    The counterpart of `anywidth.latency`, which measures PyTorch.
+
+    Args:
+        net: The supernet; its example inputs give the batch and the shape.
+        width: As in `Supernet.config`; it has to be calibrated.
+        repeats: Timed calls.
+        warmup: Calls before those.
+        threads: Within an operator; by default as many as torch uses.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> onnx_latency(net, 0.5, repeats=3) > 0
+    True
+    """
+    model = onnx_model(dense_program(net, width, dynamic_batch=False))
+    session = open_session(model.SerializeToString(), threads=threads)
+    inputs = feeds(session, net.inputs)
+    times = []
+    for number in range(warmup + repeats):
+        start = time.perf_counter()
+        session.run(None, inputs)
+        if number >= warmup:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3

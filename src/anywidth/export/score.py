@@ -1,0 +1,53 @@
+"""The score of an ONNX file on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anywidth.errors import DataError
+from anywidth.evaluation import Score, top1
+from anywidth.export.ladder import WIDTH_INPUT
+from anywidth.export.session import open_session, runner
+from anywidth.supernet.batches import split_batch
+
+__all__ = ["evaluate_onnx"]
+
+
+def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | None = None, score: Score = top1) -> float:
+    """Mean score over all samples of a loader, computed by ONNX Runtime; the counterpart of `anywidth.evaluate`.
+
+    Args:
+        path: A file that `anywidth.export` or `export_ladder` wrote.
+        loader: Batches of (inputs, targets).
+        width: Of a ladder, which width to run.
+        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+
+    Raises:
+        ExportError: the file is missing or damaged.
+        DataError: the loader is empty.
+
+    >>> import tempfile, torch
+    >>> from torch import nn
+    >>> from anywidth.export.export import export
+    >>> from anywidth.supernet import Supernet
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = export(net, 0.5, Path(folder, "half.onnx"))
+    ...     0 <= evaluate_onnx(written.path, [(torch.randn(8, 4), torch.zeros(8).long())]) <= 100
+    True
+    """
+    extra = {} if width is None else {WIDTH_INPUT: np.array([width], dtype=np.float32)}
+    run = runner(open_session(Path(path)), **extra)
+    total, count = 0.0, 0
+    for batch in loader:
+        inputs, targets = split_batch(batch)
+        scores = score(run(inputs)[0], targets.cpu())
+        total += float(scores.double().sum())
+        count += scores.numel()
+    if count == 0:
+        raise DataError("the evaluation loader gave no data")
+    return total / count
