@@ -116,7 +116,7 @@ def test_a_config_file_gives_options(finished, tmp_path):
 @pytest.mark.slow
 def test_runs_with_switches_are_exported(train, tmp_path, capsys):
     run = tmp_path / "run"
-    assert train("--switches", "0.5,1.0", "--distillation", "none", "--out", str(run)) == 0
+    assert train("--switches", "0.5,1.0", "--distillation", "none", "--widths", "0.5,1.0", "--out", str(run)) == 0
     assert main(["export", str(run), "--width", "0.5", "--out", str(tmp_path / "a.pt2")]) == 0
     assert main(["export", str(run), "--width", "0.75", "--out", str(tmp_path / "b.pt2")]) == 2
     assert "is not a switch" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_rows_are_what_the_single_functions_say(net: aw.Supernet, batches: Batch
         assert row.macs == aw.macs(net, width)
         assert row.params == aw.params(net, width)
         assert row.accuracy == aw.evaluate(net, batches, width)
-    assert [row.width for row in curve] == [0.25, 0.5, "{'stem*': 0.5}", 1.0]
+    assert [row.width for row in curve] == [0.25, 0.5, "stem*=0.5", 1.0]
 
 
 def test_a_number_of_widths_is_an_even_grid(net: aw.Supernet, batches: Batches) -> None:

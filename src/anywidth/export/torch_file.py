@@ -54,7 +54,7 @@ def load_dense(path: str | Path, model: nn.Module) -> nn.Module:
     Raises:
         CheckpointError: the file is missing, damaged, or of another model; the model is then unchanged.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from anywidth.supernet import Supernet
     >>> def model() -> nn.Module:
     ...     return nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
