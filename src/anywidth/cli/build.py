@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
-from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
+from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model
 from anywidth.supernet import Supernet
@@ -20,12 +21,27 @@ from anywidth.widths import Width, check_width
 
 T = TypeVar("T")
 
-__all__ = ["build_data", "build_loaders", "build_supernet", "choose_any_widths", "choose_widths", "resolve"]
+__all__ = [
+    "build_data",
+    "build_held_out",
+    "build_loaders",
+    "build_supernet",
+    "choose_any_widths",
+    "choose_widths",
+    "resolve",
+]
 
 
 def build_data(settings: TrainSettings) -> DataBundle:
-    """The data set of a run; its split depends on the seed alone."""
-    return load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    """The data set of a run, without what it holds out; splits depend on the seed alone."""
+    bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    return hold_out(bundle, settings.hold_out, seed=settings.seed)[0] if settings.hold_out else bundle
+
+
+def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
+    """The data set of a run without the training images that it holds out, and those."""
+    bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    return hold_out(bundle, settings.hold_out, seed=settings.seed)
 
 
 def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
@@ -44,6 +60,7 @@ def build_supernet(
     frozen: tuple[str, ...] = (),
     switches: tuple[float, ...] | None = None,
     average_inputs: bool = False,
+    width_mult: float = 1.0,
 ) -> Supernet:
     """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
 
@@ -52,7 +69,7 @@ def build_supernet(
     if min_width is not None:
         check_width(min_width, what="--min-width")
     torch.manual_seed(seed)
-    network = build_model(model, num_classes=classes, input_shape=input_shape)
+    network = build_model(model, num_classes=classes, input_shape=input_shape, width=width_mult)
     return Supernet(
         network,
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from anywidth.cli.options import SettingsError, option
-from anywidth.cli.values import Widths, parse_switches, parse_widths
+from anywidth.cli.values import Widths, parse_optional_text, parse_switches, parse_widths
 from anywidth.widths import Ends
 
 __all__ = ["Device", "TrainSettings"]
@@ -34,15 +34,21 @@ class TrainSettings:
         samples: widths trained per step: the widest, the narrowest and random ones
         switches: train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0
         ends: of the widest and the narrowest, those in every step: both, widest, narrowest or none
+        width_mult: build the model wider than its class says, such as 1.5; only for our own models
+        hold_out: share of the training images that is not trained on but kept for anywidth search, such as 0.1
         random: uniform random widths, or nonuniform ones, where every channel group has its own
         distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
         temperature: divides the outputs in distillation
         labels: how much of the loss on the labels is added to the distillation of narrow widths
         average_inputs: scale sums over fewer input channels up, by full over active ones
+        label_smoothing: share of every label that is spread over all classes; by default 0.1 with --from-search, else 0
         frozen: groups or modules whose channels are never narrowed, as glob patterns
         widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
         individual: also train this many separate networks, alike, each at one width, and compare
         calibration_images: training images per width for batch-norm statistics; by default all
+        from_search: train the network that anywidth search found, by the file that it wrote, from scratch, and a
+            uniformly narrowed one of the same cost alike; options that are not given are those of the searched run
+        budget: which of the budgets of --from-search, such as 20e6; not needed if there is one
         workers: processes that read images from disk; by default one per core, up to 4
         seed: of weights, widths, batches and split
         device: auto, cpu or cuda; auto takes a GPU if there is one
@@ -63,16 +69,21 @@ class TrainSettings:
     divisor: int | None = None
     samples: int = 4
     switches: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_switches, metavar="W,W,..."))
+    width_mult: float = 1.0
+    hold_out: float = 0.0
     ends: Ends = field(default="both", metadata=option(metavar="WHICH"))
     random: Literal["uniform", "nonuniform"] = field(default="uniform", metadata=option(metavar="KIND"))
     distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
     temperature: float = 1.0
     labels: float = 0.0
     average_inputs: bool = False
+    label_smoothing: float | None = None
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
     widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))
     individual: int = field(default=0, metadata=option(metavar="K"))
     calibration_images: int | None = None
+    from_search: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    budget: str | None = field(default=None, metadata=option(parse=parse_optional_text, metavar="B"))
     workers: int | None = None
     seed: int = 0
     device: Device = "auto"
@@ -92,6 +103,14 @@ class TrainSettings:
             raise SettingsError(f"--temperature is {self.temperature:g}; give a number above 0")
         if not (math.isfinite(self.labels) and self.labels >= 0):
             raise SettingsError(f"--labels is {self.labels:g}; give 0 or more")
+        if not (math.isfinite(self.width_mult) and self.width_mult > 0):
+            raise SettingsError(f"--width-mult is {self.width_mult:g}; give a factor above 0, such as 1.5")
+        if not 0 <= self.hold_out < 1:
+            raise SettingsError(f"--hold-out is {self.hold_out:g}; give a share of the images below 1, such as 0.1")
+        if not 0 <= self.smoothing < 1:
+            raise SettingsError(f"--label-smoothing is {self.smoothing:g}; give a share below 1, such as 0.1")
+        if self.budget is not None and self.from_search is None:
+            raise SettingsError("--budget chooses among the networks of --from-search FILE; give that, too")
         if self.switches and self.min_width is not None and self.min_width != min(self.switches):
             raise SettingsError("--min-width is the narrowest of --switches; leave it out")
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -102,6 +121,13 @@ class TrainSettings:
             raise SettingsError(
                 f"--warmup-epochs is {self.warmup_epochs:g} of {self.epochs} epochs; give at most all of them"
             )
+
+    @property
+    def smoothing(self) -> float:
+        """The share of every label that is spread over all classes; AutoSlim retrains with 0.1."""
+        if self.label_smoothing is None:
+            return 0.0 if self.from_search is None else 0.1
+        return self.label_smoothing
 
     @property
     def decay(self) -> float:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 
@@ -31,7 +32,7 @@ from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
 
-__all__ = ["TrainingRun"]
+__all__ = ["TrainingRun", "resumed_settings"]
 
 
 class TrainingRun:
@@ -46,7 +47,7 @@ class TrainingRun:
         self.began = time.perf_counter()
         self.device = pick_device(settings.device, settings.precision)
         self.folder = RunFolder.open(settings.resume) if settings.resume else RunFolder.new(settings)
-        given = _resumed(self.folder, settings) if settings.resume else settings
+        given = resumed_settings(self.folder, settings) if settings.resume else settings
         self.bundle = build_data(given)
         self.net = build_supernet(
             given.model,
@@ -58,6 +59,7 @@ class TrainingRun:
             frozen=given.frozen,
             switches=given.switches,
             average_inputs=given.average_inputs,
+            width_mult=given.width_mult,
         )
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
@@ -100,6 +102,7 @@ class TrainingRun:
             self.net, lr=given.lr, weight_decay=given.decay, warmup_epochs=given.warmup_epochs,
             widths=None if self.net.switches else given.samples,
             distillation=None if given.distillation == "none" else soft, labels=given.labels,
+            loss=partial(F.cross_entropy, label_smoothing=given.smoothing),
         )  # fmt: skip
         fit(
             module, self.loaders.train, epochs=given.epochs, device=self.device, precision=given.precision,
@@ -166,7 +169,8 @@ class TrainingRun:
         say("interrupted", f"while {self.stage}; {kept}. Go on with: anywidth train --resume {path}")
 
 
-def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
+def resumed_settings(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
+    """The settings of an interrupted run, on the device that is asked for."""
     if folder.complete:
         raise TrainingError(f"{folder.path} is complete, there is nothing to resume; start another run with --out DIR")
     if replace(settings, resume=None, device="auto") != TrainSettings():

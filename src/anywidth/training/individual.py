@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import nn
 
@@ -14,6 +15,7 @@ from anywidth.models import initialise
 from anywidth.supernet import Supernet
 from anywidth.training.fit import fit
 from anywidth.training.lightning import PlainModule
+from anywidth.training.sandwich import Loss
 from anywidth.widths import Width
 
 __all__ = ["train_alone"]
@@ -32,6 +34,7 @@ def train_alone(
     device: torch.device,
     checkpoint: Path,
     precision: str = "32",
+    loss: Loss = F.cross_entropy,
     callbacks: Sequence[Callback] = (),
 ) -> nn.Module:
     """A network like the supernet's at one width, with new weights, trained on the labels by the supernet's recipe.
@@ -50,6 +53,7 @@ def train_alone(
         device: Where to train.
         checkpoint: The file that keeps the state after every epoch; training goes on from it if it is there.
         precision: 32, bf16 or 16 bits.
+        loss: `loss(output, targets)`, a scalar.
         callbacks: Lightning's, such as a progress bar.
 
     Raises:
@@ -59,7 +63,7 @@ def train_alone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         initialise(dense)
-    module = PlainModule(dense, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+    module = PlainModule(dense, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, loss=loss)
     fit(
         module, loader, epochs=epochs, device=device, checkpoint=checkpoint, precision=precision, callbacks=callbacks
     )  # fmt: skip
