@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 import yaml
 
 import anywidth as aw
-from anywidth.cli import main
+from anywidth.cli import costs, main
+from anywidth.cost import fit_latency
 from anywidth.data import load_data
 from anywidth.errors import CheckpointError
 from anywidth.export import load_dense
@@ -127,6 +130,29 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
     assert not (out / "checkpoints").exists()
     assert main(["train", "--resume", str(out)]) == 2
     assert "is complete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-onnx"])
+def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
+    out, model = tmp_path / "x.json", tmp_path / "model.json"
+    # Measuring so small a network would tell of the machine's noise.
+    monkeypatch.setattr(costs, "fit_latency", partial(fit_latency, configs=4, held_out=2))
+    monkeypatch.setattr(costs, "latency", lambda net, config, device: 0.1 + 1e-6 * aw.macs(net, config))
+    export = sys.modules["anywidth.export"]  # the name in the package is the function
+    monkeypatch.setattr(export, "onnx_latency", lambda net, config, calibrated: 0.1 + 1e-6 * aw.macs(net, config))
+    asked = ["search", str(searched), "--budgets", "80%", "--cost", cost, "--latency-model", str(model), *FAST]
+    assert main([*asked, "--out", str(out)]) == 0
+    result = SearchResult.from_json(out)
+    assert result.cost == cost
+    assert result.network("80%").cost <= 0.8 * result.steps[0].network.cost
+    text = capsys.readouterr().out
+    assert model.exists() == ("on 2 others" in text) == cost.startswith("latency")
+    again = main([*asked, "--out", str(tmp_path / "y.json")])
+    assert again == 0
+    assert list(SearchResult.from_json(tmp_path / "y.json")) == list(result)
+    if cost in ("memory", "latency"):
+        assert main(["train", "--from-search", str(out), "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
+        assert len(rows(tmp_path / "run" / "comparison.csv")) == 2
 
 
 def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, capsys) -> None:

@@ -29,7 +29,7 @@ from anywidth.widths import Width, WidthConfig
 
 __all__ = ["Retraining"]
 
-_GRID = 400
+_GRID = 200
 """Uniform widths that are tried to match a cost."""
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from anywidth.cli.open_run import OpenRun
+    from anywidth.cost import LatencyModel
     from anywidth.search import Judge, SearchData, SearchResult
 
 __all__ = ["SearchCommandSettings", "run"]
@@ -26,7 +27,8 @@ class SearchCommandSettings:
     Attributes:
         run: folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1
         budgets: what networks may cost: 30e6,20e6, a share of the widest such as 50%, or an interval such as 90e6-100e6
-        cost: what budgets are of: macs or params
+        cost: what budgets are of: macs, params, memory (bytes of activations), latency or latency-onnx (milliseconds)
+        latency_model: file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json
         objective: what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved
         piece: share of a group's channels that is removed at once
         calibration_images: training images for the batch-norm statistics of a candidate
@@ -39,7 +41,10 @@ class SearchCommandSettings:
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
     budgets: tuple[str, ...] = field(metadata=option(parse=parse_budget_list, metavar="B,B,..."))
-    cost: Literal["macs", "params"] = field(default="macs", metadata=option(metavar="NAME"))
+    cost: Literal["macs", "params", "memory", "latency", "latency-onnx"] = field(
+        default="macs", metadata=option(metavar="NAME")
+    )
+    latency_model: Path | None = field(default=None, metadata=option(metavar="FILE"))
     objective: Literal["accuracy", "per-cost"] = field(default="accuracy", metadata=option(metavar="NAME"))
     piece: float = 0.1
     calibration_images: int = 2048
@@ -83,7 +88,8 @@ def run(settings: SearchCommandSettings) -> int:
     data = _data(settings, opened, console)
     state = out.with_suffix(".state.json")
     with fitting_threads(opened.net, settings.calibration_images):
-        judge = Judge(opened.net, data, cost_by_name(settings.cost), settings=asked, state=state)
+        model = _latency_model(settings, opened, console) if settings.cost.startswith("latency") else None
+        judge = Judge(opened.net, data, cost_by_name(settings.cost, model), settings=asked, state=state)
         if judge.state.scores:
             console.print(f"going on with {len(judge.state.scores)} networks of {state}", soft_wrap=True)
         try:
@@ -94,7 +100,8 @@ def run(settings: SearchCommandSettings) -> int:
             say("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
             return 130
     config = write_settings(opened.settings, header=f"of the run {settings.run}")
-    result = replace(result, about={"run": str(settings.run), "config": config})
+    about = {"run": str(settings.run), "config": config}
+    result = replace(result, about=about if model is None else {**about, "latency_model": model.as_json()})
     result.to_csv(out.with_suffix(".csv"))
     names = f"{out}, {out.with_suffix('.csv').name}"
     try:
@@ -143,6 +150,28 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
         f"{calibration:,} others", soft_wrap=True,
     )  # fmt: skip
     return data
+
+
+def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Console) -> LatencyModel:
+    """A model of this machine's latencies, measured now or before."""
+    from rich.progress import Progress
+
+    from anywidth.cli.costs import latency_model
+    from anywidth.supernet.batches import model_device
+
+    file = settings.latency_model or settings.run / f"{settings.cost}.json"
+    device = str(model_device(opened.net.model))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring subnets")
+        model = latency_model(
+            opened.net, settings.cost, file, device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    console.print(
+        f"latency by a model of {model.measured} measured subnets, {file}: median error {model.error:.1%} on "
+        f"{model.held_out} others, at most {model.worst:.1%}", soft_wrap=True,
+    )  # fmt: skip
+    return model
 
 
 def _uniform(judge: Judge, result: SearchResult) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from anywidth.cost.activations import activation_memory
 from anywidth.cost.latency import latency
 from anywidth.cost.macs import macs
 from anywidth.cost.params import params
@@ -68,8 +69,12 @@ def named_cost(cost: Cost) -> NamedCost:
     """
     if isinstance(cost, NamedCost):
         return cost
-    known: dict[Any, tuple[str, str]] = {
-        macs: ("macs", "MACs"), params: ("params", "parameters"), latency: ("latency", "ms"),
-    }  # fmt: skip
-    name, unit = known.get(cost, (getattr(cost, "name", None) or getattr(cost, "__name__", "cost"), ""))
+    known: tuple[tuple[Any, str, str], ...] = (
+        (macs, "macs", "MACs"),
+        (params, "params", "parameters"),
+        (latency, "latency", "ms"),
+        (activation_memory, "memory", "bytes"),
+    )
+    own = (getattr(cost, "name", None) or getattr(cost, "__name__", "cost"), "")
+    name, unit = next(((name, unit) for function, name, unit in known if function is cost), own)
     return NamedCost(name=str(name), unit=str(getattr(cost, "unit", unit)), function=cost)

@@ -50,7 +50,9 @@ def _trajectory(axes: Any, result: SearchResult) -> None:
             linewidth=0.9, label=f"budget {item.budget}", zorder=3,
         )  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.set_xlabel(f"{result.cost} ({result.unit})" if result.unit else result.cost, color=QUIET)
+    axes.set_xlabel(
+        result.unit if result.cost == result.unit.lower() else f"{result.cost} ({result.unit})", color=QUIET
+    )
     axes.set_ylabel("accuracy on held-out images, weights shared (%)", color=QUIET)
     style_axes(axes)
     axes.legend(frameon=False, loc="lower right", fontsize=8, labelcolor=INK)
