@@ -4,6 +4,7 @@ from anywidth.search.autoslim import autoslim, slim
 from anywidth.search.budgets import Budget, parse_budget, parse_budgets
 from anywidth.search.channels import config_from_channels, layers
 from anywidth.search.evaluator import Evaluator
+from anywidth.search.explore import Method, explore
 from anywidth.search.greedy import Found, Progress, Step, descend
 from anywidth.search.judge import Judge
 from anywidth.search.pareto import pareto
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluator",
     "Found",
     "Judge",
+    "Method",
     "Objective",
     "Progress",
     "Score",
@@ -29,6 +31,7 @@ __all__ = [
     "autoslim",
     "config_from_channels",
     "descend",
+    "explore",
     "layers",
     "pareto",
     "parse_budget",
