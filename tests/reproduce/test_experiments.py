@@ -21,7 +21,7 @@ WANTED = {
 
 def test_every_claim_of_the_papers_that_small_hardware_can_test_has_an_experiment() -> None:
     assert set(NAMES) >= WANTED
-    assert list(NAMES) == DONE
+    assert set(DONE) >= WANTED
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,10 +53,10 @@ def test_the_page_says_what_the_result_says(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_runs(name: str, tiny_data: Path, tmp_path: Path, capsys) -> None:
-    out = tmp_path / "out"
+    out, pictures = tmp_path / "out", load_experiment(name).pictures
     asked = ["reproduce", name, "--data", f"npz:{tiny_data}", "--epochs", "1", "--seeds", "2", "--jobs", "1"]
     assert main([*asked, "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {"result.json", "result.md", "picture.png"}
+    assert {path.name for path in out.iterdir()} == {"result.json", "result.md", "picture.png", *pictures}
     assert "holds" in (text := (out / "result.md").read_text()) or "undecided" in text or "contradicted" in text
     content = json.loads((out / "result.json").read_text())
     assert content["seeds"] == [0, 1]

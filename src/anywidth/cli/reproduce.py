@@ -127,6 +127,9 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     try:
         draw(experiment, record.results, folder / "picture.png", note=_note(record.setup, setup.seeds))
         names += ", picture.png"
+        for name, picture in experiment.pictures.items():
+            picture(record.results, folder / name)
+            names += f", {name}"
     except MissingExtraError as error:
         say("warning", f"no picture was drawn: {error}")
     finish(folder)

@@ -13,7 +13,7 @@ import yaml
 from anywidth.errors import AnywidthError
 from anywidth.reproduce.claims import Claim
 from anywidth.reproduce.lab import Lab
-from anywidth.reproduce.results import Curve
+from anywidth.reproduce.results import Curve, Results
 from anywidth.reproduce.setup import PRESETS, Setup
 
 __all__ = ["Cell", "Experiment", "experiment_names", "experiments_folder", "load_experiment"]
@@ -39,6 +39,8 @@ class Experiment:
         average: Whether the mean over all x means something, and so has a column.
         digits: Digits behind the point in tables.
         highlight: The arm of every panel that is drawn in colour, if all others are many of a kind.
+        hidden: Arms whose names start so stand in result.json alone, for pictures of their own.
+        pictures: More pictures by file name; each function draws the results into a path.
         setups: Changes to presets, from config.yaml.
     """
 
@@ -54,7 +56,13 @@ class Experiment:
     average: bool = True
     digits: int = 1
     highlight: str = ""
+    hidden: str = ""
+    pictures: Mapping[str, Callable[[Results, Path], object]] = field(default_factory=dict)
     setups: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def shown(self, results: Results) -> list[str]:
+        """The arms that tables and the picture show."""
+        return [arm for arm in results.arms if not (self.hidden and arm.startswith(self.hidden))]
 
     def setup(self, preset: str) -> Setup:
         """The settings of a preset (`digits`, `fashion-mnist`, `full`) with what config.yaml changes."""

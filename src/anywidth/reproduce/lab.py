@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from anywidth.batchnorm import calibrate
@@ -115,15 +116,33 @@ class Lab:
         self._fit(PlainModule(model, **self._recipe()), name, None)
         return model.to(self.device)
 
-    def train_alone(self, net: Supernet, width: float) -> Curve:
-        """The point of a network like the supernet's at one width, trained alone, and scored like a supernet."""
+    def train_alone(
+        self,
+        net: Supernet,
+        width: Width,
+        *,
+        x: float | str | None = None,
+        name: str | None = None,
+        smoothing: float = 0,
+    ) -> Curve:
+        """The point of a network like the supernet's at one width, trained alone, and scored like a supernet.
+
+        Args:
+            net: The supernet, of which only the structure is taken.
+            width: As in `Supernet.config`.
+            x: Where the point is; by default the width.
+            name: Of its training state; different in every call of a cell.
+            smoothing: The share of every label that is spread over all classes.
+        """
+        x = x if x is not None else width if isinstance(width, float) else net.label(width)
         dense = train_alone(
             net, width, self.loaders().train, epochs=self.setup.epochs, seed=self.seed, device=self.device,
-            checkpoint=self._checkpoint(f"alone-{width:g}"), precision=self.setup.precision, **self._recipe(),
+            checkpoint=self._checkpoint(name or f"alone-{x}"), precision=self.setup.precision,
+            loss=partial(F.cross_entropy, label_smoothing=smoothing), **self._recipe(),
         )  # fmt: skip
         alone = Supernet(dense, net.inputs.args[0].to(self.device), min_width=1.0)
         calibrate(alone, self.loaders().calibration, [1.0])
-        return [Point(x=width, y=evaluate(alone, self.loaders().test), macs=macs(net, width))]
+        return [Point(x=x, y=evaluate(alone, self.loaders().test), macs=macs(net, width))]
 
     def widths(self, net: Supernet) -> list[float]:
         """The widths of a spectrum: as many as the setup says, or all switches."""

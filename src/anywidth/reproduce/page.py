@@ -46,17 +46,17 @@ def _settings(record: Record) -> str:
 
 def _table(experiment: Experiment, record: Record) -> str:
     results = record.results
-    measured = list(dict.fromkeys(x for arm in results.arms for x in results.xs(arm)))
+    measured = list(dict.fromkeys(x for arm in experiment.shown(results) for x in results.xs(arm)))
     columns = list(experiment.columns) or measured
     if not set(columns) <= set(measured):  # another model has another narrowest width
         columns = [measured[round(i * (len(measured) - 1) / 3)] for i in range(4)]
     heads = [_number(x) for x in columns]
-    several = experiment.average and any(len(results.xs(arm)) > 1 for arm in results.arms)
+    several = experiment.average and any(len(results.xs(arm)) > 1 for arm in experiment.shown(results))
     lines = [
         "| " + " | ".join([f"{experiment.y}, by {experiment.x}", *heads, *(["mean"] if several else [])]) + " |",
         "|---" * (1 + len(heads) + several) + "|",
     ]
-    for arm in results.arms:
+    for arm in experiment.shown(results):
         known = results.xs(arm)
         cells = [
             _cell(results.mean(arm, x), results.spread(arm, x), experiment.digits) if x in known else ""

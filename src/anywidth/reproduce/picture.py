@@ -25,7 +25,7 @@ def draw(experiment: Experiment, results: Results, path: Path, *, note: str = ""
         MissingExtraError: matplotlib is not installed.
     """
     panels: dict[str, list[str]] = {}
-    for arm in results.arms:
+    for arm in experiment.shown(results):
         panels.setdefault(arm.partition(" | ")[0] if " | " in arm else "", []).append(arm)
     figure = require_matplotlib().Figure(figsize=(1.2 + 5.6 * len(panels), 4.4), dpi=160, layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]

@@ -1,0 +1,129 @@
+"""Networks that a search has found against uniformly narrowed ones of the same cost, all trained from scratch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from anywidth.cost import macs
+from anywidth.data import hold_out, make_loaders
+from anywidth.evaluation.spectrum import require_matplotlib
+from anywidth.evaluation.style import INK, OTHERS, QUIET, RULE, style_axes
+from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, Results, higher
+from anywidth.search import Judge, SearchData, explore, slim
+from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import WidthConfig
+
+WIDTHS = (0.4, 0.55, 0.7)
+"""Uniform widths whose MACs are the budgets."""
+HELD_OUT = 0.2
+SMOOTHING = 0.1
+EVALUATIONS = 150
+
+GREEDY, RANDOM, UNIFORM = "found by greedy slimming", "found by random search", "uniform"
+CHANNELS = "channels: "
+
+
+def search(lab: Lab) -> Mapping[str, Curve]:
+    """Train a supernet, search it for the budgets by both methods, and train from scratch what was found."""
+    # The search has its own part of the training images; networks that are found are trained on all of them.
+    searching = copy.copy(lab)
+    searching.bundle, held_out = hold_out(lab.bundle, HELD_OUT, seed=lab.seed)
+    net = searching.train(searching.supernet(), "supernet", nonuniform=True)
+    loaders = make_loaders(replace(searching.bundle, test=held_out), batch_size=500, seed=lab.seed)
+    judge = Judge(net, SearchData.of(loaders.calibration, loaders.test), macs)
+    budgets = [float(macs(net, width)) for width in sorted(WIDTHS, reverse=True)]
+    greedy = slim(judge, budgets)
+    chance = explore(judge, budgets, method="random", evaluations=EVALUATIONS, seed=lab.seed)
+    arms: dict[str, Curve] = {}
+    for name, found in ((GREEDY, greedy), (RANDOM, chance)):
+        configs = dict(zip(sorted(WIDTHS, reverse=True), found, strict=True))
+        arms[name] = [point for width in WIDTHS for point in _train(lab, net, configs[width], width, name)]
+        if name == GREEDY:
+            for width in WIDTHS:
+                arms[f"{CHANNELS}{width:g}"] = _channels(configs[width])
+    arms[f"{CHANNELS}widest"] = _channels(net.config(1.0))
+    return arms
+
+
+def uniform(lab: Lab) -> Mapping[str, Curve]:
+    """Uniform widths, each trained from scratch."""
+    net = lab.supernet()
+    arms: dict[str, Curve] = {UNIFORM: [p for w in WIDTHS for p in _train(lab, net, net.config(w), w, UNIFORM)]}
+    for width in WIDTHS:
+        arms[f"{CHANNELS}uniform {width:g}"] = _channels(net.config(width))
+    return arms
+
+
+def _train(lab: Lab, net: Supernet, config: WidthConfig, width: float, name: str) -> Curve:
+    return lab.train_alone(net, config, x=width, name=f"{name}-{width:g}", smoothing=SMOOTHING)
+
+
+def _channels(config: WidthConfig) -> Curve:
+    return [Point(x=name, y=float(number)) for name, number in config.items()]
+
+
+def draw_channels(results: Results, path: Path) -> Path:
+    """Channels of every group: the widest network, and for every budget the found and the uniform one."""
+    names = [str(x) for x in results.xs(f"{CHANNELS}widest")]
+    figure = require_matplotlib().Figure(figsize=(min(18, 5.5 + 0.35 * len(names)), 4.6), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    places = range(len(names))
+
+    def values(arm: str) -> list[float]:
+        return [results.mean(f"{CHANNELS}{arm}", name) for name in names]
+
+    axes.bar(places, values("widest"), color=RULE, width=0.85, label="widest", zorder=1)
+    for width, colour in zip(WIDTHS, OTHERS, strict=False):
+        axes.plot(
+            places, values(f"{width:g}"), color=colour, marker="D", markersize=4, linewidth=1.8,
+            markeredgecolor="white", markeredgewidth=0.5, label=f"found at the MACs of {width:g}",
+            zorder=3,
+        )  # fmt: skip
+        axes.plot(
+            places, values(f"uniform {width:g}"), color=colour, linewidth=1, linestyle=":", label=f"uniform {width:g}",
+            zorder=2,
+        )  # fmt: skip
+    if len(names) <= 28:
+        axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_xlabel("channel group, from input to output", color=QUIET)
+    axes.set_ylabel("channels, mean over seeds", color=QUIET)
+    style_axes(axes)
+    axes.grid(False, axis="x")
+    figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8, labelcolor=INK,
+                  title="Channels per group: greedy slimming and uniform widths", alignment="left")  # fmt: skip
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+EXPERIMENT = Experiment(
+    title="Searched channel numbers against uniform ones, at equal MACs, trained from scratch",
+    paper="AutoSlim (arXiv 1903.11728)",
+    cells={"search": search, "uniform": uniform},
+    claims=[
+        Claim(
+            text="found networks are better than uniform ones of the same MACs, mean of three budgets",
+            difference=higher(GREEDY, UNIFORM),
+        ),
+        Claim(
+            text="they are better at the smallest budget",
+            difference=higher(GREEDY, UNIFORM, min(WIDTHS)),
+        ),
+        Claim(
+            text="on average they are not worse by more than 0.5 points",
+            difference=higher(GREEDY, UNIFORM, by=-0.5),
+            source="ours",
+        ),
+        Claim(
+            text=f"greedy slimming finds better networks than the best of {EVALUATIONS} random ones",
+            difference=higher(GREEDY, RANDOM),
+            source="ours",
+        ),
+    ],
+    x="uniform width of the same MACs",
+    against_macs=True,
+    hidden=CHANNELS,
+    pictures={"channels.png": draw_channels},
+)
