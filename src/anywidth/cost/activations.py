@@ -23,19 +23,18 @@ def activation_memory(net: Supernet, width: Width = 1.0) -> int:
     """The most bytes per sample that inputs and intermediate results of a forward pass take at any moment.
 
     Counted for evaluation by PyTorch as it is, operator by operator, with the shape and type of the example inputs, on
-    the meta device, where nothing is computed. A result counts from the operator that makes it until nothing refers to
+    the meta device, where nothing is computed. Inputs count all the time; a result counts from the operator that makes it until nothing refers to
     it any more; views and writing in place take nothing. Weights, and what kernels need inside, do not count.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
     >>> activation_memory(net), activation_memory(net, 0.5)
-    (80, 48)
+    (88, 56)
     """
     with torch.no_grad():
         network = _on_meta(net, width).eval()
         inputs = net.inputs.map(lambda tensor: torch.empty_like(tensor, device="meta"))
         batch = next(tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim)
         with _Live(inputs.tensors()) as live:
-            # The caller gives the inputs out of hand, as one that holds nothing but them would.
             inputs.call(network)
     return round(live.peak / batch)
 

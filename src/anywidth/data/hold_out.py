@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset, Subset
-from torchvision.datasets import ImageFolder
 
 from anywidth.data.bundle import DataBundle
 from anywidth.data.tensor_images import TensorImages
@@ -51,6 +49,9 @@ def hold_out(bundle: DataBundle, share: float, *, seed: int = 0) -> tuple[DataBu
             f"{bundle.name}: {share:g} of {len(labels)} training images cannot be held out with images of all "
             f"{len(classes)} classes on both sides; give a smaller share, or more images"
         )
+    # Imported late, as are all that only some data sets need.
+    from sklearn.model_selection import train_test_split
+
     kept, held = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
     kept, held = np.sort(kept), np.sort(held)
     train = _part(bundle.train, kept)
@@ -91,15 +92,18 @@ def _as_tested(bundle: DataBundle) -> Any:
 
 
 def _folder(images: Any) -> Any:
-    return (
-        _folder(images.dataset) if isinstance(images, Subset) else images if isinstance(images, ImageFolder) else None
-    )
+    """The folder of images that a data set is a part of; None if it is no such."""
+    from torchvision.datasets import ImageFolder
+
+    if isinstance(images, Subset):
+        return _folder(images.dataset)
+    return images if isinstance(images, ImageFolder) else None
 
 
 def _with_transform(images: Any, transform: Any) -> Any:
     if isinstance(images, Subset):
         return Subset(_with_transform(images.dataset, transform), images.indices)
-    if isinstance(images, ImageFolder):
+    if _folder(images) is not None:
         images = copy.copy(images)
         images.transform = transform
     return images
