@@ -23,8 +23,9 @@ def activation_memory(net: Supernet, width: Width = 1.0) -> int:
     """The most bytes per sample that inputs and intermediate results of a forward pass take at any moment.
 
     Counted for evaluation by PyTorch as it is, operator by operator, with the shape and type of the example inputs, on
-    the meta device, where nothing is computed. Inputs count all the time; a result counts from the operator that makes it until nothing refers to
-    it any more; views and writing in place take nothing. Weights, and what kernels need inside, do not count.
+    the meta device, where nothing is computed. Inputs count all the time; a result counts from the operator that makes
+    it until nothing refers to it any more; views and writing in place take nothing. Weights, and what kernels need
+    inside, do not count.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
     >>> activation_memory(net), activation_memory(net, 0.5)
