@@ -1,6 +1,6 @@
 """Time of a greedy search that shares activations over one that computes every candidate from the input on.
 
-    uv run python benchmarks/autoslim.py [--steps 3] [--images 32] [--models resnet18,mobilenet_v2]
+    uv run python benchmarks/autoslim.py [--steps 3] [--images 40] [--models resnet18,mobilenet_v2]
 
 Both take the same steps down from the widest network, in turns, and have to decide alike, with the same accuracies and
 losses. The first step is listed but not counted: it holds the one-off check that sharing changes no number. Images are
@@ -40,7 +40,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--models", default="resnet18,mobilenet_v2")
     arguments = parser.parse_args()
     rows = []

@@ -147,10 +147,11 @@ def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
     assert result.network("80%").cost <= 0.8 * result.steps[0].network.cost
     text = capsys.readouterr().out
     assert model.exists() == ("on 2 others" in text) == cost.startswith("latency")
-    again = main([*asked, "--out", str(tmp_path / "y.json")])
-    assert again == 0
-    assert list(SearchResult.from_json(tmp_path / "y.json")) == list(result)
-    if cost in ("memory", "latency"):
+    if cost == "latency-onnx":  # what was measured is used again
+        monkeypatch.setattr(costs, "fit_latency", None)
+        assert main([*asked, "--out", str(tmp_path / "y.json")]) == 0
+        assert list(SearchResult.from_json(tmp_path / "y.json")) == list(result)
+    if cost == "latency":
         assert main(["train", "--from-search", str(out), "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
         assert len(rows(tmp_path / "run" / "comparison.csv")) == 2
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import anywidth as aw
-from anywidth.cost import NamedCost
+from anywidth.cost import NamedCost, fit_latency
 from anywidth.errors import CheckpointError, SearchError
 from anywidth.search import Evaluator, Judge, SearchData, SearchResult, SearchSettings, descend, slim
 from anywidth.search.plan import narrower, space
@@ -168,6 +168,15 @@ def test_a_state_of_something_else_is_told(toy, loader, held_out, tmp_path) -> N
 def test_a_cost_that_is_nonsense_is_told(toy, loader, cost, message) -> None:
     with pytest.raises(SearchError, match=message):
         aw.autoslim(toy, loader, "50%", cost)
+
+
+def test_two_latency_models_are_two_costs(toy, loader, held_out, tmp_path) -> None:
+    models = [fit_latency(toy, lambda net, config, k=k: k + config["0"], configs=8, held_out=4) for k in (1.0, 2.0)]
+    asked = {"held_out": held_out(), "settings": SMALL, "state": tmp_path / "state.json"}
+    found = aw.autoslim(toy, loader, "80%", models[0], **asked)
+    assert (found.cost, found.unit) == ("latency", "ms")
+    with pytest.raises(SearchError, match=r"\(cost differ\)"):
+        aw.autoslim(toy, loader, "80%", models[1], **asked)
 
 
 def test_a_cost_that_fails_on_the_way_keeps_the_state(toy, loader, held_out, tmp_path) -> None:

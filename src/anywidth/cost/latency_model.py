@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import random
@@ -64,6 +65,11 @@ class LatencyModel:
             )
         counts = _counts(net, net.config(width))
         return self.constant + sum(c * ms for c, ms in zip(counts, self.per_mac, strict=True))
+
+    @property
+    def identity(self) -> str:
+        """A short text that tells this model from others."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""

@@ -58,8 +58,11 @@ class Judge:
         self.evaluator = Evaluator(
             net, data, score=score, loss=loss, memory=self.settings.memory, channels_last=self.settings.channels_last
         )
+        # A model of latencies says which one it is.
+        which = getattr(self.cost.function, "identity", "")
         identity = {
-            "weights": fingerprint(net), "images": data.digest(), "cost": f"{self.cost.name} ({self.cost.unit})",
+            "weights": fingerprint(net), "images": data.digest(),
+            "cost": f"{self.cost.name} ({self.cost.unit}) {which}",
             "channels_last": str(self.evaluator.channels_last),
         }  # fmt: skip
         self.state = State(tuple(self.options), identity, state)

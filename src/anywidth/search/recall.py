@@ -3,6 +3,7 @@
 A module whose weights are those of a network that ran before, and whose inputs are the very same numbers, gives what
 it gave then. So the networks of a search, which differ from one another in a single group, share everything up to the
 first layer that differs, whatever the forward looks like: it runs as it is, and only calls of modules are cut short.
+That layer itself, if a convolution has lost output channels, is the first part of what it was (`narrowed.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anywidth.search.narrowed import NarrowedOutputs, sliced
 from anywidth.search.touched import paths_above
 
 __all__ = ["Recall"]
@@ -70,6 +72,9 @@ class Recall:
         self._bytes = 0
         self._repeated: set[tuple[int, str]] = set()
         self._barred: set[str] = set()
+        self._modules: dict[str, nn.Module] = {}
+        self._new_modules: dict[str, nn.Module] = {}
+        self._narrowed = NarrowedOutputs()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -82,7 +87,7 @@ class Recall:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._calls, self._new = {}, {}
+        self._calls, self._new, self._modules, self._new_modules = {}, {}, {}, {}
 
     def start_base(self) -> None:
         """From now on `running(..., record=True)` notes the calls of the next base."""
@@ -91,6 +96,7 @@ class Recall:
     def finish_base(self) -> None:
         """The noted calls are those of the base now."""
         self._calls, self._new = self._new, {}
+        self._modules = self._new_modules
 
     @contextmanager
     def running(self, network: nn.Module, batch: int, changed: Set[str], *, record: bool) -> Iterator[None]:
@@ -106,11 +112,14 @@ class Recall:
             yield
             return
         modules = [(path, module) for path, module in network.named_modules() if path]
+        if record:
+            # Convolutions alone, because only their weights are compared with.
+            self._new_modules = {path: module for path, module in modules if type(module) is nn.Conv2d}
         kept = [(module, module.__dict__.get("forward")) for _, module in modules]
         seen: set[tuple[int, str]] = set()
         try:
             for path, module in modules:
-                module.forward = self._wrap(module.forward, (batch, path), path not in changed, record, seen)
+                module.forward = self._wrap(module, (batch, path), path not in changed, record, seen)
             yield
             repeated = {path for number, path in self._repeated if number == batch} - self._barred
             if any(isinstance(module, _NormBase) for path, module in modules if path in repeated):
@@ -126,12 +135,14 @@ class Recall:
 
     def _wrap(
         self,
-        forward: Callable[..., Any],
+        module: nn.Module,
         key: tuple[int, str],
         unchanged: bool,
         record: bool,
         seen: set[tuple[int, str]],
     ) -> Callable[..., Any]:
+        forward = module.forward
+
         def call(*args: Any, **kwargs: Any) -> Any:
             if key in self._repeated or key[1] in self._barred:
                 return forward(*args, **kwargs)
@@ -142,14 +153,16 @@ class Recall:
                 return forward(*args, **kwargs)
             seen.add(key)
             leaves, spec = pytree.tree_flatten((args, kwargs))
-            known = self._calls.get(key) if unchanged else None
-            if known is not None and known.fits(leaves, spec):
+            known = self._calls.get(key)
+            if known is not None and not known.fits(leaves, spec):
+                known = None
+            if known is not None and unchanged:
                 self.recalled += 1
                 if record:
                     self._keep_inner(key)
                     self._keep(key, known)
                 return known.output
-            output = forward(*args, **kwargs)
+            output = forward(*args, **kwargs) if known is None else self._cut(module, key, forward, args, kwargs, known)
             if record and key not in self._repeated:
                 results = pytree.tree_leaves(output)
                 if results and all(isinstance(t, Tensor) for t in results) and all(map(_is_known, leaves)):
@@ -157,6 +170,27 @@ class Recall:
             return output
 
         return call
+
+    def _cut(
+        self,
+        module: nn.Module,
+        key: tuple[int, str],
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: _Call,
+    ) -> Any:
+        """What a module of other weights gives for the inputs of the base: part of what that gave, if it is known."""
+        cut = None if kwargs or len(args) != 1 else sliced(module, self._modules.get(key[1]), known.output)
+        if cut is None:
+            return forward(*args, **kwargs)
+        assert isinstance(module, nn.Conv2d)
+        if self._narrowed.verdict(module, args[0]):
+            self.recalled += 1
+            return cut
+        output = forward(*args, **kwargs)
+        self._narrowed.learn(module, args[0], output, cut)
+        return output
 
     def _bar(self, network: nn.Module, repeated: Set[str]) -> None:
         """Recall no module around a norm that is called twice, because its moments need all calls."""
