@@ -100,6 +100,14 @@ def test_shared_activations_are_right_for_any_forward(case: Case, supernet_of) -
         assert torch.equal(one, other)
 
 
+class Doubles(nn.Module):
+    """Writes into its input, and gives something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        return x.mean((2, 3), keepdim=True)
+
+
 class Awkward(nn.Module):
     """Writes over what a module gave, calls a module twice, and one that changes its own input."""
 
@@ -110,6 +118,7 @@ class Awkward(nn.Module):
         self.twice = nn.Conv2d(16, 16, 3, padding=1)
         self.last = nn.Conv2d(16, 24, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
+        self.doubles = Doubles()
         self.head = nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,6 +126,7 @@ class Awkward(nn.Module):
         y += 0.5
         y = y.mul_(y)
         y = self.twice(y) + self.twice(2 * y)
+        y = y * self.doubles(y)
         return self.head(self.relu(self.last(F.relu_(y))).mean((2, 3)))
 
 

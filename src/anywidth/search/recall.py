@@ -33,14 +33,14 @@ class _Call:
 
     def __init__(self, leaves: list[Any], spec: Any, output: Any) -> None:
         self.leaves, self.spec, self.output = leaves, spec, output
-        self.versions = [tensor._version for tensor in self.tensors()]
+        self.versions = _versions(self.tensors())
 
     def tensors(self) -> list[Tensor]:
         return [t for t in (*self.leaves, *pytree.tree_leaves(self.output)) if isinstance(t, Tensor)]
 
     def is_intact(self) -> bool:
         """Whether no later operator has written into an input or the output."""
-        return [tensor._version for tensor in self.tensors()] == self.versions
+        return _versions(self.tensors()) == self.versions
 
     def fits(self, leaves: list[Any], spec: Any) -> bool:
         """Whether other arguments are the same numbers."""
@@ -59,8 +59,8 @@ class Recall:
     """What the modules of one network, the base, gave for the batches of a search.
 
     Args:
-        memory: Bytes of tensors to keep at most. Calls of inner modules are given up first, because the modules around
-            them stand for more work.
+        memory: Bytes of tensors to keep at most, for one base; while it is replaced, both may be there. Calls of inner
+            modules are given up first, because the modules around them stand for more work.
     """
 
     def __init__(self, memory: float) -> None:
@@ -162,8 +162,10 @@ class Recall:
                     self._keep_inner(key)
                     self._keep(key, known)
                 return known.output
+            before = _versions(leaves)
             output = forward(*args, **kwargs) if known is None else self._cut(module, key, forward, args, kwargs, known)
-            if record and key not in self._repeated:
+            # A module that writes into its inputs does more than to give an output.
+            if record and key not in self._repeated and before == _versions(leaves):
                 results = pytree.tree_leaves(output)
                 if results and all(isinstance(t, Tensor) for t in results) and all(map(_is_known, leaves)):
                     self._keep(key, _Call(leaves, spec, output))
@@ -226,6 +228,11 @@ class Recall:
             self._storages[storage.data_ptr()] -= 1
             if not self._storages[storage.data_ptr()]:
                 self._bytes -= storage.nbytes()
+
+
+def _versions(leaves: list[Any] | list[Tensor]) -> list[int]:
+    """How often each tensor was written to."""
+    return [leaf._version for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _is_known(leaf: Any) -> bool:
