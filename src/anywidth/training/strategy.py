@@ -14,9 +14,9 @@ __all__ = ["SandwichStrategy"]
 class SandwichStrategy(DDPStrategy):
     """Lightning's processes for data-parallel training, with one synchronisation of the gradients per step.
 
-    `DistributedDataParallel` would reduce the gradients in the backward of the widest alone, before or without those of
-    the others. So the module is not wrapped; `SandwichModule` and `PlainModule` reduce the sum over all widths once. The
-    arguments are those of Lightning's `DDPStrategy`.
+    `DistributedDataParallel` would reduce gradients in one backward and not in the others of a step. So the module is
+    not wrapped; `SandwichModule` and `PlainModule` reduce the sum over all widths once. The arguments are those of
+    Lightning's `DDPStrategy`.
 
     >>> from lightning.pytorch import Trainer
     >>> trainer = Trainer(strategy=SandwichStrategy(), devices=2, accelerator="cpu")  # doctest: +SKIP
