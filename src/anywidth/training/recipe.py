@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, cast
@@ -86,6 +87,10 @@ class Recipe(LightningModule):
         self.clip = clip
         self.transform = transform
         self._make_optimizer = optimizer or (lambda groups: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
+        """The weights alone, which is what callbacks that average them copy."""
+        return Recipe(copy.deepcopy(self.model, memo))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model at full width returns."""
