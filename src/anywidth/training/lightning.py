@@ -67,10 +67,13 @@ class SandwichModule(Recipe):
         self.labels = labels
         self.teacher: Teacher = teacher
         self.weight = weight
+        self._drawn: Sequence[Width] | None = None
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The sandwich step of one batch; the losses of the widest and the narrowest."""
         inputs, targets = split_batch(self._changed(batch))
+        if batch_idx % self.accumulate == 0:
+            self._drawn = self._draw()
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
             result = sandwich_step(
@@ -78,7 +81,7 @@ class SandwichModule(Recipe):
                 inputs,
                 targets,
                 loss=self.loss,
-                widths=self.widths,
+                widths=self._drawn,
                 distillation=self.distillation,
                 labels=self.labels,
                 teacher=self.teacher,
@@ -91,6 +94,13 @@ class SandwichModule(Recipe):
             return {"loss_widest": result.losses[0], "loss_narrowest": result.losses[narrowest]}
 
         return self._step(add_gradients, inputs.tensors()[0].shape[0], batch_idx)
+
+    def _draw(self) -> Sequence[Width] | None:
+        """The widths of an optimizer step, whose batches are to add up to one large batch."""
+        if self.net.switches and self.widths is None:
+            return None
+        number = 4 if self.widths is None else self.widths
+        return self.net.sampler.sandwich(number) if isinstance(number, int) else number
 
     def _others(self) -> Iterable[nn.Parameter]:
         return self.net.switch_parameters()
