@@ -34,17 +34,18 @@ def main() -> None:
     optimizer = accelerator.prepare(
         torch.optim.SGD(parameter_groups(net.model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
     )
+    loss = torch.zeros(())
     for epoch in range(epochs):
         loaders.train.sampler.set_epoch(epoch)
         for images, labels in loaders.train:
             optimizer.zero_grad()
             with accelerator.autocast():
-                result = aw.sandwich_step(
+                loss = aw.sandwich_step(
                     net, images.to(accelerator.device), labels.to(accelerator.device), backward=accelerator.backward
-                )
+                ).losses[0]
             sync_gradients(net.model.parameters())
             optimizer.step()
-        accelerator.print(f"epoch {epoch + 1}: loss {result.losses[0]:.3f} at the widest")
+        accelerator.print(f"epoch {epoch + 1}: loss {loss:.3f} at the widest")
 
     aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])
     accelerator.print(aw.spectrum(net, loaders.test, [0.25, 0.5, 1.0]).csv())
