@@ -10,6 +10,7 @@ def test_public_names() -> None:
         "AnywidthError",
         "Supernet",
         "WidthConfig",
+        "autoslim",
         "calibrate",
         "evaluate",
         "export",

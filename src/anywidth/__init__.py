@@ -5,6 +5,7 @@ from anywidth.cost import latency, macs, params
 from anywidth.errors import AnywidthError
 from anywidth.evaluation import evaluate, spectrum
 from anywidth.export import export, export_ladder
+from anywidth.search import autoslim
 from anywidth.supernet import Supernet, load
 from anywidth.training import sandwich_step
 from anywidth.widths import WidthConfig
@@ -15,6 +16,7 @@ __all__ = [
     "AnywidthError",
     "Supernet",
     "WidthConfig",
+    "autoslim",
     "calibrate",
     "evaluate",
     "export",

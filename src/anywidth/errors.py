@@ -11,6 +11,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "NoEffectWarning",
+    "SearchError",
     "TrainingError",
     "UncalibratedError",
     "WidthError",
@@ -47,6 +48,10 @@ class ExportError(AnywidthError):
 
 class ModelError(AnywidthError, ValueError):
     """A model name is unknown or the model does not fit the data."""
+
+
+class SearchError(AnywidthError, ValueError):
+    """A search cannot start or go on: a budget out of reach, no images held out, a score or cost that is no number."""
 
 
 class TrainingError(AnywidthError, RuntimeError):

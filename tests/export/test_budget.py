@@ -10,7 +10,7 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.errors import ExportError
-from anywidth.export import Budget, known_widths, parse_budget, widest_within
+from anywidth.export import Budget, known_widths, onnx_latency, parse_budget, widest_within
 from anywidth.export import budget as module
 
 PLAIN = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
@@ -92,3 +92,12 @@ def test_calibrated_widths_are_those_to_choose_from(net):
         switches=(0.5, 1.0),
     )
     assert [dict(config) for config in known_widths(switched)] == [dict(switched.config(w)) for w in (0.5, 1.0)]
+
+
+def test_time_can_be_measured_before_calibration() -> None:
+    net = aw.Supernet(
+        nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(64, 2)), torch.randn(1, 1, 4, 4)
+    )
+    with pytest.raises(aw.AnywidthError, match="has no batch-norm statistics"):
+        onnx_latency(net, 0.5, repeats=1)
+    assert onnx_latency(net, 0.5, repeats=1, calibrated=False) > 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
-from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
+from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model
 from anywidth.supernet import Supernet
@@ -20,16 +21,40 @@ from anywidth.widths import Width, check_width
 
 T = TypeVar("T")
 
-__all__ = ["build_data", "build_loaders", "build_supernet", "choose_any_widths", "choose_widths", "resolve"]
+__all__ = [
+    "build_data",
+    "build_held_out",
+    "build_loaders",
+    "build_supernet",
+    "choose_any_widths",
+    "choose_widths",
+    "resolve",
+]
 
 
 def build_data(settings: TrainSettings) -> DataBundle:
-    """The data set of a run; its split depends on the seed alone."""
-    return load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    """The data set of a run, without what it holds out; splits depend on the seed alone."""
+    return build_held_out(settings)[0] if settings.hold_out else _whole(settings)
 
 
-def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
-    """Fresh loaders, whose batches depend on the seed and the epoch alone."""
+def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
+    """The data set of a run without the training images that it holds out, and those."""
+    bundle, held_out = hold_out(_whole(settings), settings.hold_out, seed=settings.seed)
+    return bundle, held_out
+
+
+def _whole(settings: TrainSettings) -> DataBundle:
+    bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    if settings.rand_augment is None:
+        return bundle
+    from anywidth.data.rand_augment import with_rand_augment
+
+    return with_rand_augment(bundle, magnitude=settings.rand_augment)
+
+
+def build_loaders(settings: TrainSettings, bundle: DataBundle, *, test: Dataset[Any] | None = None) -> Loaders:
+    """Fresh loaders, whose batches depend on the seed and the epoch alone; `test` stands for the test images."""
+    bundle = bundle if test is None else replace(bundle, test=test)
     return make_loaders(bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0)
 
 
@@ -44,6 +69,7 @@ def build_supernet(
     frozen: tuple[str, ...] = (),
     switches: tuple[float, ...] | None = None,
     average_inputs: bool = False,
+    width_mult: float = 1.0,
 ) -> Supernet:
     """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
 
@@ -52,7 +78,7 @@ def build_supernet(
     if min_width is not None:
         check_width(min_width, what="--min-width")
     torch.manual_seed(seed)
-    network = build_model(model, num_classes=classes, input_shape=input_shape)
+    network = build_model(model, num_classes=classes, input_shape=input_shape, width=width_mult)
     return Supernet(
         network,
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),

@@ -9,38 +9,47 @@ from lightning.pytorch import Callback
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_loaders
+from anywidth.cli.recipe import average_of, loss_of, recipe_of
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
 from anywidth.evaluation import Row, evaluate
+from anywidth.export.torch_file import save_dense
 from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
 from anywidth.training.individual import train_alone
+from anywidth.widths import Width
 
 __all__ = ["train_individual"]
 
 
 def train_individual(
     net: Supernet,
-    width: float,
+    width: Width,
     settings: TrainSettings,
     bundle: DataBundle,
     *,
     device: torch.device,
     checkpoint: Path,
     progress: Callback,
+    name: str | None = None,
+    keep: Path | None = None,
 ) -> Row:
     """The cost and accuracy of a network like the supernet's at one width, trained alone on the labels.
 
     Epochs, batches, optimizer and schedule are those of the supernet, and so are its batch-norm statistics: those
-    of the whole training set.
+    of the whole training set. The row is called `name`, by default its width; the weights are written to `keep`.
     """
     loaders = build_loaders(settings, bundle)
     dense = train_alone(
-        net, width, loaders.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.decay,
-        warmup_epochs=settings.warmup_epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
-        precision=settings.precision, callbacks=[progress],
+        net, width, loaders.train, epochs=settings.epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
+        precision=settings.precision, callbacks=[*average_of(settings), progress], loss=loss_of(settings),
+        **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
     alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)
     calibrate(alone, loaders.calibration, [1.0], images=settings.calibration_images)
-    return Row(width=width, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
+    if keep is not None:
+        write_atomically(keep, lambda path: save_dense(dense, net.model, path))
+    label = name or (width if isinstance(width, float) else net.label(width))
+    return Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))

@@ -23,6 +23,7 @@ class InspectSettings:
         num_classes: outputs of the classifier; by default 10 for digits and else 1000
         min_width: narrowest width; by default the model's own, or 0.25
         divisor: channels are rounded to multiples of this; by default the model's own, or 8
+        width_mult: build the model wider than its class says, such as 1.5; only for our own models
         frozen: groups or modules whose channels are never narrowed, as glob patterns
     """
 
@@ -33,6 +34,7 @@ class InspectSettings:
     num_classes: int | None = None
     min_width: float | None = None
     divisor: int | None = None
+    width_mult: float = 1.0
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ def run(settings: InspectSettings) -> int:
             divisor=settings.divisor,
             min_width=settings.min_width,
             frozen=settings.frozen,
+            width_mult=settings.width_mult,
         )
     widths = choose_widths(net, settings.widths)
     console.print(net.summary(), soft_wrap=True, markup=False)

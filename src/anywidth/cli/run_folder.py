@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder"]
 
-_RESULTS = ("supernet.safetensors", "supernet.json", "metrics.csv", "spectrum.csv", "spectrum.json", "checkpoints")
+_RESULTS = (
+    "supernet.safetensors",
+    "supernet.json",
+    "metrics.csv",
+    "spectrum.csv",
+    "spectrum.json",
+    "comparison.csv",
+    "checkpoints",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,9 @@ class RunFolder:
     | `supernet.safetensors`, `supernet.json` | weights, batch-norm statistics of the calibrated widths, settings |
     | `spectrum.csv`, `spectrum.json`, `spectrum.png` | accuracy and cost by width |
     | `individual.csv`, `individual.json` | the same of networks trained alone, with `--individual` |
+    | `search-COST.json`, `.csv`, `.png` | what `anywidth search` found, step by step |
+    | `comparison.csv`, `comparison.json` | a found network and a uniform one, with `--from-search` |
+    | `found.safetensors`, `uniform.safetensors` | their weights, for `anywidth.export.load_dense` |
     | `checkpoints/` | what `--resume` needs; removed when the run is complete |
     """
 
@@ -80,7 +91,8 @@ class RunFolder:
     @property
     def complete(self) -> bool:
         """Whether everything is written."""
-        return self.file("spectrum.csv").exists() and not self.file("checkpoints").exists()
+        results = self.file("spectrum.csv"), self.file("comparison.csv")
+        return any(file.exists() for file in results) and not self.file("checkpoints").exists()
 
     @property
     def epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""`anywidth train`: a supernet, its statistics and its spectrum, in a run folder."""
+"""`anywidth train`: a supernet, its statistics and its spectrum, in a run folder; or a network that a search found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ def run(settings: TrainSettings) -> int:
     console = Console(highlight=False)
     with console.status("starting"):
         # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
+        from anywidth.cli.retraining import Retraining
+        from anywidth.cli.run_folder import RunFolder
         from anywidth.cli.training_run import TrainingRun
 
-        training = TrainingRun(settings, console)
+        resumed = RunFolder.open(settings.resume).settings if settings.resume else settings
+        kind = TrainingRun if resumed.from_search is None else Retraining
+        training = kind(settings, console)
     return training.run()

@@ -10,7 +10,9 @@ __all__ = [
     "ValueProblem",
     "Widths",
     "parse_any_widths",
+    "parse_budget_list",
     "parse_ladder",
+    "parse_optional_text",
     "parse_shape",
     "parse_switches",
     "parse_text",
@@ -128,6 +130,28 @@ def parse_shape(value: Any) -> tuple[int, int, int]:
     if min(channels, height, width) < 1:
         raise ValueProblem(f"shape {value!r} has a size below 1")
     return channels, height, width
+
+
+def parse_budget_list(value: Any) -> tuple[str, ...]:
+    """Budgets as text, from `30e6,50%` (in YAML also a list); what they mean is checked by the search.
+
+    >>> parse_budget_list("30e6, 50%"), parse_budget_list(8.5)
+    (('30e6', '50%'), ('8.5',))
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    found = tuple(text for part in parts if (text := str(part).strip()))
+    if not found:
+        raise ValueProblem(f"cannot read budgets from {value!r}; give such as 30e6,20e6 or 50%")
+    return found
+
+
+def parse_optional_text(value: Any) -> str | None:
+    """Text, also where YAML reads it as a number; None for none.
+
+    >>> parse_optional_text(20e6), parse_optional_text(None)
+    ('20000000.0', None)
+    """
+    return None if value is None else str(value)
 
 
 def parse_text(value: Any) -> str:

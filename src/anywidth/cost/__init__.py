@@ -1,7 +1,21 @@
-"""What a width costs: multiply-adds, parameters, measured time."""
+"""What a width costs: multiply-adds, parameters, memory of activations, measured time."""
 
+from anywidth.cost.activations import activation_memory
 from anywidth.cost.latency import latency
+from anywidth.cost.latency_model import LatencyModel, fit_latency
 from anywidth.cost.macs import macs, uncounted_operators
+from anywidth.cost.named import Cost, NamedCost, named_cost
 from anywidth.cost.params import params
 
-__all__ = ["latency", "macs", "params", "uncounted_operators"]
+__all__ = [
+    "Cost",
+    "LatencyModel",
+    "NamedCost",
+    "activation_memory",
+    "fit_latency",
+    "latency",
+    "macs",
+    "named_cost",
+    "params",
+    "uncounted_operators",
+]

@@ -1,6 +1,7 @@
 """Data sets by name, and the loaders that cut them into batches."""
 
 from anywidth.data.bundle import DataBundle
+from anywidth.data.hold_out import hold_out
 from anywidth.data.item_loader import ItemLoader
 from anywidth.data.load import load_data
 from anywidth.data.loaders import Loaders, make_loaders
@@ -15,6 +16,7 @@ __all__ = [
     "Loaders",
     "TensorImages",
     "TensorLoader",
+    "hold_out",
     "load_data",
     "make_loaders",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["INK", "LINE", "OTHERS", "QUIET", "style_axes"]
+__all__ = ["INK", "LINE", "OTHERS", "QUIET", "RULE", "style_axes"]
 
 INK, QUIET, RULE = "#1b1f24", "#57606a", "#e5e7eb"
 LINE, OTHERS = "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]

@@ -15,7 +15,13 @@ __all__ = ["onnx_latency"]
 
 
 def onnx_latency(
-    net: Supernet, width: Width = 1.0, *, repeats: int = 20, warmup: int = 3, threads: int | None = None
+    net: Supernet,
+    width: Width = 1.0,
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    threads: int | None = None,
+    calibrated: bool = True,
 ) -> float:
     """Median time of one call in ONNX Runtime on this CPU, for the example inputs, in milliseconds.
 
@@ -26,6 +32,7 @@ def onnx_latency(
         width: As in `Supernet.config`; it has to be calibrated.
         repeats: Timed calls.
         warmup: Calls before those.
+        calibrated: Whether the width has to be calibrated, on which the time does not depend.
         threads: Within an operator; by default as many as torch uses.
 
     >>> import torch
@@ -34,7 +41,7 @@ def onnx_latency(
     >>> onnx_latency(net, 0.5, repeats=3) > 0
     True
     """
-    model = onnx_model(dense_program(net, width, dynamic_batch=False))
+    model = onnx_model(dense_program(net, width, dynamic_batch=False, calibrated=calibrated))
     session = open_session(model.SerializeToString(), threads=threads)
     inputs = feeds(session, net.inputs)
     times = []

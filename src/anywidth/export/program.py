@@ -43,13 +43,15 @@ class DenseProgram:
     dynamic_batch: bool
 
 
-def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True) -> DenseProgram:
+def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True, calibrated: bool = True) -> DenseProgram:
     """The exported program of one width; see `DenseProgram`.
 
     Args:
         net: The supernet; nothing of it changes.
         width: As in `Supernet.config`; it has to be calibrated.
         dynamic_batch: Leave the number of samples open; otherwise it is that of the example inputs.
+        calibrated: Whether batch norms get the statistics of the width; without, what it computes is of no use, but the
+            time that it takes is the same.
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
@@ -60,7 +62,7 @@ def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True) ->
     >>> dense.program.module()(torch.randn(7, 4)).shape
     torch.Size([7, 2])
     """
-    reference = net.extract(width).cpu().float().eval().requires_grad_(False)
+    reference = net.extract(width, calibrated=calibrated).cpu().float().eval().requires_grad_(False)
     inputs = net.inputs.map(lambda t: t.detach().cpu().float() if t.is_floating_point() else t.cpu())
     inputs = double_batch(inputs) if dynamic_batch else inputs
     # One tensor for each place: shapes are given by tensor.

@@ -12,8 +12,9 @@ from anywidth.report.numbers import count
 
 if TYPE_CHECKING:
     from anywidth.evaluation import Spectrum
+    from anywidth.search import SearchResult
 
-__all__ = ["cost_table", "files_table", "spectrum_table"]
+__all__ = ["cost_table", "files_table", "search_table", "spectrum_table"]
 
 
 def spectrum_table(curve: Spectrum, alone: Spectrum | None = None) -> Table:
@@ -47,6 +48,17 @@ def files_table(rows: Sequence[tuple[str, str, int, int, int, float | None]]) ->
     for width, precision, macs, params, size, accuracy in rows:
         found = "not measured" if accuracy is None else f"{accuracy:.2f} %"
         table.add_row(width, precision, count(macs), count(params), f"{count(size)}B", found)
+    return table
+
+
+def search_table(result: SearchResult, uniform: Sequence[tuple[float, float]]) -> Table:
+    """Budget, cost and held-out accuracy of found networks, beside uniform ones (cost, accuracy) that cost alike."""
+    unit = f" ({result.unit})" if result.unit else ""
+    table = _table("budget", f"cost{unit}", "accuracy", f"uniform cost{unit}", "accuracy")
+    for item, (cost, accuracy) in zip(result.found, uniform, strict=True):
+        found = item.network
+        cells = count(found.cost), f"{found.accuracy:.2f} %", count(cost), f"{accuracy:.2f} %"
+        table.add_row(str(item.budget), *cells)
     return table
 
 

@@ -1,0 +1,67 @@
+"""Costs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, macs, named_cost, params
+from anywidth.errors import SearchError
+from anywidth.search import SearchResult
+from anywidth.supernet import Supernet
+
+__all__ = ["CostName", "cost_by_name", "cost_of_result", "latency_model"]
+
+CostName = Literal["macs", "params", "memory", "latency", "latency-onnx"]
+
+_COUNTED = {"macs": macs, "params": params, "memory": activation_memory}
+
+
+def cost_by_name(name: str, model: LatencyModel | None = None) -> NamedCost:
+    """A cost as the command line calls it; latencies by a model.
+
+    >>> cost_by_name("memory").unit
+    'bytes'
+    """
+    if name not in _COUNTED:
+        assert model is not None
+        return NamedCost(name=name, unit=model.unit, function=model)
+    return named_cost(_COUNTED[name])
+
+
+def latency_model(
+    net: Supernet, name: str, file: Path, *, device: str, progress: Callable[[int, int], object]
+) -> LatencyModel:
+    """The latency model of a file, or a new one of this machine that is written there.
+
+    Raises:
+        SearchError: the model of the file is of another network.
+    """
+    if file.exists():
+        model = LatencyModel.from_json(file)
+        model(net)
+        return model
+    if name == "latency-onnx":
+        from anywidth.export import onnx_latency
+
+        measure = partial(onnx_latency, calibrated=False)
+    else:
+        measure = partial(latency, device=device)
+    model = fit_latency(net, measure, name=name, progress=progress)
+    model.to_json(file)
+    return model
+
+
+def cost_of_result(result: SearchResult) -> NamedCost:
+    """The cost that a search was made with.
+
+    Raises:
+        SearchError: it is one of somebody's own.
+    """
+    if result.cost in _COUNTED:
+        return cost_by_name(result.cost)
+    if "latency_model" in result.about:
+        return cost_by_name(result.cost, LatencyModel.from_dict(result.about["latency_model"]))
+    raise SearchError(f"the search was made with cost {result.cost!r}, which the command line does not know")

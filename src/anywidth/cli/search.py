@@ -1,0 +1,188 @@
+"""`anywidth search`: the best channel numbers for budgets, from the supernet of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.train_settings import Device
+from anywidth.cli.values import parse_budget_list
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from anywidth.cli.open_run import OpenRun
+    from anywidth.cost import LatencyModel
+    from anywidth.search import Judge, SearchData, SearchResult
+
+__all__ = ["SearchCommandSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCommandSettings:
+    """The options of `anywidth search`.
+
+    Attributes:
+        run: folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1
+        budgets: what networks may cost: 30e6,20e6, a share of the widest such as 50%, or an interval such as 90e6-100e6
+        cost: what budgets are of: macs, params, memory (bytes of activations), latency or latency-onnx (milliseconds)
+        latency_model: file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json
+        objective: what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved
+        piece: share of a group's channels that is removed at once
+        calibration_images: training images for the batch-norm statistics of a candidate
+        held_out_images: held-out training images to score a candidate on, at most
+        memory: bytes of activations that candidates share
+        out: file to write, .json; a log (.csv) and a picture (.png) go beside it; by default RUN/search-COST.json
+        device: auto, cpu or cuda
+        data_root: folder of downloaded data sets, if it has moved since training
+    """
+
+    run: Path = field(metadata=option(positional=True, metavar="RUN"))
+    budgets: tuple[str, ...] = field(metadata=option(parse=parse_budget_list, metavar="B,B,..."))
+    cost: Literal["macs", "params", "memory", "latency", "latency-onnx"] = field(
+        default="macs", metadata=option(metavar="NAME")
+    )
+    latency_model: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    objective: Literal["accuracy", "per-cost"] = field(default="accuracy", metadata=option(metavar="NAME"))
+    piece: float = 0.1
+    calibration_images: int = 2048
+    held_out_images: int = 5000
+    memory: float = 2e9
+    out: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    device: Device = "auto"
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("calibration_images", 2), ("held_out_images", 1)):
+            if getattr(self, name) < low:
+                raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least {low}")
+        if self.out is not None and self.out.suffix != ".json":
+            raise SettingsError(f"--out {self.out}: give a name that ends in .json")
+
+
+def run(settings: SearchCommandSettings) -> int:
+    """Search for the channel numbers of the most accurate network for every budget."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from anywidth.cli.costs import cost_by_name
+    from anywidth.cli.messages import say
+    from anywidth.cli.open_run import open_run
+    from anywidth.cli.options import write_settings
+    from anywidth.cli.search_progress import SearchProgress
+    from anywidth.cli.threads import fitting_threads
+    from anywidth.errors import MissingExtraError
+    from anywidth.report import search_table
+    from anywidth.search import Judge, SearchSettings, parse_budgets, slim
+
+    console = Console(highlight=False)
+    parse_budgets(settings.budgets)
+    asked = SearchSettings(objective=settings.objective, piece=settings.piece, memory=settings.memory)
+    out = settings.out or settings.run / f"search-{settings.cost}.json"
+    if out.exists():
+        raise SettingsError(f"{out} holds the result of a search; choose another file with --out, or remove it")
+    opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
+    data = _data(settings, opened, console)
+    state = out.with_suffix(".state.json")
+    with fitting_threads(opened.net, settings.calibration_images):
+        model = _latency_model(settings, opened, console) if settings.cost.startswith("latency") else None
+        judge = Judge(opened.net, data, cost_by_name(settings.cost, model), settings=asked, state=state)
+        if judge.state.scores:
+            console.print(f"going on with {len(judge.state.scores)} networks of {state}", soft_wrap=True)
+        try:
+            with SearchProgress(console, judge.cost) as progress:
+                result = slim(judge, settings.budgets, progress=progress)
+        except KeyboardInterrupt:
+            known = len(judge.state.scores)
+            say("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
+            return 130
+    config = write_settings(opened.settings, header=f"of the run {settings.run}")
+    about = {"run": str(settings.run), "config": config}
+    result = replace(result, about=about if model is None else {**about, "latency_model": model.as_json()})
+    result.to_csv(out.with_suffix(".csv"))
+    names = f"{out}, {out.with_suffix('.csv').name}"
+    try:
+        result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data}")
+        names += f", {out.with_suffix('.png').name}"
+    except MissingExtraError as error:
+        say("warning", f"no picture was drawn: {error}")
+    result.to_json(out)
+    state.unlink(missing_ok=True)
+    console.print(search_table(result, _uniform(judge, result)))
+    console.print(f"written to {names}", soft_wrap=True)
+    console.print(
+        f"train them from scratch with: anywidth train --from-search {out} --budget {result.found[0].budget}",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip
+    return 0
+
+
+def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) -> SearchData:
+    """Calibration and held-out images of a run: those that it did not train on, if it left any."""
+    from dataclasses import replace
+
+    from anywidth.cli.build import build_held_out, build_loaders
+    from anywidth.cli.messages import say
+    from anywidth.search import SearchData
+
+    run = opened.settings
+    if not run.hold_out:
+        say(
+            "warning",
+            "the run trained on all its training images: a tenth of those is held out, on which accuracy is too "
+            "high; train with --hold-out 0.1 for a better search",
+        )
+        run = replace(run, hold_out=0.1)
+    if settings.data_root is not None:
+        run = replace(run, data_root=settings.data_root)
+    bundle, held_out = build_held_out(run)
+    loaders = build_loaders(run, replace(bundle, test=held_out))
+    data = SearchData.of(
+        loaders.calibration, loaders.test, images=settings.calibration_images, limit=settings.held_out_images
+    )
+    count = sum(targets.shape[0] for _, targets in data.held_out)
+    calibration = data.calibration[0].tensors()[0].shape[0]
+    console.print(
+        f"{opened.data}: networks are scored on {count:,} held-out training images, with batch-norm statistics of "
+        f"{calibration:,} others", soft_wrap=True,
+    )  # fmt: skip
+    return data
+
+
+def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Console) -> LatencyModel:
+    """A model of this machine's latencies, measured now or before."""
+    from rich.progress import Progress
+
+    from anywidth.cli.costs import latency_model
+    from anywidth.supernet.batches import model_device
+
+    file = settings.latency_model or settings.run / f"{settings.cost}.json"
+    device = str(model_device(opened.net.model))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring subnets")
+        model = latency_model(
+            opened.net, settings.cost, file, device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    console.print(
+        f"latency by a model of {model.measured} measured subnets, {file}: median error {model.error:.1%} on "
+        f"{model.held_out} others, at most {model.worst:.1%}", soft_wrap=True,
+    )  # fmt: skip
+    return model
+
+
+def _uniform(judge: Judge, result: SearchResult) -> list[tuple[float, float]]:
+    """Cost and held-out accuracy of uniform widths, which the table compares with."""
+    from anywidth.evaluation import width_grid
+
+    configs = {judge.net.config(width) for width in width_grid(judge.net.min_width, 40)}
+    costs = {config: judge.cost_of(config) for config in configs}
+    found = []
+    for item in result.found:
+        config = min(costs, key=lambda config: abs(costs[config] - item.network.cost))
+        look = judge.look(config)
+        found.append((look.cost, look.accuracy))
+    return found

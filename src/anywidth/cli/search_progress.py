@@ -1,0 +1,45 @@
+"""How far a search is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from anywidth.cost import NamedCost
+from anywidth.report import count
+from anywidth.search import Progress
+
+__all__ = ["SearchProgress"]
+
+
+class SearchProgress:
+    """A bar from the widest network's cost down to the last budget; in a file or pipe, a line for every tenth of it."""
+
+    def __init__(self, console: Console, cost: NamedCost) -> None:
+        self.console, self.cost = console, cost
+        self._bar = Bar(
+            TextColumn("searching"), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=1.0)
+        self._told = -1
+
+    def __enter__(self) -> SearchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Move the bar."""
+        last = progress.steps[-1]
+        cost = f"{count(last.network.cost)} {self.cost.unit}".rstrip()
+        text = f"step {last.number}, {cost}, {last.network.accuracy:.2f} %"
+        of = f", {progress.candidate}/{progress.candidates}" if progress.candidates else ""
+        self._bar.update(self._task, completed=progress.share, description=text + of)
+        tenth = int(10 * progress.share)
+        if not self.console.is_terminal and tenth > self._told:
+            self._told = tenth
+            self.console.print(f"{10 * tenth} % of the way: {text}", soft_wrap=True)

@@ -1,0 +1,192 @@
+"""Latency from a model that was fitted to measured subnets, because a search cannot measure thousands of them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anywidth.cost.latency import latency
+from anywidth.cost.named import Cost
+from anywidth.errors import CheckpointError, SearchError
+from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import WidthConfig, WidthSampler
+
+__all__ = ["LatencyModel", "fit_latency"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyModel:
+    """Milliseconds of a config as a constant and so much per MAC of every operator; a cost like any other.
+
+    Attributes:
+        operators: The counted operators of the network that it was fitted to, as `module: operator`.
+        per_mac: Milliseconds per MAC of each.
+        constant: Milliseconds of everything else.
+        error: Median error on held-out configs, as a share of what was measured.
+        worst: The largest of those errors.
+        measured: How many configs it was fitted to.
+        held_out: How many others the errors are of.
+        about: What was measured where.
+    """
+
+    operators: tuple[str, ...]
+    per_mac: tuple[float, ...]
+    constant: float
+    error: float
+    worst: float
+    measured: int
+    held_out: int
+    about: Mapping[str, Any]
+    name: str = "latency"
+    unit: str = "ms"
+
+    def __call__(self, net: Supernet, width: Any = 1.0) -> float:
+        """Milliseconds of one forward pass of a width, for the batch that was measured.
+
+        Raises:
+            SearchError: it was fitted to another network.
+        """
+        if _operators(net) != self.operators:
+            raise SearchError(
+                f"this latency model was fitted to another network than this {type(net.model).__name__}; fit one to it"
+            )
+        counts = _counts(net, net.config(width))
+        return self.constant + sum(c * ms for c, ms in zip(counts, self.per_mac, strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {"format": _FORMAT, **asdict(self)}
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write it, for `from_json`."""
+        text = json.dumps(self.as_json(), indent=1) + "\n"
+        return write_atomically(Path(path), lambda temporary: temporary.write_text(text))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LatencyModel:
+        """The model of what `as_json` gave.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            values = dict(content)
+            if values.pop("format") != _FORMAT:
+                raise CheckpointError(f"a latency model of format {content['format']}; this version reads {_FORMAT}")
+            values |= {name: tuple(values[name]) for name in ("operators", "per_mac")}
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"no latency model: {error}; remove it and fit one again") from error
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> LatencyModel:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read a latency model from {path}: {error}; remove it") from error
+        return cls.from_dict(content)
+
+
+def fit_latency(
+    net: Supernet,
+    measure: Cost = latency,
+    *,
+    configs: int = 48,
+    held_out: int = 16,
+    seed: int = 0,
+    name: str = "latency",
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> LatencyModel:
+    """A latency model of a network on this machine, with its error on configs that it was not fitted to.
+
+    Time is taken as a constant plus a factor, not below 0, times the MACs of every operator, with the least squares of
+    relative errors. Configs are random, half of them uniform and half with a width of its own for every group.
+
+    Args:
+        net: The supernet; its example inputs give the batch.
+        measure: `measure(net, config)`, milliseconds, such as `anywidth.latency`.
+        configs: How many to fit to.
+        held_out: How many others to find the error on.
+        seed: Of the configs.
+        name: Of the cost, for tables and files.
+        progress: Called with how many are measured, and how many there are.
+
+    Raises:
+        SearchError: too few configs, or a measured time that is no number above 0.
+
+    >>> from torch import nn
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 32), nn.Linear(32, 2)), torch.randn(1, 4))
+    >>> model = fit_latency(net, lambda net, config: 1.0 + 0.01 * config["0"], configs=8, held_out=4)
+    >>> round(model(net, 1.0), 3), model.error < 1e-6
+    (1.32, True)
+    """
+    from sklearn.linear_model import LinearRegression
+
+    if configs < 4 or held_out < 1:
+        raise SearchError(f"{configs} configs to fit to and {held_out} held out; give at least 4 and 1")
+    chosen = _random_configs(net, configs + held_out, seed)
+    times: list[float] = []
+    for number, config in enumerate(chosen):
+        progress(number, len(chosen))
+        value = float(measure(net, config))
+        if not 0 < value < float("inf"):
+            raise SearchError(f"the measured latency of config {config.key[:8]} is {value}; it has to be above 0 ms")
+        times.append(value)
+    progress(len(chosen), len(chosen))
+    full = [max(count, 1) for count in _counts(net, net.config(1.0))]
+    rows = [[1.0, *(c / f for c, f in zip(_counts(net, config), full, strict=True))] for config in chosen]
+    # Divided by what was measured, so that a small network counts as much as a large one.
+    weighted = [[x / ms for x in row] for row, ms in zip(rows, times, strict=True)]
+    found = LinearRegression(positive=True, fit_intercept=False).fit(weighted[:configs], [1.0] * configs)
+    constant, *factors = (float(factor) for factor in found.coef_)
+    guesses = [constant + sum(f * x for f, x in zip(factors, row[1:], strict=True)) for row in rows]
+    errors = [abs(guess - ms) / ms for guess, ms in zip(guesses[configs:], times[configs:], strict=True)]
+    return LatencyModel(
+        operators=_operators(net),
+        per_mac=tuple(f / count for f, count in zip(factors, full, strict=True)),
+        constant=constant,
+        error=statistics.median(errors),
+        worst=max(errors),
+        measured=configs,
+        held_out=held_out,
+        about={
+            "inputs": [list(tensor.shape) for tensor in net.inputs.tensors()], "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+            "day": time.strftime("%Y-%m-%d"),
+        },
+        name=name,
+    )  # fmt: skip
+
+
+def _random_configs(net: Supernet, count: int, seed: int) -> list[WidthConfig]:
+    sampler = WidthSampler(net.min_width, seed=seed)
+    names = [group.name for group in net.analysis.elastic]
+    both = [net.config(sampler.nonuniform(names) if n % 2 else sampler.uniform()) for n in range(count)]
+    random.Random(seed).shuffle(both)
+    return both
+
+
+def _operators(net: Supernet) -> tuple[str, ...]:
+    return tuple(f"{operator.module}: {operator.operator}" for operator in net.analysis.operators)
+
+
+def _counts(net: Supernet, config: WidthConfig) -> list[int]:
+    units = net.analysis.units(config)
+    return [operator.count(units) for operator in net.analysis.operators]

@@ -1,0 +1,105 @@
+"""A part of the training images that is not trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.model_selection import train_test_split
+from torch.utils.data import Dataset, Subset
+from torchvision.datasets import ImageFolder
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.tensor_images import TensorImages
+from anywidth.errors import DataError
+
+__all__ = ["hold_out"]
+
+
+def hold_out(bundle: DataBundle, share: float, *, seed: int = 0) -> tuple[DataBundle, Dataset[Any]]:
+    """The data set without a share of its training images, and those, with the transforms of test images.
+
+    The same share of every class is held out; the same seed gives the same images. Test images are left alone.
+
+    Args:
+        bundle: A data set.
+        share: Of the training images, in (0, 1).
+        seed: Chooses the images.
+
+    Raises:
+        DataError: the share leaves a class without images on one side, or the labels cannot be read.
+
+    >>> from anywidth.data import load_data
+    >>> rest, held_out = hold_out(load_data("digits"), 0.1)
+    >>> len(rest.train), len(rest.calibration), len(held_out)
+    (1294, 1294, 144)
+    """
+    if not 0 < share < 1:
+        raise DataError(
+            f"{share:g} of the training images cannot be held out; give a share between 0 and 1, such as 0.1"
+        )
+    labels = _labels(bundle.train, bundle.name)
+    classes, counts = np.unique(labels, return_counts=True)
+    size = max(round(share * len(labels)), len(classes))
+    if counts.min() < 2 or len(labels) - size < len(classes):
+        raise DataError(
+            f"{bundle.name}: {share:g} of {len(labels)} training images cannot be held out with images of all "
+            f"{len(classes)} classes on both sides; give a smaller share, or more images"
+        )
+    kept, held = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
+    kept, held = np.sort(kept), np.sort(held)
+    train = _part(bundle.train, kept)
+    calibration = train if bundle.calibration is bundle.train else _part(bundle.calibration, kept)
+    return replace(bundle, train=train, calibration=calibration), _part(_as_tested(bundle), held)
+
+
+def _labels(images: Any, name: str) -> npt.NDArray[np.int64]:
+    if isinstance(images, TensorImages):
+        return images.labels.cpu().numpy()
+    if isinstance(images, Subset):
+        return _labels(images.dataset, name)[np.asarray(images.indices)]
+    targets = getattr(images, "targets", None)
+    if not isinstance(targets, Sequence):
+        raise DataError(f"the labels of {name!r} cannot be read without its images; hold a part out yourself")
+    return np.asarray(targets)
+
+
+def _part(images: Any, indices: npt.NDArray[np.int64]) -> Dataset[Any]:
+    if not isinstance(images, TensorImages):
+        return Subset(images, indices.tolist())
+    chosen = torch.from_numpy(indices).to(images.images.device)
+    return TensorImages(
+        images.images[chosen], images.labels[chosen], mean=images.mean.flatten(), std=images.std.flatten(),
+        augment=images.augment, image_size=images.image_size,
+    )  # fmt: skip
+
+
+def _as_tested(bundle: DataBundle) -> Any:
+    """The training images with the transforms of the test images."""
+    images = bundle.train
+    if isinstance(images, TensorImages):
+        images = copy.copy(images)
+        images.augment = None
+        return images
+    transform = getattr(_folder(bundle.test), "transform", None)
+    return images if transform is None else _with_transform(images, transform)
+
+
+def _folder(images: Any) -> Any:
+    return (
+        _folder(images.dataset) if isinstance(images, Subset) else images if isinstance(images, ImageFolder) else None
+    )
+
+
+def _with_transform(images: Any, transform: Any) -> Any:
+    if isinstance(images, Subset):
+        return Subset(_with_transform(images.dataset, transform), images.indices)
+    if isinstance(images, ImageFolder):
+        images = copy.copy(images)
+        images.transform = transform
+    return images

@@ -1,0 +1,204 @@
+"""Accuracy and loss of a network on held-out images, with batch-norm statistics from training images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anywidth.batchnorm.moments import collecting
+from anywidth.evaluation import Score as ScoreFunction
+from anywidth.evaluation import top1
+from anywidth.groups.trace import Inputs
+from anywidth.search.recall import Recall
+from anywidth.search.scores import Score, check_score
+from anywidth.search.split import SearchData
+from anywidth.search.touched import changed_modules, paths_above, touched_modules
+from anywidth.supernet import Supernet, norm_modules
+from anywidth.supernet.batches import model_device
+from anywidth.training import logits_of
+from anywidth.widths import WidthConfig
+
+__all__ = ["Evaluator"]
+
+Loss = Callable[[Tensor, Any], Tensor]
+Moments = dict[str, tuple[Tensor, Tensor]]
+
+
+class Evaluator:
+    """Scores width configs of one supernet on one set of images; nothing of the supernet changes.
+
+    A call gives what `anywidth.calibrate` on the calibration batches and `anywidth.evaluate` on the held-out ones give.
+    Configs that differ little from the base (`set_base`) take less time, because what they share with it is recalled.
+
+    Args:
+        net: The supernet.
+        data: Calibration and held-out batches.
+        score: `score(output, targets)`, one number per sample.
+        loss: `loss(logits, targets)`, the mean over a batch.
+        memory: Bytes of activations to share; 0 computes every network from the input on.
+        channels_last: See `SearchSettings`.
+
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(1, 4))
+    >>> data = SearchData.of([(torch.randn(8, 4), torch.zeros(8).long())], [(torch.randn(8, 4), torch.zeros(8).long())])
+    >>> 0 <= Evaluator(net, data)(net.config(0.5)).accuracy <= 100
+    True
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: SearchData,
+        *,
+        score: ScoreFunction = top1,
+        loss: Loss = F.cross_entropy,
+        memory: float = 0,
+        channels_last: bool | None = None,
+    ) -> None:
+        self.net, self.score, self.loss = net, score, loss
+        self.channels_last = _has_depthwise(net.model) if channels_last is None else channels_last
+        device = model_device(net.model)
+        data = data.to(device, channels_last=self.channels_last)
+        self.calibration: Sequence[Inputs] = data.calibration if net.statistics.needed else ()
+        self.held_out: Sequence[tuple[Inputs, Any]] = data.held_out
+        self.recall = Recall(memory)
+        self.base: WidthConfig | None = None
+        self._moments: Moments = {}
+        self._touched = touched_modules(net) if memory else {}
+        self._proved = False
+
+    def __call__(self, config: WidthConfig) -> Score:
+        """Accuracy and loss of a config.
+
+        Raises:
+            SearchError: one of them is no finite number.
+        """
+        score, _ = self._run(config, record=False)
+        return check_score(score, f"the network of config {config.key[:8]}")
+
+    @torch.no_grad()
+    def logits(self, config: WidthConfig) -> list[Tensor]:
+        """The logits of a config for every held-out batch."""
+        return self._run(config, record=False)[1]
+
+    def set_base(self, config: WidthConfig) -> None:
+        """Keep what the modules of a config give, for configs that differ little from it."""
+        if self.recall.memory and not self._proved:
+            self._prove(config)
+        if not self.recall.memory or config == self.base:
+            return
+        self.recall.start_base()
+        self._run(config, record=True)
+        self.recall.finish_base()
+        self.base = config
+
+    def _prove(self, config: WidthConfig) -> None:
+        """Try on a few images whether recalling changes any number, as where a module reads weights of another one."""
+        self._proved = True
+        # The held-out images serve as both: their labels are not asked for.
+        inputs, targets = self.held_out[0]
+        few = inputs.map(lambda tensor: tensor[:4] if tensor.ndim else tensor)
+        data = SearchData((few,), ((few, targets),))
+        plain, shared = (
+            Evaluator(self.net, data, memory=memory, channels_last=self.channels_last) for memory in (0, 1e12)
+        )
+        plain.score = shared.score = lambda output, targets: torch.zeros(1)
+        plain.loss = shared.loss = lambda logits, targets: torch.zeros(())
+        shared._proved = True
+        shared.set_base(config)
+        for group in self.net.analysis.elastic:
+            if config[group.name] > group.unit:
+                other = WidthConfig({**config, group.name: config[group.name] - group.unit})
+                if not _equal(plain, shared, other):
+                    self.recall.memory = 0
+                    warnings.warn(
+                        f"modules of {type(self.net.model).__name__} compute with more than their inputs and weights "
+                        f"(seen at group {group.name!r}), so every network is computed from the input on, which takes "
+                        "longer",
+                        stacklevel=4,
+                    )
+                    return
+
+    # Not inference mode, whose tensors do not count how often they are written to.
+    @torch.no_grad()
+    def _run(self, config: WidthConfig, *, record: bool) -> tuple[Score, list[Tensor]]:
+        network = self._network(config)
+        changed = set() if self.base is None else changed_modules(self._touched, config, self.base)
+        moments = self._calibrate(network, changed, record=record)
+        changed |= {path for name in self._differing(moments) for path in (name, *paths_above(f"{name}."))}
+        network.eval()
+        total, loss, count, outputs = 0.0, 0.0, 0, []
+        for number, (inputs, targets) in enumerate(self.held_out, start=len(self.calibration)):
+            with self.recall.running(network, number, changed, record=record):
+                output = inputs.call(network)
+            scores = self.score(output, targets)
+            outputs.append(logits_of(output))
+            total += float(scores.double().sum())
+            loss += float(self.loss(outputs[-1], targets)) * scores.numel()
+            count += scores.numel()
+        if record:
+            self._moments = moments
+        return Score(accuracy=total / count, loss=loss / count), outputs
+
+    def _network(self, config: WidthConfig) -> nn.Module:
+        network = self.net.extract(config, calibrated=False).requires_grad_(False)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in network.modules():
+            if isinstance(getattr(module, "inplace", None), bool):
+                module.inplace = False  # type: ignore[assignment] # what is written over cannot be recalled
+        return network
+
+    def _calibrate(self, network: nn.Module, changed: set[str], *, record: bool) -> Moments:
+        """Give a network its batch-norm statistics, which are returned by module."""
+        norms = norm_modules(network)
+        names = {norm: name for name, norm in norms.items()}
+        if not norms or not self.calibration:
+            return {}
+        device = model_device(network)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), collecting(network, list(names)) as seen:
+            for number, inputs in enumerate(self.calibration):
+                with self.recall.running(network, number, changed, record=record):
+                    inputs.call(network)
+        found: Moments = {}
+        for name, norm in norms.items():
+            if norm in seen:
+                mean, variance = seen[norm].result()
+                found[name] = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
+            elif name in self._moments:  # it was inside of what was recalled
+                found[name] = self._moments[name]
+            else:  # not part of the evaluation graph, such as an auxiliary head
+                continue
+            norm.running_mean.copy_(found[name][0])  # type: ignore[union-attr]
+            norm.running_var.copy_(found[name][1])  # type: ignore[union-attr]
+        return found
+
+    def _differing(self, moments: Moments) -> list[str]:
+        """Norms whose statistics are not those of the base."""
+        base = self._moments
+        return [
+            name
+            for name, found in moments.items()
+            if name not in base
+            or (
+                found is not base[name]
+                and not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(found, base[name], strict=True))
+            )
+        ]
+
+
+def _equal(plain: Evaluator, shared: Evaluator, config: WidthConfig) -> bool:
+    expected = plain.logits(config)
+    try:
+        found = shared.logits(config)
+    except (RuntimeError, ValueError, TypeError):  # shapes that do not fit
+        return False
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def _has_depthwise(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in model.modules())

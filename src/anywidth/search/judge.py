@@ -1,0 +1,103 @@
+"""Scores and costs of width configs, each found out once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.nn.functional as F
+
+from anywidth.cost import Cost, named_cost
+from anywidth.errors import SearchError
+from anywidth.evaluation import Score as ScoreFunction
+from anywidth.evaluation import top1
+from anywidth.search.budgets import Budget, check_budgets
+from anywidth.search.evaluator import Evaluator, Loss
+from anywidth.search.plan import space
+from anywidth.search.scores import Evaluated
+from anywidth.search.settings import SearchSettings
+from anywidth.search.split import SearchData
+from anywidth.search.state import State, fingerprint
+from anywidth.supernet import Supernet
+from anywidth.widths import WidthConfig
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """One supernet, one set of images and one cost, for one search or several that share what they find out.
+
+    Args:
+        net: The supernet.
+        data: Calibration and held-out images.
+        cost: `cost(net, config)`.
+        settings: See `SearchSettings`.
+        score: `score(output, targets)`, one number per sample.
+        loss: `loss(logits, targets)`, the mean over a batch.
+        state: The file that keeps what was found out, for another time.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: SearchData,
+        cost: Cost,
+        *,
+        settings: SearchSettings | None = None,
+        score: ScoreFunction = top1,
+        loss: Loss = F.cross_entropy,
+        state: Path | None = None,
+    ) -> None:
+        self.net = net
+        self.cost = named_cost(cost)
+        self.settings = settings or SearchSettings()
+        self.options = space(net, piece=self.settings.piece)
+        self.widest = net.config(1.0)
+        self.narrowest = WidthConfig({name: sizes[-1] for name, sizes in self.options.items()})
+        self.evaluator = Evaluator(
+            net, data, score=score, loss=loss, memory=self.settings.memory, channels_last=self.settings.channels_last
+        )
+        identity = {
+            "weights": fingerprint(net), "images": data.digest(), "cost": f"{self.cost.name} ({self.cost.unit})",
+            "channels_last": str(self.evaluator.channels_last),
+        }  # fmt: skip
+        self.state = State(tuple(self.options), identity, state)
+
+    def cost_of(self, config: WidthConfig) -> float:
+        """What a config costs, in the unit of the cost."""
+        if config not in self.state.costs:
+            self.state.costs[config] = self.cost(self.net, config)
+        return self.state.costs[config]
+
+    def look(self, config: WidthConfig, base: WidthConfig | None = None) -> Evaluated:
+        """Score and cost of a config; `base` is one that differs little from it, and from others that follow."""
+        cost = self.cost_of(config)
+        if config not in self.state.scores:
+            if base is not None:
+                self.evaluator.set_base(base)
+            self.state.scores[config] = self.evaluator(config)
+        score = self.state.scores[config]
+        return Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=cost)
+
+    def budgets(self, budgets: object) -> tuple[Budget, ...]:
+        """Budgets in the unit of the cost, the largest first.
+
+        Raises:
+            SearchError: one is out of reach, or the cost makes no sense.
+        """
+        widest, narrowest = self.cost_of(self.widest), self.cost_of(self.narrowest)
+        if narrowest >= widest:
+            raise SearchError(
+                f"cost {self.cost.name!r} is {narrowest:g} {self.cost.unit} for the narrowest network and "
+                f"{widest:g} for the widest; a cost has to fall with the channels"
+            )
+        return check_budgets(budgets, widest=widest, narrowest=narrowest, unit=self.cost.unit)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within it, nothing that was found out gets lost, whatever happens."""
+        try:
+            yield
+        finally:
+            self.state.save()

@@ -1,0 +1,25 @@
+"""The networks that no other one beats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from anywidth.search.scores import Evaluated
+
+__all__ = ["pareto"]
+
+
+def pareto(networks: Iterable[Evaluated]) -> list[Evaluated]:
+    """Those for which no other one is as accurate for less cost, or more accurate for the same; the cheapest first.
+
+    >>> from anywidth.widths import WidthConfig
+    >>> points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0), (3.0, 70.0)]
+    >>> found = pareto(Evaluated(config=WidthConfig({}), accuracy=a, loss=0.0, cost=c) for c, a in points)
+    >>> [(network.cost, network.accuracy) for network in found]
+    [(1.0, 50.0), (3.0, 70.0)]
+    """
+    front: list[Evaluated] = []
+    for network in sorted(networks, key=lambda item: (item.cost, -item.accuracy, item.loss)):
+        if not front or network.accuracy > front[-1].accuracy:
+            front.append(network)
+    return front

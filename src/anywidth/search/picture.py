@@ -1,0 +1,76 @@
+"""The picture of a search: its way down, and the channels of what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anywidth.evaluation.spectrum import require_matplotlib
+from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, RULE, style_axes
+from anywidth.supernet.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from anywidth.search.result import SearchResult
+
+__all__ = ["draw"]
+
+_NAMES = 28
+"""Up to this many groups are named on the axis."""
+
+
+def draw(result: SearchResult, path: Path, title: str) -> Path:
+    """Draw the trajectory and the channels per group; see `SearchResult.plot`."""
+    wide = min(18.0, 8.0 + 0.28 * len(result.full))
+    figure = require_matplotlib().Figure(figsize=(wide, 4.6), dpi=160, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[5, wide - 5])
+    _trajectory(left, result)
+    _channels(right, result)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    kind = path.suffix.lstrip(".") or "png"
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind))
+
+
+def _trajectory(axes: Any, result: SearchResult) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.scatter(
+        [n.cost for n in result.evaluated], [n.accuracy for n in result.evaluated],
+        s=7, color="#c3c9d2", linewidth=0, label="evaluated", zorder=1,
+    )  # fmt: skip
+    if result.steps:
+        way = [step.network for step in result.steps]
+        axes.plot(
+            [n.cost for n in way], [n.accuracy for n in way], color=LINE, linewidth=2, label="steps of the search",
+            zorder=2,
+        )  # fmt: skip
+    for item, colour in zip(result.found, OTHERS * len(result.found), strict=False):
+        axes.scatter(
+            [item.network.cost], [item.network.accuracy], s=60, marker="D", color=colour, edgecolor="white",
+            linewidth=0.9, label=f"budget {item.budget}", zorder=3,
+        )  # fmt: skip
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.set_xlabel(
+        result.unit if result.cost == result.unit.lower() else f"{result.cost} ({result.unit})", color=QUIET
+    )
+    axes.set_ylabel("accuracy on held-out images, weights shared (%)", color=QUIET)
+    style_axes(axes)
+    axes.legend(frameon=False, loc="lower right", fontsize=8, labelcolor=INK)
+
+
+def _channels(axes: Any, result: SearchResult) -> None:
+    names = list(result.full)
+    axes.bar(range(len(names)), list(result.full.values()), color=RULE, width=0.85, label="widest", zorder=1)
+    for item, colour in zip(result.found, OTHERS * len(result.found), strict=False):
+        axes.plot(
+            range(len(names)), [item.network.config[name] for name in names], color=colour, linewidth=1.6, marker="D",
+            markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=f"budget {item.budget}", zorder=2,
+        )  # fmt: skip
+    axes.set_ylabel("channels", color=QUIET)
+    style_axes(axes)
+    axes.grid(False, axis="x")
+    if len(names) <= _NAMES:
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+    else:
+        axes.set_xlabel("channel group, from input to output", color=QUIET)
+    axes.legend(frameon=False, loc="upper left", fontsize=8, labelcolor=INK)

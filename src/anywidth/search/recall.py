@@ -1,0 +1,198 @@
+"""Outputs of modules that are recalled instead of computed again.
+
+A module whose weights are those of a network that ran before, and whose inputs are the very same numbers, gives what
+it gave then. So the networks of a search, which differ from one another in a single group, share everything up to the
+first layer that differs, whatever the forward looks like: it runs as it is, and only calls of modules are cut short.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from anywidth.search.touched import paths_above
+
+__all__ = ["Recall"]
+
+_PLAIN = (int, float, bool, str, type(None))
+
+
+class _Call:
+    """One call of a module: what went in, what came out, and the versions of those tensors at that moment."""
+
+    __slots__ = ("leaves", "output", "spec", "versions")
+
+    def __init__(self, leaves: list[Any], spec: Any, output: Any) -> None:
+        self.leaves, self.spec, self.output = leaves, spec, output
+        self.versions = [tensor._version for tensor in self.tensors()]
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (*self.leaves, *pytree.tree_leaves(self.output)) if isinstance(t, Tensor)]
+
+    def is_intact(self) -> bool:
+        """Whether no later operator has written into an input or the output."""
+        return [tensor._version for tensor in self.tensors()] == self.versions
+
+    def fits(self, leaves: list[Any], spec: Any) -> bool:
+        """Whether other arguments are the same numbers."""
+        return spec == self.spec and all(map(_same, leaves, self.leaves))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    return isinstance(a, _PLAIN) and type(a) is type(b) and a == b
+
+
+class Recall:
+    """What the modules of one network, the base, gave for the batches of a search.
+
+    Args:
+        memory: Bytes of tensors to keep at most. Calls of inner modules are given up first, because the modules around
+            them stand for more work.
+    """
+
+    def __init__(self, memory: float) -> None:
+        self.memory = memory
+        self.recalled = 0
+        self._calls: dict[tuple[int, str], _Call] = {}
+        self._new: dict[tuple[int, str], _Call] = {}
+        self._storages: Counter[int] = Counter()
+        self._bytes = 0
+        self._repeated: set[tuple[int, str]] = set()
+        self._barred: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensors that are kept."""
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for c in self._calls.values()
+                    for t in c.tensors()}.values())  # fmt: skip
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._calls, self._new = {}, {}
+
+    def start_base(self) -> None:
+        """From now on `running(..., record=True)` notes the calls of the next base."""
+        self._new, self._storages, self._bytes = {}, Counter(), 0
+
+    def finish_base(self) -> None:
+        """The noted calls are those of the base now."""
+        self._calls, self._new = self._new, {}
+
+    @contextmanager
+    def running(self, network: nn.Module, batch: int, changed: Set[str], *, record: bool) -> Iterator[None]:
+        """Within it, modules of `network` (a dense copy, by the paths of the supernet) recall their outputs.
+
+        Args:
+            network: What is going to run, without gradients and not in inference mode.
+            batch: The number of the batch that it is going to run on.
+            changed: Paths of modules that are not those of the base.
+            record: Whether to note the calls, for the next base.
+        """
+        if not self.memory:
+            yield
+            return
+        modules = [(path, module) for path, module in network.named_modules() if path]
+        kept = [(module, module.__dict__.get("forward")) for _, module in modules]
+        seen: set[tuple[int, str]] = set()
+        try:
+            for path, module in modules:
+                module.forward = self._wrap(module.forward, (batch, path), path not in changed, record, seen)
+            yield
+            repeated = {path for number, path in self._repeated if number == batch} - self._barred
+            if any(isinstance(module, _NormBase) for path, module in modules if path in repeated):
+                self._bar(network, repeated)
+            if record:
+                for key in [key for key, call in self._new.items() if key[0] == batch and not call.is_intact()]:
+                    self._drop(key)
+        finally:
+            for module, forward in kept:
+                module.__dict__.pop("forward", None)
+                if forward is not None:
+                    module.forward = forward
+
+    def _wrap(
+        self,
+        forward: Callable[..., Any],
+        key: tuple[int, str],
+        unchanged: bool,
+        record: bool,
+        seen: set[tuple[int, str]],
+    ) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if key in self._repeated or key[1] in self._barred:
+                return forward(*args, **kwargs)
+            if key in seen:  # a module that is called twice is not recalled, because its calls are not told apart
+                self._repeated.add(key)
+                self._drop(key)
+                self._calls.pop(key, None)
+                return forward(*args, **kwargs)
+            seen.add(key)
+            leaves, spec = pytree.tree_flatten((args, kwargs))
+            known = self._calls.get(key) if unchanged else None
+            if known is not None and known.fits(leaves, spec):
+                self.recalled += 1
+                if record:
+                    self._keep_inner(key)
+                    self._keep(key, known)
+                return known.output
+            output = forward(*args, **kwargs)
+            if record and key not in self._repeated:
+                results = pytree.tree_leaves(output)
+                if results and all(isinstance(t, Tensor) for t in results) and all(map(_is_known, leaves)):
+                    self._keep(key, _Call(leaves, spec, output))
+            return output
+
+        return call
+
+    def _bar(self, network: nn.Module, repeated: Set[str]) -> None:
+        """Recall no module around a norm that is called twice, because its moments need all calls."""
+        norms = {m for path, m in network.named_modules() if path in repeated and isinstance(m, _NormBase)}
+        for path, module in network.named_modules(remove_duplicate=False):
+            if module in norms:
+                self._barred.update(paths_above(f"{path}."))
+        for calls in (self._calls, self._new):
+            for key in [key for key in calls if key[1] in self._barred]:
+                self._drop(key)
+                self._calls.pop(key, None)
+
+    def _keep_inner(self, key: tuple[int, str]) -> None:
+        """The calls inside of a recalled one, which do not happen, are those of the base."""
+        prefix = f"{key[1]}."
+        for other, call in list(self._calls.items()):
+            if other[0] == key[0] and other[1].startswith(prefix):
+                self._keep(other, call)
+
+    def _keep(self, key: tuple[int, str], call: _Call) -> None:
+        self._new[key] = call
+        for tensor in call.tensors():
+            storage = tensor.untyped_storage()
+            self._bytes += 0 if self._storages[storage.data_ptr()] else storage.nbytes()
+            self._storages[storage.data_ptr()] += 1
+        while self._bytes > self.memory and self._new:
+            self._drop(max(self._new, key=lambda k: k[1].count(".")))
+
+    def _drop(self, key: tuple[int, str]) -> None:
+        call = self._new.pop(key, None)
+        for tensor in call.tensors() if call else ():
+            storage = tensor.untyped_storage()
+            self._storages[storage.data_ptr()] -= 1
+            if not self._storages[storage.data_ptr()]:
+                self._bytes -= storage.nbytes()
+
+
+def _is_known(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, *_PLAIN))

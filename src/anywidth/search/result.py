@@ -1,0 +1,168 @@
+"""What a search has found, and ways to write it down."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from anywidth.errors import CheckpointError, SearchError
+from anywidth.search.budgets import Budget, parse_budget, share_of
+from anywidth.search.greedy import Found, Step
+from anywidth.search.pareto import pareto
+from anywidth.search.scores import Evaluated
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import WidthConfig
+
+__all__ = ["SearchResult"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchResult(Sequence[WidthConfig]):
+    """The width configs that a search found, one per budget, the largest budget first.
+
+    Attributes:
+        cost: Name of the cost.
+        unit: Of the cost.
+        full: Channels of every elastic group of the widest network, in their order.
+        steps: The descent; empty for other searches.
+        found: The network for every budget.
+        evaluated: All networks that were evaluated.
+        about: What else a caller wants to keep, as JSON values.
+    """
+
+    cost: str
+    unit: str
+    full: Mapping[str, int]
+    steps: Sequence[Step]
+    found: Sequence[Found]
+    evaluated: Sequence[Evaluated]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> WidthConfig: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[WidthConfig]: ...
+    def __getitem__(self, index: int | slice) -> WidthConfig | Sequence[WidthConfig]:
+        return [item.network.config for item in self.found][index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[WidthConfig]:
+        return (item.network.config for item in self.found)
+
+    @property
+    def pareto(self) -> list[Evaluated]:
+        """The evaluated networks that no other one beats in accuracy and cost, the cheapest first."""
+        return pareto(self.evaluated)
+
+    def network(self, budget: object) -> Evaluated:
+        """The network for one of the budgets, as it was given to the search or in the unit of the cost.
+
+        Raises:
+            SearchError: the search had no such budget.
+        """
+        asked = parse_budget(budget)
+        for item in self.found:
+            widest = self.steps[0].network.cost if self.steps else 0.0
+            wanted = share_of(asked, widest) if widest else asked
+            if str(asked) == str(item.budget) or (wanted.high, wanted.low) == (item.budget.high, item.budget.low):
+                return item.network
+        known = ", ".join(str(item.budget) for item in self.found) or "none"
+        raise SearchError(f"the search has no network for budget {asked}; it has {known}")
+
+    def csv(self) -> str:
+        """One row per step as CSV: step, group, channels, accuracy (percent), loss, cost, candidates, seconds."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["step", "group", "channels", "accuracy", "loss", self.cost, "candidates", "seconds"])
+        for s in self.steps:
+            channels = "" if s.channels is None else s.channels
+            accuracy, loss = round(s.network.accuracy, 4), round(s.network.loss, 6)
+            writer.writerow(
+                [s.number, s.group or "", channels, accuracy, loss, f"{s.network.cost:.12g}", s.candidates, s.seconds]
+            )
+        return text.getvalue()
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the steps as CSV."""
+        return write_atomically(Path(path), lambda temporary: temporary.write_text(self.csv()))
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write everything; `from_json` reads it."""
+        content = {
+            "format": _FORMAT,
+            "cost": self.cost,
+            "unit": self.unit,
+            "full": dict(self.full),
+            "found": [
+                {"budget": asdict(item.budget), **self._plain(item.network, named=True)} for item in self.found
+            ],
+            "steps": [
+                {"number": s.number, "group": s.group, "channels": s.channels, "candidates": s.candidates,
+                 "seconds": s.seconds, "network": self._plain(s.network)}
+                for s in self.steps
+            ],
+            "evaluated": [self._plain(network) for network in self.evaluated],
+            "about": dict(self.about),
+        }  # fmt: skip
+        text = json.dumps(content) + "\n"
+        return write_atomically(Path(path), lambda temporary: temporary.write_text(text))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> SearchResult:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another version.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            if content["format"] != _FORMAT:
+                raise CheckpointError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
+            full = content["full"]
+            return cls(
+                cost=content["cost"],
+                unit=content["unit"],
+                full=full,
+                steps=[
+                    Step(**{**row, "network": _network(row["network"], full)}) for row in content["steps"]
+                ],
+                found=[
+                    Found(budget=Budget(**row["budget"]), network=_network(row, full)) for row in content["found"]
+                ],
+                evaluated=[_network(row, full) for row in content["evaluated"]],
+                about=content["about"],
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read a search from {path}: {error}; give what a search wrote") from error
+
+    def plot(self, path: str | Path, *, title: str = "") -> Path:
+        """Draw accuracy against cost, step by step, and the channels of every group in the found networks.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from anywidth.search.picture import draw
+
+        return draw(self, Path(path), title)
+
+    def _plain(self, network: Evaluated, *, named: bool = False) -> dict[str, Any]:
+        channels = {name: network.config[name] for name in self.full}
+        return {
+            "accuracy": network.accuracy, "loss": network.loss, "cost": network.cost,
+            "config": channels if named else list(channels.values()),
+        }  # fmt: skip
+
+
+def _network(row: Mapping[str, Any], full: Mapping[str, int]) -> Evaluated:
+    channels = row["config"]
+    named = channels if isinstance(channels, Mapping) else dict(zip(full, channels, strict=True))
+    return Evaluated(config=WidthConfig(named), accuracy=row["accuracy"], loss=row["loss"], cost=row["cost"])

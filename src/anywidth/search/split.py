@@ -1,0 +1,186 @@
+"""The images of a search: some for batch-norm statistics, and others, held out, to score networks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from anywidth.errors import DataError, SearchError
+from anywidth.groups.trace import Inputs
+from anywidth.supernet.batches import split_batch
+
+__all__ = ["CALIBRATION_IMAGES", "HELD_OUT_IMAGES", "SearchData"]
+
+CALIBRATION_IMAGES = 2048
+"""AutoSlim (arXiv 1903.11728) takes at least 2,000 for the batch-norm statistics of a candidate."""
+HELD_OUT_IMAGES = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class SearchData:
+    """Batches in memory.
+
+    Attributes:
+        calibration: Inputs for batch-norm statistics.
+        held_out: Inputs and targets to score on.
+    """
+
+    calibration: tuple[Inputs, ...]
+    held_out: tuple[tuple[Inputs, Any], ...]
+
+    def __post_init__(self) -> None:
+        if not self.held_out or not sum(_size(inputs) for inputs, _ in self.held_out):
+            raise SearchError(
+                "no image is held out to score networks on; give training images that were not trained on"
+            )
+        if any(targets is None for _, targets in self.held_out):
+            raise SearchError("the held-out batches have no targets; give (inputs, targets) pairs")
+        if sum(map(_size, self.calibration)) < 2:
+            raise SearchError("batch-norm statistics need at least two training images; give a larger loader")
+
+    @classmethod
+    def of(
+        cls,
+        loader: Iterable[Any],
+        held_out: Iterable[Any],
+        *,
+        images: int = CALIBRATION_IMAGES,
+        limit: int | None = None,
+    ) -> SearchData:
+        """From a loader of training images, and one of training images that were held out.
+
+        Args:
+            loader: Batches of training data.
+            held_out: Batches of (inputs, targets).
+            images: How many images of `loader` make up the one large batch for batch-norm statistics.
+            limit: How many images of `held_out` to take at most.
+        """
+        training = _join([inputs for inputs, _ in _first(loader, images)])
+        return cls((training,) if training else (), tuple(_first(held_out, limit)))
+
+    @classmethod
+    def split(
+        cls,
+        loader: Iterable[Any],
+        *,
+        images: int = CALIBRATION_IMAGES,
+        held_out: int = HELD_OUT_IMAGES,
+        batch_size: int = 500,
+        seed: int = 0,
+    ) -> SearchData:
+        """From one loader of training images: no image is in both parts.
+
+        If there are fewer images than asked for, the parts shrink alike.
+
+        Args:
+            loader: Batches of (inputs, targets).
+            images: For batch-norm statistics.
+            held_out: To score networks on.
+            batch_size: Of the held-out batches.
+            seed: Chooses which are which.
+
+        >>> data = SearchData.split([(torch.randn(10, 4), torch.zeros(10).long())], images=8, held_out=12)
+        >>> [inputs.args[0].shape[0] for inputs in data.calibration], data.held_out[0][1].shape[0]
+        ([4], 6)
+        """
+        batches = list(_first(loader, images + held_out))
+        if not batches:
+            raise SearchError("the loader gave no data; give batches of training images")
+        if any(targets is None for _, targets in batches):
+            raise SearchError("the loader gives no targets; a search needs (inputs, targets) pairs")
+        inputs, targets = _join([inputs for inputs, _ in batches]), _cat([targets for _, targets in batches])
+        assert inputs is not None
+        total = _size(inputs)
+        first = min(images, max(2, round(total * images / (images + held_out))))
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        rest = order[first:].split(batch_size) if total > first else ()
+        return cls(
+            (_take(inputs, order[:first]),),
+            tuple((_take(inputs, chosen), _index(targets, chosen)) for chosen in rest),
+        )
+
+    def to(self, device: torch.device, *, channels_last: bool = False) -> SearchData:
+        """The same images on a device, and in the layout that its kernels like."""
+
+        def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.to(device)
+            return (
+                tensor.contiguous(memory_format=torch.channels_last) if channels_last and tensor.ndim == 4 else tensor
+            )
+
+        return SearchData(
+            tuple(inputs.map(move) for inputs in self.calibration),
+            tuple(
+                (inputs.map(move), pytree.tree_map_only(Tensor, lambda t: t.to(device), targets))
+                for inputs, targets in self.held_out
+            ),
+        )
+
+    def digest(self) -> str:
+        """A short text that tells these images from others."""
+        import hashlib
+
+        found = hashlib.sha256()
+        tensors = [t for inputs in self.calibration for t in inputs.tensors()]
+        tensors += [t for inputs, targets in self.held_out for t in (*inputs.tensors(), *_tensors(targets))]
+        for tensor in tensors:
+            found.update(str(tuple(tensor.shape)).encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+
+def _first(loader: Iterable[Any], count: int | None) -> list[tuple[Inputs, Any]]:
+    found, seen = [], 0
+    for batch in loader:
+        inputs, targets = split_batch(batch)
+        size = _size(inputs)
+        if count is not None and seen + size > count:
+            chosen = torch.arange(count - seen)
+            inputs, targets = _take(inputs, chosen), None if targets is None else _index(targets, chosen)
+        seen += _size(inputs)
+        if _size(inputs):
+            found.append((inputs, targets))
+        if count is not None and seen >= count:
+            break
+    return found
+
+
+def _size(inputs: Inputs) -> int:
+    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
+
+
+def _take(inputs: Inputs, chosen: Tensor) -> Inputs:
+    return inputs.map(lambda tensor: tensor[chosen.to(tensor.device)] if tensor.ndim else tensor)
+
+
+def _index(targets: Any, chosen: Tensor) -> Any:
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[chosen.to(tensor.device)], targets)
+
+
+def _join(batches: Sequence[Inputs]) -> Inputs | None:
+    if not batches:
+        return None
+    rest = [iter(batch.tensors()) for batch in batches]
+
+    def join(_: Tensor) -> Tensor:
+        parts = [next(tensors) for tensors in rest]
+        return torch.cat(parts) if parts[0].ndim else parts[0]
+
+    return batches[0].map(join)
+
+
+def _cat(targets: Sequence[Any]) -> Any:
+    if not all(isinstance(target, Tensor) for target in targets):
+        raise DataError(
+            f"targets of type {type(targets[0]).__name__} cannot be split; give the search held_out batches"
+        )
+    return torch.cat(list(targets))
+
+
+def _tensors(targets: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(targets) if isinstance(leaf, Tensor)]

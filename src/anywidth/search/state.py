@@ -1,0 +1,99 @@
+"""What a search has found out so far, in a file, so that it goes on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from anywidth.errors import CheckpointError, SearchError
+from anywidth.search.scores import Evaluated, Score
+from anywidth.supernet import Supernet
+from anywidth.supernet.checkpoint import write_atomically
+from anywidth.widths import WidthConfig
+
+__all__ = ["State", "fingerprint"]
+
+_FORMAT = 1
+
+
+def fingerprint(net: Supernet) -> str:
+    """A short text that tells the weights of a network from others."""
+    found = hashlib.sha256()
+    for name, parameter in net.model.named_parameters():
+        found.update(name.encode())
+        found.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+class State:
+    """Scores and costs by config. A search is decided by them alone, so that it goes on by starting again with them.
+
+    Args:
+        groups: The elastic groups of the network, in order.
+        identity: What the numbers belong to: weights, images, cost.
+        path: The file; None keeps everything in memory only.
+
+    Raises:
+        SearchError: the file belongs to something else.
+        CheckpointError: the file is damaged.
+    """
+
+    def __init__(self, groups: tuple[str, ...], identity: Mapping[str, str], path: Path | None = None) -> None:
+        self.groups, self.identity, self.path = groups, dict(identity), path
+        self.costs: dict[WidthConfig, float] = {}
+        self.scores: dict[WidthConfig, Score] = {}
+        self._written = (0, 0)
+        if path is not None and path.exists():
+            self._read(path)
+
+    @property
+    def evaluated(self) -> list[Evaluated]:
+        """All networks with a score, in the order in which they were evaluated."""
+        return [
+            Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=self.costs[config])
+            for config, score in self.scores.items()
+        ]
+
+    def save(self) -> None:
+        """Write what is new since the last time."""
+        known = len(self.costs), len(self.scores)
+        if self.path is None or known == self._written:
+            return
+        rows = [[*self._channels(config), cost] for config, cost in self.costs.items()]
+        scores = [[*self._channels(config), s.accuracy, s.loss] for config, s in self.scores.items()]
+        content = {
+            "format": _FORMAT, "identity": self.identity, "groups": list(self.groups), "costs": rows, "scores": scores
+        }  # fmt: skip
+        text = json.dumps(content) + "\n"
+        write_atomically(self.path, lambda temporary: temporary.write_text(text))
+        self._written = known
+
+    def _channels(self, config: WidthConfig) -> list[int]:
+        return [config[name] for name in self.groups]
+
+    def _read(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != _FORMAT:
+                raise CheckpointError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
+            identity, groups = content["identity"], tuple(content["groups"])
+            costs = {self._config(row[:-1]): float(row[-1]) for row in content["costs"]}
+            scores = {self._config(row[:-2]): Score(accuracy=row[-2], loss=row[-1]) for row in content["scores"]}
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"cannot read the search in {path}: {error}; remove it to start again") from error
+        other = [name for name, value in self.identity.items() if identity.get(name) != value]
+        if groups != self.groups or other:
+            what = ", ".join(other) if groups == self.groups else "the channel groups"
+            raise SearchError(
+                f"{path} holds a search of another kind ({what} differ); remove it to start again, "
+                "or choose another file"
+            )
+        self.costs, self.scores = costs, scores
+        self._written = len(costs), len(scores)
+
+    def _config(self, channels: list[int]) -> WidthConfig:
+        return WidthConfig(dict(zip(self.groups, channels, strict=True)))

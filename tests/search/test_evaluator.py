@@ -1,0 +1,211 @@
+"""The evaluator: the same numbers as calibrate and evaluate, whether activations are shared or not."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import anywidth as aw
+from anywidth.errors import SearchError
+from anywidth.models import build_model
+from anywidth.search import Evaluator, SearchData
+from anywidth.search.plan import narrower, space
+from anywidth.search.touched import changed_modules, touched_modules
+from zoo import Case, cases
+
+# Nothing of theirs is not in a smaller one.
+LARGE = {"mobilenet_v2", "resnet18", "resnext", "bottleneck", "vgg", "regnet", "shufflenet_v2_x1_0"}
+
+
+def images(count: int, *, side: int = 8, classes: int = 4) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(count, 1, side, side), torch.randint(classes, (count,)))]
+
+
+def net_of(name: str = "digits") -> aw.Supernet:
+    model = build_model(name, num_classes=4, input_shape=(1, 8, 8))
+    rules = {rule: getattr(model, rule) for rule in ("divisor", "min_width", "frozen")}
+    for module in model.modules():  # as after training: scales and shifts that are not 1 and 0
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return aw.Supernet(model, torch.randn(1, 1, 8, 8), **rules)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_it_is_calibrate_and_evaluate(channels_last: bool) -> None:
+    net = net_of()
+    training, held_out = images(40), images(30) + images(7)
+    score = Evaluator(net, SearchData.of(training, held_out), channels_last=channels_last)(net.config(0.5))
+    aw.calibrate(net, training, [0.5])
+    assert score.accuracy == pytest.approx(aw.evaluate(net, held_out, 0.5), abs=1e-9 if not channels_last else 3.0)
+    with torch.no_grad():
+        losses = [F.cross_entropy(net.subnet(0.5).eval()(x), y, reduction="sum") for x, y in held_out]
+    assert score.loss == pytest.approx(float(sum(losses)) / 37, rel=1e-5)
+
+
+def test_nothing_of_the_supernet_changes() -> None:
+    net = net_of()
+    before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
+    random = torch.get_rng_state()
+    evaluator = Evaluator(net, SearchData.of(images(40), images(30)), memory=1e9)
+    random = torch.get_rng_state()
+    evaluator.set_base(net.config(1.0))
+    evaluator(net.config(0.5))
+    assert torch.equal(random, torch.get_rng_state())
+    assert net.statistics.configs == ()
+    assert net.model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("digits", 1e9), ("digits", 60e3), ("digits", 1e3), ("resnet20", 300e3), ("shufflenet", 1e9)]
+)
+def test_shared_activations_change_no_bit(name: str, memory: float) -> None:
+    net = net_of(name)
+    data = SearchData.of(images(24), images(20) + images(9))
+    plain, shared = Evaluator(net, data), Evaluator(net, data, memory=memory)
+    options = space(net, piece=0.3)
+    config = net.config(1.0)
+    for _ in range(2):
+        shared.set_base(config)
+        candidates = list(narrower(config, options).values())[::4][-4:]
+        for candidate in candidates:
+            for one, other in zip(plain.logits(candidate), shared.logits(candidate), strict=True):
+                assert torch.equal(one, other)
+        assert shared.recall.bytes <= memory
+        config = candidates[-1]
+    if memory == 1e9:
+        assert shared.recall.recalled > 0
+
+
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic and case.name not in LARGE))
+def test_shared_activations_are_right_for_any_forward(case: Case, supernet_of) -> None:
+    net = supernet_of(case)
+    evaluators = []
+    inputs = net.inputs.map(lambda tensor: torch.cat([tensor, tensor * 1.5]) if tensor.ndim else tensor)
+    targets = torch.zeros(inputs.tensors()[0].shape[0])
+    for memory in (0, 1e9):
+        data = SearchData((inputs,), ((inputs, targets),))
+        flat = {"score": lambda output, targets: targets, "loss": lambda logits, targets: logits.sum() * 0}
+        evaluators.append(Evaluator(net, data, memory=memory, **flat))
+    plain, shared = evaluators
+    shared.set_base(net.config(1.0))
+    candidates = narrower(net.config(1.0), space(net, piece=0.5))
+    for candidate in list(candidates.values())[:3]:
+        one, other = plain.logits(candidate)[0], shared.logits(candidate)[0]
+        assert torch.equal(one, other)
+
+
+class Awkward(nn.Module):
+    """Writes over what a module gave, calls a module twice, and one that changes its own input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.twice = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 24, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.stem(x))
+        y += 0.5
+        y = y.mul_(y)
+        y = self.twice(y) + self.twice(2 * y)
+        return self.head(self.relu(self.last(F.relu_(y))).mean((2, 3)))
+
+
+def test_forwards_that_write_in_place() -> None:
+    net = aw.Supernet(Awkward(), torch.randn(1, 1, 8, 8))
+    data = SearchData.of(images(24), images(20))
+    plain, shared = Evaluator(net, data), Evaluator(net, data, memory=1e9)
+    options = space(net, piece=0.3)
+    config = net.config(1.0)
+    for _ in range(2):
+        shared.set_base(config)
+        candidates = list(narrower(config, options).values())
+        for candidate in candidates:
+            assert torch.equal(plain.logits(candidate)[0], shared.logits(candidate)[0])
+        config = candidates[-1]
+    assert shared.recall.recalled > 0
+
+
+class Reads(nn.Module):
+    """Computes with the weights of a module that it does not own."""
+
+    def __init__(self, other: nn.Conv2d) -> None:
+        super().__init__()
+        self.other = [other]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.other[0].weight, padding=1)
+
+
+class Borrowing(nn.Module):
+    """Its second branch reads the weights of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 3, padding=1)
+        self.again = Reads(self.conv)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.conv(x) + self.again(x)).mean((2, 3)))
+
+
+def test_where_sharing_is_wrong_it_is_given_up() -> None:
+    net = aw.Supernet(Borrowing(), torch.randn(1, 1, 8, 8), divisor=4)
+    data = SearchData.of(images(24), images(20))
+    shared = Evaluator(net, data, memory=1e9)
+    with pytest.warns(UserWarning, match="every network is computed from the input on"):
+        shared.set_base(net.config(1.0))
+    assert torch.equal(shared.logits(net.config(0.5))[0], Evaluator(net, data).logits(net.config(0.5))[0])
+    assert shared.recall.recalled == 0
+
+
+def test_what_was_not_computed_again() -> None:
+    net = net_of()
+    calls = []
+    forward = nn.Conv2d.forward
+
+    def counted(self: nn.Conv2d, x: Tensor) -> Tensor:
+        calls.append(self)
+        return forward(self, x)
+
+    shared = Evaluator(net, SearchData.of(images(24), images(20)), memory=1e9)
+    shared.set_base(net.config(1.0))
+    last = list(net.config(1.0))[-1]
+    candidate = narrower(net.config(1.0), space(net, piece=0.3))[last]
+    nn.Conv2d.forward = counted
+    try:
+        shared(candidate)
+        few = len(calls)
+        Evaluator(net, SearchData.of(images(24), images(20)))(candidate)
+    finally:
+        nn.Conv2d.forward = forward
+    assert 0 < few < (len(calls) - few) / 2
+
+
+def test_modules_that_follow_a_group_are_known() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16)), nn.Conv2d(16, 8, 3), nn.Flatten())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = aw.Supernet(model, torch.randn(2, 1, 8, 8))
+    touched = touched_modules(net)
+    assert touched == {"0.0": {"", "0", "0.0", "0.1", "1"}}
+    assert changed_modules(touched, net.config(0.5), net.config(1.0)) == touched["0.0"]
+    assert changed_modules(touched, net.config(0.5), net.config(0.5)) == set()
+
+
+def test_nan_is_told() -> None:
+    net = net_of()
+    with torch.no_grad():
+        next(net.model.parameters()).fill_(float("nan"))
+    with pytest.raises(SearchError, match="loss nan on the held-out images"):
+        Evaluator(net, SearchData.of(images(24), images(20)))(net.config(1.0))

@@ -1,0 +1,99 @@
+"""The sizes that a search tries."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import anywidth as aw
+from anywidth.errors import SearchError, WidthError
+from anywidth.groups import ChannelGroup
+from anywidth.models import build_model
+from anywidth.search import config_from_channels, layers, sizes
+from anywidth.search.plan import narrower, space
+from anywidth.widths import round_channels
+
+
+@given(
+    units=st.integers(1, 300), unit=st.sampled_from([1, 1, 2, 6]), divisor=st.sampled_from([1, 2, 8]),
+    piece=st.floats(0.02, 1), min_width=st.floats(0.05, 1),
+)  # fmt: skip
+def test_sizes_fall_from_all_channels_to_the_fewest(units, unit, divisor, piece, min_width) -> None:
+    group = ChannelGroup(name="g", channels=units * unit, unit=unit)
+    found = sizes(group, piece=piece, divisor=divisor, min_width=min_width)
+    assert found[0] == group.channels
+    assert found[-1] == round_channels(group, min_width, divisor)
+    assert all(a > b for a, b in itertools.pairwise(found))
+    assert all(size % unit == 0 for size in found)
+
+
+def test_ten_pieces_as_in_the_paper() -> None:
+    assert sizes(ChannelGroup(name="g", channels=320), piece=0.1, divisor=8, min_width=0.1) == tuple(range(320, 0, -32))
+
+
+def test_every_config_of_the_space_is_one_of_the_network() -> None:
+    net = aw.Supernet(build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16)), torch.randn(1, 3, 16, 16))
+    options = space(net, piece=0.1)
+    config = net.config(1.0)
+    for name, one_less in narrower(config, options).items():
+        assert net.config(one_less)[name] == options[name][1]
+        assert {n for n in config if config[n] != one_less[n]} == {name}
+
+
+def test_nothing_to_choose_is_told() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    with pytest.raises(SearchError, match="no group of the network can be narrowed at divisor 8 and min_width 0.9"):
+        space(aw.Supernet(model, torch.randn(1, 4), min_width=0.9), piece=0.1)
+    switches = aw.Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4), switches=(0.5, 1.0))
+    with pytest.raises(SearchError, match="switches has no other widths"):
+        space(switches, piece=0.1)
+
+
+def test_a_found_mobilenet_from_its_list_of_channels() -> None:
+    """Wider than 1.0 in some layers and narrower in others, as the nets of the paper are; the numbers are ours."""
+    wide = build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16), width=1.5)
+    net = aw.Supernet(wide, torch.randn(1, 3, 16, 16), frozen=("head.conv",))
+    names = layers(net)
+    full = {name: tensor.shape[0] for name, tensor in net.model.named_parameters() if tensor.ndim > 1}
+    numbers = {name: full[f"{name}.weight"] for name in names}
+    numbers |= {
+        "stem.conv": 16,
+        "features.0.depthwise": 16,
+        "features.1.expand": 40,
+        "features.1.depthwise": 40,
+        "features.1.project": 40,
+    }
+    numbers["features.2.project"] = 40
+    config = config_from_channels(net, list(numbers.values()))
+    assert config == config_from_channels(
+        net, {"stem.conv": 16, "features.0.depthwise": 16, "features.1.expand": 40, "features.1.project": 40}
+    )
+    dense = net.extract(config, calibrated=False)
+    found = {name: tensor.shape[0] for name, tensor in dense.named_parameters() if tensor.ndim > 1}
+    assert {name: found[f"{name}.weight"] for name in names} == numbers
+    assert found["features.1.expand.weight"] > 24
+    assert dense(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    assert aw.macs(net, config) == aw.macs(aw.Supernet(dense, torch.randn(1, 3, 16, 16), min_width=1.0))
+    assert config_from_channels(net, list(config.values())) == config
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ([1, 2, 3], "3 numbers of channels fit neither the"),
+        ({"nonsense": 8}, "'nonsense' is no channel group and no layer"),
+        ({"features.1.project": 24, "features.2.project": 16}, "belong together"),
+        ({"stem.conv": 1000}, "cannot have 1000 channels"),
+        ({"head.conv": 8}, "cannot be narrowed to 8: asked for"),
+    ],
+)
+def test_lists_that_do_not_fit_are_told(channels, message) -> None:
+    model = build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16))
+    net = aw.Supernet(model, torch.randn(1, 3, 16, 16), frozen=("head.conv",))
+    with pytest.raises(WidthError, match=message):
+        config_from_channels(net, channels)
