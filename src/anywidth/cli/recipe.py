@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
 from anywidth.errors import MissingExtraError
 from anywidth.evaluation import even_widths
+from anywidth.models.suggest import closest
 from anywidth.supernet import Supernet
 from anywidth.training.epoch_checkpoint import BestCheckpoint
 from anywidth.training.recipe import RecipeOptions
@@ -99,13 +99,11 @@ def logger_of(settings: TrainSettings, folder: Path) -> Logger | None:
 def _optimizer(settings: TrainSettings) -> Callable[[list[dict[str, Any]]], Any] | None:
     if settings.optimizer == "sgd":
         return None
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if settings.optimizer not in known:
-        near = difflib.get_close_matches(settings.optimizer, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "such as sgd, adamw, lamb or lion"
-        raise SettingsError(f"timm has no optimizer {settings.optimizer!r}; {hint}")
+        raise SettingsError(f"timm has no optimizer {settings.optimizer!r}; {closest(settings.optimizer, known)}")
     return lambda groups: create_optimizer_v2(groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)
 
 
