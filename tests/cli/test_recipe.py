@@ -52,8 +52,7 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(train, tmp_path, monkeypat
     assert main(["train", "--resume", str(tmp_path / "broken")]) == 0
     ours, theirs = (load_file(tmp_path / run / "supernet.safetensors") for run in ("broken", "whole"))
     assert ours.keys() == theirs.keys()
-    # How many threads suit the machine is measured anew, and sums differ with it.
-    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) <= 1e-5
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) <= 1e-6
 
 
 def test_training_stops_early(train, tmp_path) -> None:
