@@ -22,8 +22,8 @@ from torch import nn
 import anywidth as aw
 from anywidth.data import Loaders, load_data, make_loaders
 from anywidth.models import build_model
-from anywidth.training.lightning import warmup_cosine
 from anywidth.training.optimizer import parameter_groups
+from anywidth.training.schedule import warmup_cosine
 
 WIDTHS = (0.25, 0.5, 1.0)
 

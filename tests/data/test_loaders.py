@@ -143,14 +143,18 @@ def test_workers_repeat_with_the_seed() -> None:
     assert torch.equal(images(first), images(again))
 
 
-def test_processes_train_on_different_images_and_test_on_all() -> None:
+def test_processes_share_the_images_and_test_each_once() -> None:
     parts = [
         make_loaders(bundle(9, in_memory=True), batch_size=2, seed=0, rank=rank, world_size=2) for rank in range(2)
     ]
     shares = [labels(part.train) for part in parts]
     assert [len(share) for share in shares] == [4, 4]
     assert not set(shares[0]) & set(shares[1])
-    assert all(labels(part.test) == list(range(9)) for part in parts)
+    alone = make_loaders(bundle(9, in_memory=True), batch_size=2, seed=0)
+    for name, left_out in (("test", 0), ("calibration", 1)):  # a single image has no statistics
+        tested = [labels(getattr(part, name)) for part in parts]
+        assert [len(share) for share in tested] == [5 - left_out, 4]
+        assert sorted(tested[0] + tested[1]) == sorted(labels(getattr(alone, name)))
 
 
 def test_workers_for_images_in_memory_warn() -> None:

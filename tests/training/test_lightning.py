@@ -19,7 +19,8 @@ import anywidth as aw
 from anywidth.data import BatchOrder, TensorImages, TensorLoader
 from anywidth.errors import CheckpointError, TrainingError
 from anywidth.training import parameter_groups
-from anywidth.training.lightning import PlainModule, SandwichModule, warmup_cosine
+from anywidth.training.lightning import PlainModule, SandwichModule
+from anywidth.training.schedule import warmup_cosine
 
 EPOCHS, LR, DECAY, WARMUP = 3, 0.05, 1e-3, 1.0
 

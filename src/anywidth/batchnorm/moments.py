@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from anywidth.distributed import everyone
 from anywidth.groups.trace import module_modes
 
 __all__ = ["Moments", "collecting"]
@@ -65,7 +66,9 @@ class Moments:
         mean = (weights * means).sum(0) / total
         within = (variances * (weights if self.instance else weights - 1)).sum(0)
         between = torch.zeros_like(within) if self.instance else (weights * (means - mean).square()).sum(0)
-        square = within + between
+        self._merge(total, mean, within + between)
+
+    def _merge(self, total: float, mean: Tensor, square: Tensor) -> None:
         if self.mean is None or self.square is None:
             self.count, self.mean, self.square = total, mean, square
             return
@@ -83,6 +86,17 @@ class Moments:
         for mean, variance in zip(means, variances, strict=True):
             self.mean += momentum * (mean - self.mean)
             self.square += momentum * (variance - self.square)
+
+    def pool(self) -> None:
+        """Take in what the same layer has seen in all other processes."""
+        self._fold()
+        assert self.mean is not None
+        assert self.square is not None
+        parts = everyone((self.count, self.mean.cpu(), self.square.cpu()))
+        device = self.mean.device
+        self.mean = self.square = None
+        for count, mean, square in parts:  # in one order, so that all processes end with the same numbers
+            self._merge(count, mean.to(device), square.to(device))
 
     def result(self, *, unbiased: bool = True) -> tuple[Tensor, Tensor]:
         """Mean and variance (unbiased, as batch norms store it) of everything seen."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from anywidth.batchnorm.moments import Moments, collecting
+from anywidth.distributed import everyone, several_processes
 from anywidth.errors import AnywidthError, DataError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
@@ -33,7 +34,8 @@ def calibrate(
 
     First and second moments are pooled exactly over all batches, whatever their sizes and order, in double
     precision; the batch norms' own kernels compute those of each batch. Only norm layers are in training mode, and
-    the random generators are as before afterwards.
+    the random generators are as before afterwards. Processes that train together pool what each has seen: give each
+    its part of the batches, or all of them to every one.
 
     Args:
         net: The supernet.
@@ -49,7 +51,7 @@ def calibrate(
             comparison, because it depends on the order of the batches and forgets the first ones.
 
     Raises:
-        AnywidthError: `momentum` is out of range, or given with `sequential`.
+        AnywidthError: `momentum` is out of range, or given with `sequential` or in several processes.
         DataError: the loader is empty, or one sample is all it gives.
         WidthError: a width does not fit the supernet.
 
@@ -63,6 +65,8 @@ def calibrate(
     """
     if momentum is not None and (sequential or not 0 < momentum <= 1):
         raise AnywidthError(f"momentum {momentum} must be in (0, 1], and goes with sequential=False only")
+    if momentum is not None and several_processes():
+        raise AnywidthError("a moving average depends on the order of the batches; calibrate without momentum")
     if not net.statistics.needed:
         return
     configs = [(net.config(width), net.label(width)) for width in widths]
@@ -138,7 +142,7 @@ def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
                 raise
             raise DataError("one sample has no variance; calibrate with at least two images") from error
         fed = True
-    if not fed:
+    if not all(everyone(fed)):
         raise DataError("the calibration loader gave no data; give batches of training images")
 
 
@@ -189,6 +193,14 @@ def _single_pass(
 ) -> dict[_NormBase, Moments]:
     with collecting(subnet, list(norm_modules(subnet).values()), momentum) as moments:
         _feed(subnet, loader, images)
+    return _pooled(moments)
+
+
+def _pooled(moments: dict[_NormBase, Moments]) -> dict[_NormBase, Moments]:
+    """The same, in place, of all processes together."""
+    if several_processes():
+        for each in moments.values():
+            each.pool()
     return moments
 
 
@@ -207,7 +219,7 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
         for norm in dict.fromkeys(order):
             with collecting(subnet, [norm]) as moments:
                 _feed(subnet, loader, images)
-            final[norm] = moments[norm]
+            final[norm] = _pooled(moments)[norm]
             # A batch norm in training divides by the count, so the layers after this one see what one batch gives.
             mean, variance = moments[norm].result(unbiased=False)
             norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]

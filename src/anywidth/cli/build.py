@@ -34,18 +34,27 @@ __all__ = [
 
 def build_data(settings: TrainSettings) -> DataBundle:
     """The data set of a run, without what it holds out; splits depend on the seed alone."""
-    bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
-    return hold_out(bundle, settings.hold_out, seed=settings.seed)[0] if settings.hold_out else bundle
+    return build_held_out(settings)[0] if settings.hold_out else _whole(settings)
 
 
 def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
     """The data set of a run without the training images that it holds out, and those."""
+    bundle, held_out = hold_out(_whole(settings), settings.hold_out, seed=settings.seed)
+    return bundle, held_out
+
+
+def _whole(settings: TrainSettings) -> DataBundle:
     bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
-    return hold_out(bundle, settings.hold_out, seed=settings.seed)
+    if settings.rand_augment is None:
+        return bundle
+    from anywidth.data.rand_augment import with_rand_augment
+
+    return with_rand_augment(bundle, magnitude=settings.rand_augment)
 
 
-def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
-    """Fresh loaders, whose batches depend on the seed and the epoch alone."""
+def build_loaders(settings: TrainSettings, bundle: DataBundle, *, test: Dataset[Any] | None = None) -> Loaders:
+    """Fresh loaders, whose batches depend on the seed and the epoch alone; `test` stands for the test images."""
+    bundle = bundle if test is None else replace(bundle, test=test)
     return make_loaders(bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_loaders
+from anywidth.cli.recipe import average_of, loss_of, recipe_of
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
@@ -43,10 +42,9 @@ def train_individual(
     """
     loaders = build_loaders(settings, bundle)
     dense = train_alone(
-        net, width, loaders.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.decay,
-        warmup_epochs=settings.warmup_epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
-        precision=settings.precision, callbacks=[progress],
-        loss=partial(F.cross_entropy, label_smoothing=settings.smoothing),
+        net, width, loaders.train, epochs=settings.epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
+        precision=settings.precision, callbacks=[*average_of(settings), progress], loss=loss_of(settings),
+        **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
     alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)

@@ -14,8 +14,6 @@ from anywidth.supernet.checkpoint import write_atomically
 
 __all__ = ["MetricsFile"]
 
-_COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "loss_widest", "loss_narrowest", "seconds")
-
 
 class MetricsFile(Callback):
     """Writes the means over each finished epoch; a resumed run goes on below the epochs that it keeps."""
@@ -45,10 +43,11 @@ class MetricsFile(Callback):
             "loss_widest": f"{float(means['loss_widest_epoch']):.6f}",
             "loss_narrowest": f"{float(means['loss_narrowest_epoch']):.6f}",
             "seconds": f"{time.perf_counter() - self._start:.2f}",
+            **{name: f"{100 * float(means[name]):.4f}" for name in means if name.split("@")[0] == "accuracy"},
         }
         self._rows.append(row)
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self.path, lambda path: path.write_text(text.getvalue()))

@@ -37,7 +37,7 @@ class ProgressBar(Callback):
         self._task = self._progress.add_task(
             self.label,
             total=trainer.estimated_stepping_batches,
-            completed=trainer.global_step,
+            completed=trainer.current_epoch * int(trainer.num_training_batches),
             epoch=trainer.current_epoch + 1,
             epochs=trainer.max_epochs,
             losses="",
@@ -58,6 +58,8 @@ class ProgressBar(Callback):
         if self._progress is None and (epoch % max(1, epochs // 10) == 0 or epoch == epochs):
             means = {n.removesuffix("_epoch"): v for n, v in trainer.callback_metrics.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
+            score = trainer.callback_metrics.get("accuracy")
+            losses += "" if score is None else f"  held-out accuracy {100 * float(score):.2f}"
             self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

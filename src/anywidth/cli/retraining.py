@@ -133,7 +133,9 @@ def _merged(settings: TrainSettings) -> TrainSettings:
     given = {name: value for name, value in given.items() if value != getattr(plain, name)}
     given["from_search"] = settings.from_search.expanduser().resolve()
     # The networks are trained on all training images, as the search is over.
-    return replace(run, **{"hold_out": 0.0, "individual": 0, "label_smoothing": None, **given})
+    return replace(
+        run, **{"hold_out": 0.0, "keep": "last", "early_stop": None, "individual": 0, "label_smoothing": None, **given}
+    )
 
 
 def _network(result: SearchResult, budget: str | None) -> Evaluated:

@@ -25,17 +25,28 @@ class TrainSettings:
         data_root: folder of downloaded data sets
         model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
         epochs: passes over the training images
-        batch_size: images per step
-        lr: peak learning rate; a cosine takes it down to 0
+        batch_size: images per batch
+        accumulate: batches per step of the optimizer, whose gradients are averaged
+        optimizer: sgd, which has Nesterov momentum 0.9, or any other of timm, such as adamw or lamb
+        lr: peak learning rate, which the schedule takes down
+        schedule: of the learning rate after warm-up: cosine, linear, or steps, to a tenth at 30, 60 and 90 percent
         weight_decay: of convolution and linear weights; by default 0.01 for digits and else 0.0001
         warmup_epochs: epochs in which the learning rate climbs in a line
+        clip: largest norm of all gradients together; by default they are not clipped
+        average: train as usual but keep the moving average of the weights with this decay, such as 0.999
+        mixup: mix images and their labels in pairs, with this alpha, such as 0.2
+        cutmix: paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch
+        rand_augment: change the training images by RandAugment of this magnitude as well, such as 9
         min_width: narrowest width; by default the model's own, or 0.25
         divisor: channels are rounded to multiples of this; by default the model's own, or 8
         samples: widths trained per step: the widest, the narrowest and random ones
         switches: train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0
         ends: of the widest and the narrowest, those in every step: both, widest, narrowest or none
         width_mult: build the model wider than its class says, such as 1.5; only for our own models
-        hold_out: share of the training images that is not trained on but kept for anywidth search, such as 0.1
+        hold_out: share of the training images that is not trained on but kept for anywidth search and for the score
+            of four widths after every epoch, such as 0.1
+        keep: the weights of the last epoch, or of the best by the mean score on --hold-out
+        early_stop: stop when the mean score on --hold-out has not risen for this many epochs
         random: uniform random widths, or nonuniform ones, where every channel group has its own
         distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
         temperature: divides the outputs in distillation
@@ -51,6 +62,7 @@ class TrainSettings:
         budget: which of the budgets of --from-search, such as 20e6; not needed if there is one
         workers: processes that read images from disk; by default one per core, up to 4
         seed: of weights, widths, batches and split
+        tensorboard: also log every step to the run folder, for TensorBoard
         device: auto, cpu or cuda; auto takes a GPU if there is one
         precision: 32, bf16 or 16 bits in training; 16 needs a GPU
         out: run folder to write; by default runs/DATA-MODEL-TIME
@@ -62,15 +74,25 @@ class TrainSettings:
     model: str = "digits"
     epochs: int = 40
     batch_size: int = 64
+    accumulate: int = 1
+    optimizer: str = "sgd"
     lr: float = 0.1
+    schedule: Literal["cosine", "linear", "steps"] = field(default="cosine", metadata=option(metavar="KIND"))
     weight_decay: float | None = None
     warmup_epochs: float = 1.0
+    clip: float | None = None
+    average: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    rand_augment: int | None = None
     min_width: float | None = None
     divisor: int | None = None
     samples: int = 4
     switches: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_switches, metavar="W,W,..."))
     width_mult: float = 1.0
     hold_out: float = 0.0
+    keep: Literal["last", "best"] = field(default="last", metadata=option(metavar="WHICH"))
+    early_stop: int | None = None
     ends: Ends = field(default="both", metadata=option(metavar="WHICH"))
     random: Literal["uniform", "nonuniform"] = field(default="uniform", metadata=option(metavar="KIND"))
     distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
@@ -86,6 +108,7 @@ class TrainSettings:
     budget: str | None = field(default=None, metadata=option(parse=parse_optional_text, metavar="B"))
     workers: int | None = None
     seed: int = 0
+    tensorboard: bool = False
     device: Device = "auto"
     precision: Literal["32", "bf16", "16"] = "32"
     out: Path | None = field(default=None, metadata=option(metavar="DIR", kept=False))
@@ -94,7 +117,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name, low in (
             ("epochs", 1), ("batch_size", 1), ("samples", 2), ("individual", 0), ("calibration_images", 1),
-            ("divisor", 1), ("workers", 0),
+            ("divisor", 1), ("workers", 0), ("accumulate", 1), ("early_stop", 1), ("rand_augment", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
@@ -115,6 +138,19 @@ class TrainSettings:
             raise SettingsError("--min-width is the narrowest of --switches; leave it out")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise SettingsError(f"--lr is {self.lr:g}; give a learning rate above 0, such as 0.1")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"--{name} is {getattr(self, name):g}; give its alpha, 0 or more, such as 0.2")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise SettingsError(f"--clip is {self.clip:g}; give the largest norm of the gradients, above 0")
+        if self.average is not None and not 0 < self.average < 1:
+            raise SettingsError(f"--average is {self.average:g}; give a decay between 0 and 1, such as 0.999")
+        if self.average is not None and self.switches:
+            raise SettingsError("--average knows nothing of the batch norms of --switches; leave one of them out")
+        if (self.keep == "best" or self.early_stop) and not self.hold_out:
+            raise SettingsError("--keep best and --early-stop need images to decide by; give --hold-out 0.1")
+        if (self.keep == "best" or self.early_stop) and (self.individual or self.from_search):
+            raise SettingsError("networks to compare train for the same epochs; leave out --keep best and --early-stop")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise SettingsError(f"--weight-decay is {self.weight_decay:g}; give 0 or more")
         if not 0 <= self.warmup_epochs <= self.epochs:

@@ -6,18 +6,18 @@ import time
 from dataclasses import replace
 from functools import partial
 
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 
 from anywidth.batchnorm import calibrate
-from anywidth.cli.build import build_data, build_loaders, build_supernet, choose_widths, resolve
+from anywidth.cli.build import build_data, build_held_out, build_loaders, build_supernet, choose_widths, resolve
 from anywidth.cli.device import pick_device
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.metrics_file import MetricsFile
 from anywidth.cli.options import SettingsError
 from anywidth.cli.progress_bar import ProgressBar
+from anywidth.cli.recipe import average_of, logger_of, loss_of, recipe_of, scores_of
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
@@ -28,6 +28,7 @@ from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
 from anywidth.training import soft_cross_entropy
+from anywidth.training.epoch_checkpoint import load_weights
 from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
@@ -48,7 +49,7 @@ class TrainingRun:
         self.device = pick_device(settings.device, settings.precision)
         self.folder = RunFolder.open(settings.resume) if settings.resume else RunFolder.new(settings)
         given = resumed_settings(self.folder, settings) if settings.resume else settings
-        self.bundle = build_data(given)
+        self.bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
         self.net = build_supernet(
             given.model,
             input_shape=self.bundle.input_shape,
@@ -65,6 +66,9 @@ class TrainingRun:
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
         self.settings = resolve(given, self.net, self.bundle)
         self.loaders = build_loaders(self.settings, self.bundle)
+        self.held_out = None if held_out is None else build_loaders(self.settings, self.bundle, test=held_out).test
+        self.recipe = recipe_of(self.settings, len(self.bundle.classes))
+        self.logger = logger_of(self.settings, self.folder.path)
         self.alone = even_widths(self.net, given.individual) if given.individual else []
         self.widths = choose_widths(self.net, given.widths, also=tuple(self.alone))
         self.stage = "training"
@@ -99,16 +103,24 @@ class TrainingRun:
         given = self.settings
         soft = partial(soft_cross_entropy, temperature=given.temperature)
         module = SandwichModule(
-            self.net, lr=given.lr, weight_decay=given.decay, warmup_epochs=given.warmup_epochs,
-            widths=None if self.net.switches else given.samples,
-            distillation=None if given.distillation == "none" else soft, labels=given.labels,
-            loss=partial(F.cross_entropy, label_smoothing=given.smoothing),
+            self.net, widths=None if self.net.switches else given.samples,
+            distillation=None if given.distillation == "none" else soft, labels=given.labels, loss=loss_of(given),
+            **self.recipe,
         )  # fmt: skip
         fit(
             module, self.loaders.train, epochs=given.epochs, device=self.device, precision=given.precision,
             checkpoint=self.folder.checkpoint("supernet"),
-            callbacks=[ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv"))],
+            callbacks=[
+                *average_of(given),
+                *scores_of(
+                    given, self.net, self.loaders, self.held_out, self.folder, classes=len(self.bundle.classes)
+                ),
+                ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv")),
+            ],
+            logger=self.logger,
         )  # fmt: skip
+        if given.keep == "best":
+            load_weights(module, self.folder.checkpoint("best"))
         self.stage = "calibrating and evaluating"
         self.net.model.to(self.device)
         quiet = not self.console.is_terminal

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from anywidth.data.bundle import DataBundle
 from anywidth.data.item_loader import ItemLoader
-from anywidth.data.order import BatchOrder, Shuffle
+from anywidth.data.order import BatchOrder, Share, Shuffle
 from anywidth.data.tensor_images import TensorImages
 from anywidth.data.tensor_loader import TensorLoader
 from anywidth.errors import NoEffectWarning
@@ -25,7 +25,7 @@ class Loaders:
 
     Attributes:
         train: The training images, in a new order every epoch.
-        test: The test images, all of them, in the order of the data set.
+        test: The test images, all of them (of this process), in the order of the data set.
         calibration: The training images in one random order; the same one, with the same augmentation, every
             time.
     """
@@ -56,8 +56,8 @@ def make_loaders(
         seed: Chooses the orders and the augmentation.
         workers: Processes that load images from disk; images that lie in memory need none.
         rank: The number of this process among those that train together, from 0.
-        world_size: How many processes train together; they share the training images between them, while each
-            tests and calibrates on all.
+        world_size: How many processes train together; they share the images of all three loaders between them.
+            Every test image is in one of them; `evaluate` and `calibrate` put the parts together.
 
     Raises:
         DataError: If a number is out of range.
@@ -79,27 +79,27 @@ def make_loaders(
             stacklevel=2,
         )
 
-    def loader(
-        dataset: Dataset[Any], shuffle: Shuffle, rank: int = 0, world_size: int = 1
-    ) -> TensorLoader | ItemLoader:
+    def loader(dataset: Dataset[Any], shuffle: Shuffle, share: Share) -> TensorLoader | ItemLoader:
         length = len(cast(Sized, dataset))
         order = BatchOrder(
             length,
             batch_size=batch_size,
             seed=seed,
             shuffle=shuffle,
-            drop_last=shuffle != "never" and _single_left(length // world_size, batch_size),
+            drop_last=shuffle != "never"
+            and _single_left(length // world_size if share == "images" else length, batch_size),
             rank=rank,
             world_size=world_size,
+            share=share,
         )
         if isinstance(dataset, TensorImages):
             return TensorLoader(dataset, order)
         return ItemLoader(dataset, order, workers=workers)
 
     return Loaders(
-        train=loader(bundle.train, "epoch", rank, world_size),
-        test=loader(bundle.test, "never"),
-        calibration=loader(bundle.calibration, "once"),
+        train=loader(bundle.train, "epoch", "images"),
+        test=loader(bundle.test, "never", "batches"),
+        calibration=loader(bundle.calibration, "once", "batches"),
     )
 
 

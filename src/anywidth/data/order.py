@@ -14,6 +14,7 @@ from anywidth.errors import DataError
 __all__ = ["BatchOrder"]
 
 Shuffle = Literal["epoch", "once", "never"]
+Share = Literal["images", "batches"]
 
 
 class BatchOrder:
@@ -32,6 +33,8 @@ class BatchOrder:
         rank: The number of this process among those that share the images, from 0.
         world_size: How many processes share the images. Each gets its own `length // world_size` of them; the
             remainder, which is another one each epoch, is left out.
+        share: What the processes divide. "images", so that all have the same number of batches, for training; or
+            "batches" of one process, to the last image, for calibration and tests.
 
     Raises:
         DataError: If a number is out of range, or no batch is left.
@@ -52,6 +55,7 @@ class BatchOrder:
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        share: Share = "images",
     ) -> None:
         check_seed(seed)
         if batch_size < 1:
@@ -67,6 +71,7 @@ class BatchOrder:
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.share: Share = share
         self.epoch = 0
         if len(self) == 0:
             raise DataError(
@@ -76,8 +81,9 @@ class BatchOrder:
 
     def __len__(self) -> int:
         """The number of batches of an epoch, for this process."""
-        share = self.length // self.world_size
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        images = self.length // self.world_size if self.share == "images" else self.length
+        batches = images // self.batch_size if self.drop_last else -(-images // self.batch_size)
+        return batches if self.share == "images" else len(range(self.rank, batches, self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next epoch number `epoch`, counted from 0."""
@@ -93,9 +99,12 @@ class BatchOrder:
         indices = torch.arange(self.length)
         if self.shuffle != "never":
             indices = torch.randperm(self.length, generator=self._generator(epoch, 0))
-        share = self.length // self.world_size
-        mine = indices[self.rank : share * self.world_size : self.world_size]
-        return list(mine.split(self.batch_size))[: len(self)], self._generator(epoch, 1 + self.rank)
+        generator = self._generator(epoch, 1 + self.rank)
+        if self.share == "batches":
+            return list(indices.split(self.batch_size))[self.rank :: self.world_size][: len(self)], generator
+        images = self.length // self.world_size
+        mine = indices[self.rank : images * self.world_size : self.world_size]
+        return list(mine.split(self.batch_size))[: len(self)], generator
 
     def _generator(self, *stream: int) -> torch.Generator:
         state = np.random.SeedSequence((self.seed, *stream)).generate_state(1, np.uint64)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anywidth.distributed import everyone
 from anywidth.errors import DataError
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import model_device, split_batch
@@ -34,6 +35,8 @@ def top1(output: Any, targets: Tensor) -> Tensor:
 def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score: Score = top1) -> float:
     """Mean score of one width over all samples of a loader; every sample counts the same.
 
+    Processes that train together add up what each has seen; give each its part of the samples, or all to every one.
+
     Args:
         net: The supernet; nothing of it changes.
         loader: Batches of (inputs, targets).
@@ -57,6 +60,7 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
         scores = score(inputs.call(network), targets)
         total += float(scores.double().sum())
         count += scores.numel()
-    if count == 0:
+    shares = everyone((total, count))
+    if sum(seen for _, seen in shares) == 0:
         raise DataError("the evaluation loader gave no data")
-    return total / count
+    return sum(score for score, _ in shares) / sum(seen for _, seen in shares)

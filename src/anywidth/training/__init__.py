@@ -1,5 +1,6 @@
 """Training a supernet: the sandwich rule and in-place distillation."""
 
+from anywidth.distributed import same_start, sync_gradients
 from anywidth.training.distillation import alpha_divergence, logits_of, soft_cross_entropy
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step
@@ -10,6 +11,8 @@ __all__ = [
     "follow_mode",
     "logits_of",
     "parameter_groups",
+    "same_start",
     "sandwich_step",
     "soft_cross_entropy",
+    "sync_gradients",
 ]

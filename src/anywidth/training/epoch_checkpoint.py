@@ -1,15 +1,20 @@
-"""The state of a training after every epoch, to go on from."""
+"""The state of a training after every epoch, to go on from, and that of the best epoch."""
 
 from __future__ import annotations
 
+import math
+import pickle
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from anywidth.errors import CheckpointError
 from anywidth.supernet.checkpoint import write_atomically
 
-__all__ = ["EpochCheckpoint"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "load_weights"]
 
 
 class EpochCheckpoint(Checkpoint):
@@ -21,3 +26,39 @@ class EpochCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the file."""
         write_atomically(self.path, lambda path: trainer.save_checkpoint(path))
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps the epoch with the highest value of a logged metric in one file, which is never half written."""
+
+    def __init__(self, path: Path, monitor: str) -> None:
+        self.path = path
+        self.monitor = monitor
+        self.best = -math.inf
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace the file if this epoch is better."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and float(value) > self.best:
+            self.best = float(value)
+            write_atomically(self.path, lambda path: trainer.save_checkpoint(path))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from it."""
+        self.best = state_dict["best"]
+
+
+def load_weights(module: LightningModule, path: Path) -> None:
+    """Put the weights of a checkpoint into a module, in place.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"cannot read the best epoch's weights from {path}: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 
 from anywidth.errors import CheckpointError, TrainingError
@@ -41,6 +42,7 @@ def fit(
     checkpoint: Path,
     precision: str = "32",
     callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
 ) -> None:
     """Train a module, from its checkpoint if there is one.
 
@@ -52,6 +54,7 @@ def fit(
         checkpoint: The file that keeps the state after every epoch.
         precision: 32, bf16 or 16 bits.
         callbacks: Lightning's, such as a progress bar.
+        logger: One of Lightning's.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the checkpoint is that of the last finished epoch.
@@ -65,7 +68,7 @@ def fit(
             devices=1,
             precision=_PRECISIONS[precision],  # type: ignore[arg-type]
             callbacks=[*callbacks, EpochCheckpoint(checkpoint)],
-            logger=False,
+            logger=logger or False,
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -1,0 +1,58 @@
+"""The sandwich rule in a plain loop; also in several processes.
+
+python examples/plain_loop.py
+torchrun --nproc-per-node 2 examples/plain_loop.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+
+import anywidth as aw
+from anywidth.data import load_data, make_loaders
+from anywidth.models import build_model
+from anywidth.training import parameter_groups, same_start, sync_gradients
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=10)
+    epochs = parser.parse_args().epochs
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+    bundle = load_data("digits")
+    loaders = make_loaders(bundle, batch_size=64 // world, rank=rank, world_size=world)
+    model = build_model("digits", num_classes=len(bundle.classes), input_shape=bundle.input_shape)
+    net = aw.Supernet(model, torch.zeros(1, *bundle.input_shape), divisor=2)
+    same_start(net.model, net.sampler.state_dict())  # the same weights in all processes; widths are seeded alike
+
+    optimizer = torch.optim.SGD(parameter_groups(net.model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=epochs * len(loaders.train))
+    loss = torch.zeros(())
+    for epoch in range(epochs):
+        loaders.train.sampler.set_epoch(epoch)
+        for images, labels in loaders.train:
+            optimizer.zero_grad()
+            loss = aw.sandwich_step(net, images, labels).losses[0]  # the widest, the narrowest, two random widths
+            sync_gradients(net.model.parameters())  # once, for all of them
+            optimizer.step()
+            schedule.step()
+        if rank == 0:
+            print(f"epoch {epoch + 1}: loss {loss:.3f} at the widest")
+
+    aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])  # pools what all processes have seen
+    curve = aw.spectrum(net, loaders.test, [0.25, 0.5, 1.0])
+    if rank == 0:
+        print(curve.csv())
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""RandAugment for any data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchvision.transforms import v2
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.tensor_images import TensorImages
+from anywidth.errors import DataError
+
+__all__ = ["with_rand_augment"]
+
+
+def with_rand_augment(bundle: DataBundle, *, magnitude: int = 9) -> DataBundle:
+    """The data set whose training images are changed by RandAugment as well, two operations each.
+
+    Batch-norm post-statistics stay those of the images without it.
+
+    Source: RandAugment (arXiv 1909.13719), by torchvision.
+
+    Args:
+        bundle: The data set.
+        magnitude: Of the operations, from 0 to 30.
+
+    Raises:
+        DataError: the images lie in memory and do not have 8 bits.
+    """
+    if not 0 <= magnitude <= 30:
+        raise DataError(f"RandAugment's magnitude is {magnitude}; give 0 to 30")
+    return replace(bundle, train=_augmented(bundle.train, v2.RandAugment(magnitude=magnitude), bundle.name))
+
+
+def _augmented(images: Dataset[Any], augment: v2.RandAugment, name: str) -> Dataset[Any]:
+    if isinstance(images, Subset):
+        return Subset(_augmented(images.dataset, augment, name), images.indices)
+    changed: Any = copy(images)
+    if isinstance(images, TensorImages):
+        if images.images.dtype != torch.uint8:
+            raise DataError(f"data set {name!r}: RandAugment needs images of 8 bits, not {images.images.dtype}")
+        changed.augment = _OneByOne(augment, images.augment)
+        return changed
+    transform = getattr(images, "transform", None)
+    if not isinstance(transform, v2.Compose):
+        raise DataError(f"data set {name!r} has no transforms of torchvision that RandAugment could be put into")
+    parts = list(transform.transforms)
+    # Crops and mirrors work on pictures; what comes after makes numbers of them.
+    end = next((i for i, part in enumerate(parts) if isinstance(part, (v2.PILToTensor, v2.ToImage))), len(parts))
+    changed.transform = v2.Compose([*parts[:end], augment, *parts[end:]])
+    return changed
+
+
+class _OneByOne:
+    """The augmentation of a whole batch, and then RandAugment, which draws once per call, image by image."""
+
+    def __init__(self, augment: v2.RandAugment, before: Callable[..., Tensor] | None) -> None:
+        self.augment = augment
+        self.before = before
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        if self.before is not None:
+            images = self.before(images, generator=generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
+            torch.manual_seed(seed)
+            return torch.stack([self.augment(image) for image in images])

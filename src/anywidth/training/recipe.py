@@ -1,0 +1,175 @@
+"""What all modules for Lightning's trainer share: optimizer, schedule, accumulation, clipping, random numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from anywidth.distributed import sync_gradients
+from anywidth.errors import CheckpointError, TrainingError
+from anywidth.training.optimizer import parameter_groups
+from anywidth.training.schedule import Schedule, warmup_cosine
+from anywidth.training.strategy import SandwichStrategy
+
+__all__ = ["Recipe", "RecipeOptions"]
+
+_RANDOM = "anywidth_random"
+
+
+class RecipeOptions(TypedDict, total=False):
+    """Keyword arguments of `SandwichModule` and `PlainModule` about the optimizer step.
+
+    Attributes:
+        lr: Peak learning rate; by default 0.1.
+        weight_decay: For ordinary convolution and linear weights; see `parameter_groups`; by default 0.0001.
+        warmup_epochs: Epochs in which the learning rate climbs; by default 0.
+        optimizer: Makes an optimizer of parameter groups; by default SGD with Nesterov momentum 0.9.
+        schedule: The factor on the learning rate of a step; by default `warmup_cosine`.
+        accumulate: Batches per optimizer step; their gradients are averaged.
+        clip: Largest norm of all gradients together; by default they are not clipped.
+        transform: Changes a batch, `transform(images, labels)`, such as torchvision's `v2.MixUp`.
+    """
+
+    lr: float
+    weight_decay: float
+    warmup_epochs: float
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None
+    schedule: Schedule
+    accumulate: int
+    clip: float | None
+    transform: Callable[..., Any] | None
+
+
+class Recipe(LightningModule):
+    """SGD with Nesterov momentum 0.9, linear warm-up and a cosine per step unless told otherwise.
+
+    One synchronisation of the gradients per optimizer step if several processes train together.
+
+    Raises:
+        TrainingError: a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float = 0.1,
+        weight_decay: float = 1e-4,
+        warmup_epochs: float = 0,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer] | None = None,
+        schedule: Schedule = warmup_cosine,
+        accumulate: int = 1,
+        clip: float | None = None,
+        transform: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if accumulate < 1:
+            raise TrainingError(f"accumulate is {accumulate}; give the batches per optimizer step, at least 1")
+        if clip is not None and not 0 < clip < math.inf:
+            raise TrainingError(f"clip is {clip:g}; give the largest norm of the gradients, above 0")
+        self.automatic_optimization = False
+        self.model = model
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.schedule = schedule
+        self.accumulate = accumulate
+        self.clip = clip
+        self.transform = transform
+        self._make_optimizer = optimizer or (lambda groups: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
+        """The weights alone, which is what callbacks that average them copy."""
+        return Recipe(copy.deepcopy(self.model, memo))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model at full width returns."""
+        return self.model(*args, **kwargs)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with weight decay as in the papers, and the schedule of its learning rate."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not isinstance(strategy, SandwichStrategy):
+            raise TrainingError(
+                f"{type(strategy).__name__} would synchronise the gradients of one width only; "
+                "give Trainer(strategy=anywidth.training.strategy.SandwichStrategy())"
+            )
+        optimizer = self._make_optimizer(parameter_groups(self.model, self.weight_decay, others=self._others()))
+        epochs = self.trainer.max_epochs or 1
+        batches = self.trainer.estimated_stepping_batches
+        if not math.isfinite(batches):
+            raise TrainingError("the loader has no length; give Trainer(limit_train_batches=...) or max_steps=...")
+        total = epochs * -(-int(batches) // (epochs * self.accumulate))
+        warmup = round(self.warmup_epochs * total / max(1, epochs))
+        factor = self.schedule
+        schedule = LambdaLR(optimizer, lambda step: factor(step, warmup=warmup, total=total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _others(self) -> Iterable[nn.Parameter]:
+        """Parameters to be trained that are not the model's."""
+        return ()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients, which are unscaled by now in 16 bits."""
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.clip)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of torch's random numbers, which dropout and the like draw from."""
+        checkpoint[_RANDOM] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint[_RANDOM]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on drawing where the checkpoint stopped."""
+        if _RANDOM not in checkpoint:
+            raise CheckpointError(f"the training checkpoint was not written by {type(self).__name__}")
+        torch.set_rng_state(checkpoint[_RANDOM]["cpu"].cpu())
+        if self.device.type == "cuda" and "cuda" in checkpoint[_RANDOM]:
+            torch.cuda.set_rng_state(checkpoint[_RANDOM]["cuda"].cpu(), self.device)
+
+    def _changed(self, batch: Any) -> Any:
+        """The batch, mixed or otherwise changed."""
+        return batch if self.transform is None else self.transform(*batch)
+
+    def _step(self, add_gradients: Callable[[float], dict[str, Tensor]], batch: int, number: int) -> dict[str, Tensor]:
+        """One batch of an optimizer step.
+
+        Args:
+            add_gradients: Adds the gradients of the batch, with the loss multiplied by its argument, and returns what
+                is to be logged.
+            batch: Its number of samples.
+            number: Its number in the epoch, from 0.
+        """
+        optimizer = self.optimizers()
+        schedule = self.lr_schedulers()
+        assert not isinstance(optimizer, list)
+        rate = optimizer.param_groups[0]["lr"]
+        first = number // self.accumulate * self.accumulate
+        last = min(first + self.accumulate, int(self.trainer.num_training_batches)) - 1
+        if number == first:
+            optimizer.zero_grad()
+        try:
+            losses = add_gradients(1 / (last - first + 1))
+        except TrainingError as error:
+            raise TrainingError(f"step {self.global_step + 1}, epoch {self.current_epoch + 1}: {error}") from error
+        if number == last:
+            sync_gradients(_parameters(optimizer))
+            optimizer.step()
+            cast(LRScheduler, schedule).step()
+        self.log_dict({**losses, "lr": rate}, on_step=True, on_epoch=True, batch_size=batch)
+        return losses
+
+
+def _parameters(optimizer: Any) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

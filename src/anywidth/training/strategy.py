@@ -1,0 +1,31 @@
+"""How Lightning trains a supernet in several processes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from lightning.pytorch.strategies import DDPStrategy
+
+from anywidth.distributed import same_start
+
+__all__ = ["SandwichStrategy"]
+
+
+class SandwichStrategy(DDPStrategy):
+    """Lightning's processes for data-parallel training, with one synchronisation of the gradients per step.
+
+    `DistributedDataParallel` would reduce gradients in one backward and not in the others of a step. So the module is
+    not wrapped; `SandwichModule` and `PlainModule` reduce the sum over all widths once. The arguments are those of
+    Lightning's `DDPStrategy`.
+
+    >>> from lightning.pytorch import Trainer
+    >>> trainer = Trainer(strategy=SandwichStrategy(), devices=2, accelerator="cpu")  # doctest: +SKIP
+    """
+
+    def configure_ddp(self) -> None:
+        """Every process starts from the weights and widths of process 0."""
+        module = cast(Any, self.lightning_module)
+        net = getattr(module, "net", None)
+        state = same_start(module, None if net is None else net.sampler.state_dict())
+        if net is not None and state is not None:
+            net.sampler.load_state_dict(state)

@@ -1,0 +1,88 @@
+"""What `anywidth train` can be asked for besides the recipe of the paper."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from anywidth.cli import main
+
+EVERYTHING = (
+    "--hold-out", "0.2", "--keep", "best", "--early-stop", "9", "--optimizer", "adamw", "--lr", "0.003", "--schedule",
+    "linear", "--accumulate", "2", "--clip", "1", "--average", "0.9", "--mixup", "0.2", "--cutmix", "1",
+    "--rand-augment", "3", "--label-smoothing", "0.1", "--tensorboard", "--ends", "widest",
+)  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_at_once(train, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    assert train("--out", str(out), *EVERYTHING) == 0
+    found = rows(out / "metrics.csv")
+    assert list(found[0])[-5:] == ["accuracy@0.25", "accuracy@0.5", "accuracy@0.75", "accuracy@1", "accuracy"]
+    assert [row["step"] for row in found] == ["2", "4"]  # 77 images in 3 batches, two at a time
+    assert list((out / "tensorboard").glob("events.*"))
+    assert not (out / "checkpoints").exists()
+    assert "held-out accuracy" in capsys.readouterr().out
+    assert main(["evaluate", str(out), "--widths", "0.5"]) == 0
+
+
+def test_an_interrupted_run_ends_like_an_unbroken_one(train, tmp_path, monkeypatch) -> None:
+    from anywidth.cli import metrics_file
+
+    options = ("--epochs", "3", *EVERYTHING[:-3])
+    assert train("--out", str(tmp_path / "whole"), *options) == 0
+    write = metrics_file.MetricsFile.on_train_epoch_end
+
+    def interrupt(self, trainer, module) -> None:
+        write(self, trainer, module)
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics_file.MetricsFile, "on_train_epoch_end", interrupt)
+        assert train("--out", str(tmp_path / "broken"), *options) == 130
+    assert main(["train", "--resume", str(tmp_path / "broken")]) == 0
+    ours, theirs = (load_file(tmp_path / run / "supernet.safetensors") for run in ("broken", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) <= 1e-6
+
+
+def test_training_stops_early(train, tmp_path) -> None:
+    assert (
+        train("--out", str(tmp_path), "--epochs", "30", "--lr", "1e-9", "--hold-out", "0.2", "--early-stop", "1") == 0
+    )
+    assert len(rows(tmp_path / "metrics.csv")) < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--keep", "best"], "give --hold-out 0.1"),
+        (["--early-stop", "3"], "give --hold-out 0.1"),
+        (["--keep", "best", "--hold-out", "0.1", "--individual", "2"], "train for the same epochs"),
+        (["--average", "1"], "--average is 1"),
+        (["--average", "0.9", "--switches", "0.5,1"], "knows nothing of the batch norms"),
+        (["--clip", "0"], "--clip is 0"),
+        (["--mixup", "-1"], "--mixup is -1"),
+        (["--accumulate", "0"], "--accumulate is 0"),
+        (["--optimizer", "adamv"], "did you mean"),
+        (["--rand-augment", "31"], "give 0 to 30"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(train, tmp_path, capsys, options, text) -> None:
+    assert train("--out", str(tmp_path / "run"), *options) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_rand_augment_needs_eight_bits(tmp_path, capsys) -> None:
+    assert main(["train", "--rand-augment", "5", "--out", str(tmp_path / "run")]) == 2
+    assert "8 bits" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Two processes that train together do what one does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import anywidth as aw
+import two_processes as two
+from anywidth.data import make_loaders
+from anywidth.evaluation import evaluate
+from anywidth.training import same_start, sync_gradients
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    file = tmp_path_factory.mktemp("two") / "found.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", two.__file__]
+    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return torch.load(file, weights_only=True)
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) <= tolerance
+
+
+def test_gradients_of_two_halves_are_those_of_the_whole_batch(found) -> None:
+    net = two.supernet(two.plain_network())
+    aw.sandwich_step(net, *two.batch(0, 1), widths=two.WIDTHS)
+    for process in found:
+        assert_close(process["gradients"], two.gradients(net), 1e-12)
+
+
+def test_a_step_synchronises_once(found) -> None:
+    assert [process["counted"] for process in found] == [1, 1]
+
+
+def test_batch_norms_of_switches_are_synchronised(found) -> None:
+    first, second = (process["switches"] for process in found)
+    net = two.supernet(two.norm_network(), switches=(0.5, 1.0))
+    assert len(first) == len(list(net.parameters()))
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_calibration_pools_what_all_have_seen(found, sequential) -> None:
+    net = two.supernet(two.norm_network())
+    loaders = make_loaders(two.data(), batch_size=8)
+    aw.calibrate(net, loaders.calibration, [0.5], sequential=sequential)
+    wanted = {n: b for n, b in net.subnet(0.5).named_buffers() if "running" in n}
+    for process in found:
+        assert_close(process[f"statistics {sequential}"], wanted, 1e-6)
+    assert_close(found[0][f"statistics {sequential}"], found[1][f"statistics {sequential}"], 0.0)
+    if sequential:
+        assert evaluate(net, loaders.test, 0.5) == pytest.approx(found[0]["accuracy"])
+
+
+def test_every_image_is_tested_once(found) -> None:
+    assert sum(process["images"] for process in found) == 37
+    assert found[0]["accuracy"] == found[1]["accuracy"]
+
+
+def test_lightning_trains_one_network_in_two_processes(found) -> None:
+    first, second = (process["trained"] for process in found)
+    assert_close(first["weights"], second["weights"], 0.0)
+    assert first["sampler"] == second["sampler"]
+    assert first["accuracy"] == second["accuracy"]
+    start = dict(two.norm_network().named_parameters())
+    assert not torch.equal(first["weights"]["8.weight"], start["8.weight"])
+
+
+def test_different_networks_are_told(found) -> None:
+    assert all("different networks" in process["different"] for process in found)
+
+
+def test_alone_nothing_is_synchronised() -> None:
+    net = two.supernet(two.plain_network())
+    aw.sandwich_step(net, *two.batch(0, 1), widths=two.WIDTHS)
+    before = two.gradients(net)
+    sync_gradients(net.model.parameters())
+    assert_close(two.gradients(net), before, 0.0)
+    assert same_start(net.model, {"a": 1}) == {"a": 1}

@@ -1,0 +1,140 @@
+"""Run by `torchrun` in `test_distributed.py`: what two processes compute, written by the first to the file argv[1]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+import anywidth as aw
+from anywidth.data import DataBundle, TensorImages, make_loaders
+from anywidth.evaluation import evaluate
+from anywidth.training import same_start, sync_gradients
+from anywidth.training.lightning import SandwichModule
+from anywidth.training.strategy import SandwichStrategy
+
+WIDTHS = (0.25, 0.6, 1.0)
+
+
+def plain_network() -> nn.Module:
+    """Without batch norm, whose statistics are of each process's own batch."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.GroupNorm(2, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
+
+
+def norm_network() -> nn.Module:
+    """With batch norms."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def supernet(network: nn.Module, **options: object) -> aw.Supernet:
+    example = torch.randn(1, 1, 8, 8, dtype=next(network.parameters()).dtype)
+    return aw.Supernet(network, example, **options)  # type: ignore[arg-type]
+
+
+def data() -> DataBundle:
+    """37 images, an odd number."""
+    generator = torch.Generator().manual_seed(2)
+    images = TensorImages(torch.randn(37, 1, 8, 8, generator=generator), torch.arange(37) % 3)
+    return DataBundle(
+        name="mine", train=images, test=images, calibration=images, input_shape=(1, 8, 8), classes=("a", "b", "c")
+    )
+
+
+def batch(rank: int, world: int) -> tuple[Tensor, Tensor]:
+    """This process's part of a batch of 12."""
+    images = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    return images[rank::world], (torch.arange(12) % 3)[rank::world]
+
+
+def gradients(net: aw.Supernet) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in net.model.named_parameters() if p.grad is not None}
+
+
+def synchronised(rank: int, world: int, **options: object) -> dict[str, Tensor]:
+    """The gradients of a step, synchronised after it."""
+    net = supernet(plain_network())
+    aw.sandwich_step(net, *batch(rank, world), widths=WIDTHS, **options)  # type: ignore[arg-type]
+    sync_gradients(net.model.parameters())
+    return gradients(net)
+
+
+def trained(rank: int, world: int, folder: Path) -> dict[str, object]:
+    """Weights, widths, statistics and accuracy after two epochs by Lightning, of a network with batch norms."""
+    torch.manual_seed(rank)  # processes that draw other random numbers and start from other weights
+    net = supernet(norm_network())
+    with torch.no_grad():
+        net.model[0].weight.add_(rank)  # type: ignore[operator,union-attr]
+    net.sampler = aw.widths.WidthSampler(0.25, seed=rank)
+    loaders = make_loaders(data(), batch_size=4, rank=rank, world_size=world)
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", devices=world, strategy=SandwichStrategy(), logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(SandwichModule(net, lr=0.05), loaders.train)
+    aw.calibrate(net, loaders.calibration, [0.5])
+    return {
+        "weights": {name: p.detach().clone() for name, p in net.model.named_parameters()},
+        "sampler": net.sampler.state_dict(),
+        "accuracy": evaluate(net, loaders.test, 0.5),
+    }
+
+
+def main() -> None:
+    """Everything, in two processes."""
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    counted = 0
+    whole = dist.all_reduce
+
+    def counting(*arguments: object, **options: object) -> object:
+        nonlocal counted
+        counted += 1
+        return whole(*arguments, **options)  # type: ignore[arg-type]
+
+    dist.all_reduce = counting  # type: ignore[assignment]
+    found: dict[str, object] = {"gradients": synchronised(rank, world)}
+    dist.all_reduce = whole
+    found["counted"] = counted
+
+    net = supernet(norm_network(), switches=(0.5, 1.0))
+    aw.sandwich_step(net, *(part.float() if part.is_floating_point() else part for part in batch(rank, world)))
+    sync_gradients(net.parameters())
+    found["switches"] = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    net = supernet(norm_network())
+    for sequential in (False, True):
+        loaders = make_loaders(data(), batch_size=8, rank=rank, world_size=world)
+        aw.calibrate(net, loaders.calibration, [0.5], sequential=sequential)
+        statistics = {n: b.clone() for n, b in net.subnet(0.5).named_buffers() if "running" in n}
+        found[f"statistics {sequential}"] = statistics
+    loaders = make_loaders(data(), batch_size=8, rank=rank, world_size=world)
+    found["accuracy"] = evaluate(net, loaders.test, 0.5)
+    found["images"] = sum(len(targets) for _, targets in loaders.test)
+
+    try:
+        same_start(nn.Linear(3, 2 + rank))
+    except aw.errors.TrainingError as error:
+        found["different"] = str(error)
+    dist.barrier()
+    found["trained"] = trained(rank, world, Path(sys.argv[1]).parent)
+    every: list[object] = [None] * world
+    dist.all_gather_object(every, found)
+    if rank == 0:
+        torch.save(every, sys.argv[1])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
