@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import numpy as np
@@ -38,6 +39,14 @@ CAPACITY = governor().capacity(1.0)
 
 def waiting(count: int, age: float = 0.0) -> list[Waiting]:
     return [Waiting(arrived=-age)] * count
+
+
+def busy(one: Governor) -> float:
+    """Let much arrive, and return when the last did."""
+    arrivals = poisson(2.5 * CAPACITY, 3)
+    for arrived in arrivals:
+        one.arrived(arrived)
+    return arrivals[-1]
 
 
 def test_alone_a_request_gets_the_full_width():
@@ -111,7 +120,7 @@ def test_the_width_by_load_does_not_flap_at_a_load_on_the_border():
     nervous = simulate(governor(hysteresis=0.0, hold=0.0), poisson(load, 30), exact).steady
 
     def changes(widths: list[float]) -> int:
-        return sum(a != b for a, b in zip(widths, widths[1:], strict=False))
+        return sum(a != b for a, b in itertools.pairwise(widths))
 
     assert changes(calm) <= 15
     assert changes(nervous) > 3 * changes(calm)
@@ -119,9 +128,7 @@ def test_the_width_by_load_does_not_flap_at_a_load_on_the_border():
 
 def test_a_wider_width_comes_after_the_hold_and_not_before():
     one = governor(hold=2.0)
-    for arrived in poisson(2.5 * CAPACITY, 3):
-        one.arrived(arrived)
-    start = arrived
+    start = busy(one)
     assert one.decide(start, [Waiting(arrived=start)]).width < 1.0
     narrow, seen = one.steady, []
     for step in range(1, 80):
@@ -134,8 +141,7 @@ def test_a_wider_width_comes_after_the_hold_and_not_before():
 
 def test_after_idle_time_it_is_wide_at_once():
     one = governor()
-    for arrived in poisson(2.5 * CAPACITY, 3):
-        one.arrived(arrived)
+    arrived = busy(one)
     assert one.decide(arrived, [Waiting(arrived=arrived)]).width < 1.0
     assert one.decide(arrived + 30, [Waiting(arrived=arrived + 30)]).width == 1.0
 

@@ -140,7 +140,8 @@ class Governor:
         if not self.widths:
             known = ", ".join(f"{width:g}" for width in times.widths)
             raise WidthError(
-                f"none of the widths {known} is within [{settings.min_width:g}, {settings.max_width:g}]; widen the bounds"
+                f"none of the widths {known} is within [{settings.min_width:g}, {settings.max_width:g}]; "
+                "widen the bounds"
             )
         self.decisions: deque[Decision] = deque(maxlen=1000)
         """The last ones, oldest first."""

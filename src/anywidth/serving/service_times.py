@@ -26,7 +26,7 @@ class ServiceTimes:
         WidthError: there is no width, or widths were measured at different sizes.
 
     >>> times = ServiceTimes({0.5: {1: 0.001, 4: 0.004}, 1.0: {1: 0.002, 4: 0.011}})
-    >>> times.seconds(1.0, 2), times.seconds(0.5, 8)
+    >>> round(times.seconds(1.0, 2), 6), round(times.seconds(0.5, 8), 6)
     (0.005, 0.008)
     """
 
