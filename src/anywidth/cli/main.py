@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, train
+from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, serve, train
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import say, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": Command(settings=evaluate.EvaluateSettings, run=evaluate.run),
     "export": Command(settings=export.ExportSettings, run=export.run),
     "inspect": Command(settings=inspect.InspectSettings, run=inspect.run),
+    "serve": Command(settings=serve.ServeSettings, run=serve.run),
     "reproduce": Command(settings=reproduce.ReproduceSettings, run=reproduce.run),
 }
 

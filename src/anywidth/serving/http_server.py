@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from anywidth.errors import ExportError
 from anywidth.serving.infer_response import to_json
 from anywidth.serving.limits import Limits
 
-__all__ = ["make_server"]
+__all__ = ["make_server", "serve_until_stopped"]
 
 
 def make_server(
@@ -40,6 +42,26 @@ def make_server(
         timeout_graceful_shutdown=max(1, int(limits.receive + limits.answer)),
     )
     return _Server(config, started)
+
+
+def serve_until_stopped(
+    app: Any, *, host: str, port: int, limits: Limits, started: Callable[[str], None] = lambda address: None
+) -> None:
+    """Run a server in this thread, the main one, until SIGINT or SIGTERM; see `make_server`.
+
+    Raises:
+        ExportError: it cannot listen there.
+    """
+    server = make_server(app, host=host, port=port, limits=limits, started=started)
+    # uvicorn raises what stopped it once more when it has ended.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run()
+    except SystemExit as error:
+        raise ExportError(f"cannot listen at {host}, port {port}; choose another one") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Server(uvicorn.Server):

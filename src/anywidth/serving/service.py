@@ -30,6 +30,7 @@ class Service:
 
     def __init__(self, served: Served, governor: Governor, limits: Limits | None = None) -> None:
         self.served, self.governor, self.limits = served, governor, limits or Limits()
+        self.answered = 0
         self.metrics = Metrics()
         self.batcher = Batcher(served.ladder, governor, queue=self.limits.queue, on_batch=self.metrics.batch)
         self.metrics.queue.set_function(lambda: self.batcher.waiting)
@@ -57,6 +58,7 @@ class Service:
             answer = await asyncio.wait_for(future, self.limits.answer)
         except TimeoutError:
             raise Refusal(503, f"no answer within {self.limits.answer:g} s", reason="timeout", retry_after=1) from None
+        self.answered += 1
         self.metrics.latency.labels(f"{answer.width:g}").observe(time.monotonic() - start)
         return answer
 
