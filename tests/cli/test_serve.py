@@ -84,7 +84,7 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
 class Load:
     """Clients in threads that ask without end and note what they get."""
 
-    def __init__(self, address: str, count: int = 6) -> None:
+    def __init__(self, address: str, count: int = 4) -> None:
         self.address, self.seen, self.stop = address, Counter(), threading.Event()
         self.hung: list[float] = []
         self.threads = [threading.Thread(target=self._ask) for _ in range(count)]
@@ -92,10 +92,11 @@ class Load:
             thread.start()
 
     def _ask(self) -> None:
+        client = httpx.Client(timeout=15)
         while not self.stop.is_set():
             begin = time.monotonic()
             try:
-                response = httpx.post(f"{self.address}/v2/models/digits/infer", json=BODY, timeout=15)
+                response = client.post(f"{self.address}/v2/models/digits/infer", json=BODY)
                 kind = str(response.status_code)
                 if response.status_code == 200:
                     assert len(response.json()["outputs"][0]["data"]) == 3
@@ -103,9 +104,10 @@ class Load:
                 kind = "silence"
             except httpx.HTTPError:
                 kind = "error"
-                time.sleep(0.02)
+                time.sleep(0.1)
             self.seen[kind] += 1
             self.hung.append(time.monotonic() - begin)
+        client.close()
 
     def end(self) -> Counter[str]:
         self.stop.set()
