@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def rows(count: int, value: float = 0.0) -> list[np.ndarray]:
     return [np.full((count, 2), value, np.float32)]
 
 
-def blocked(held: Held, governor: Governor, **options: int) -> tuple[Batcher, Future]:
+def blocked(held: Held, governor: Governor, **options: Any) -> tuple[Batcher, Future]:
     """A batcher that runs a first request, which does not end yet."""
     batcher = Batcher(held.ladder, governor, **options)
     first = batcher.submit(rows(1))
@@ -98,6 +99,32 @@ def test_a_full_queue_refuses_and_so_does_one_that_takes_too_long(held):
     assert overload.value.retry_after > 0.004
     late.go.set()
     batcher.drain(10)
+
+
+def test_what_is_late_is_answered_unless_others_can_be_in_time():
+    now = [0.0]
+    held = Held()
+    batcher, first = blocked(held, make_governor(target=1.0), clock=lambda: now[0])
+    late = [batcher.submit(rows(1)) for _ in range(3)]
+    now[0] = 0.9
+    fresh = batcher.submit(rows(1))
+    now[0] = 1.5
+    held.go.set()
+    assert first.result(10).width == 1.0
+    assert fresh.result(10).batch == 1
+    for future in late:
+        with pytest.raises(Refusal, match="not answered within the time aimed at; it waited 1500 ms") as refused:
+            future.result(10)
+        assert (refused.value.status, refused.value.reason) == (503, "late")
+    assert batcher.drain(10)
+
+    held = Held()
+    batcher, first = blocked(held, make_governor(target=1.0), clock=lambda: now[0])
+    late = [batcher.submit(rows(1)) for _ in range(3)]
+    now[0] += 2
+    held.go.set()
+    assert [future.result(10).width for future in late] == [0.25] * 3
+    assert batcher.drain(10)
 
 
 def test_draining_answers_what_waits_and_takes_no_more(held):

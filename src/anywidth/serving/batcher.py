@@ -44,7 +44,7 @@ class Answer:
     batch: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Item:
     inputs: Sequence[Array]
     waiting: Waiting
@@ -54,7 +54,8 @@ class _Item:
 class Batcher:
     """A bounded queue in front of a ladder, and one thread that works it off.
 
-    There is no timer that waits for a batch to fill: what came while the last batch ran is the next one.
+    There is no timer that waits for a batch to fill: what came while the last batch ran is the next one. A request
+    that is late already is answered all the same, unless others wait that still can be in time: then it is refused.
 
     Args:
         ladder: The widths.
@@ -182,12 +183,25 @@ class Batcher:
                     return None
                 self._ready.wait()
             now = self._clock()
+            self._give_up(now)
             decision = self.governor.decide(now, [item.waiting for item in self._queue])
             members = set(decision.members)
             items = [self._queue[place] for place in decision.members]
             self._queue = [item for place, item in enumerate(self._queue) if place not in members]
             self._until = now + decision.expected
         return decision, [item for item in items if item.future.set_running_or_notify_cancel()]
+
+    def _give_up(self, now: float) -> None:
+        """Refuse what is late already, for the sake of what is not; otherwise one delay makes all that follow late."""
+        late = [item for item in self._queue if self.governor.hopeless(now, item.waiting)]
+        if len(late) == len(self._queue):
+            return
+        self._queue = [item for item in self._queue if item not in late]
+        for item in late:
+            if item.future.set_running_or_notify_cancel():
+                waited = 1e3 * (now - item.waiting.arrived)
+                message = f"not answered within the time aimed at; it waited {waited:.0f} ms"
+                item.future.set_exception(Refusal(503, message, reason="late", retry_after=self.governor.wait(1)))
 
     def _run(self, decision: Decision, items: list[_Item]) -> None:
         if not items:

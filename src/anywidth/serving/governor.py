@@ -181,6 +181,11 @@ class Governor:
         whole, rest = divmod(rows, size)
         return whole * self.seconds(narrowest, size) + (self.seconds(narrowest, rest) if rest else 0.0)
 
+    def hopeless(self, now: float, waiting: Waiting) -> bool:
+        """Whether a request is late even if it is run at once, at the narrowest width or the one that it asks for."""
+        width = self.widths[0] if waiting.width is None else waiting.width
+        return now - waiting.arrived + self.seconds(width, waiting.rows) > self.settings.target
+
     def batch(self, width: float) -> int:
         """The most rows in a batch: whoever arrives while it runs can still be answered in time by the narrowest."""
         low, high = 1, self.settings.max_rows
