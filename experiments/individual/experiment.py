@@ -56,7 +56,7 @@ EXPERIMENT = Experiment(
         Claim(text="at the full width it is better, too", difference=higher(US, ALONE, "widest")),
         Claim(
             text="at no width is a US-Net worse than trained alone by more than 0.5 points",
-            difference=lambda results: _plus(worst_width(results, arm=US), 0.5),
+            difference=lambda results: worst_width(results, arm=US).plus(0.5),
             source="ours",
         ),
         Claim(text="a US-Net is better than an S-Net at the narrowest width", difference=higher(US, S, "narrowest")),
@@ -65,7 +65,3 @@ EXPERIMENT = Experiment(
     against_macs=True,
     average=False,
 )
-
-
-def _plus(found: Difference, points: float) -> Difference:
-    return Difference(mean=found.mean + points, error=found.error)

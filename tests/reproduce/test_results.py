@@ -7,8 +7,9 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from anywidth.errors import AnywidthError
 from anywidth.reproduce import Claim, Difference, Point, Results, higher
@@ -69,12 +70,21 @@ def test_a_claim_and_its_opposite_are_never_both_decided_alike(rows) -> None:
         ([(5, 1)], 0, "undecided"),
     ],
 )
-def test_two_standard_errors_decide(pairs, by, says) -> None:
+def test_the_confidence_interval_decides(pairs, by, says) -> None:
     assert Claim(text="", difference=higher("a", "b", 0.5, by=by)).judge(two_arms(pairs)).says == says
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=8))
+def test_the_margin_is_that_of_a_t_test(values) -> None:
+    assume(statistics.stdev(values) > 1e-3)
+    found = Difference.of(values)
+    # Zero is on the edge of the interval where the p-value is 5%.
+    assert ttest_1samp(values, found.mean - found.margin).pvalue == pytest.approx(0.05, rel=1e-4)
 
 
 def test_a_single_seed_has_no_error() -> None:
     assert math.isnan(Difference.of([1.0]).error)
+    assert math.isnan(Difference.of([1.0]).margin)
     assert two_arms([(1, 2)]).spread("a") == 0
 
 

@@ -13,9 +13,6 @@ __all__ = ["Claim", "Verdict", "higher"]
 
 Says = Literal["holds", "undecided", "contradicted"]
 
-_SURE = 2.0
-"""How many standard errors a difference needs to count."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -40,7 +37,7 @@ class Claim:
     source: Literal["paper", "ours"] = "paper"
 
     def judge(self, results: Results) -> Verdict:
-        """Two standard errors over the seeds decide; with less, or a single seed, it stays undecided.
+        """Decided if the 95% confidence interval over the seeds leaves out 0; a single seed decides nothing.
 
         >>> from anywidth.reproduce.results import Point
         >>> results = Results({n: {s: [Point(x=1, y=s + y)] for s in (0, 1)} for n, y in (("a", 5.0), ("b", 1.0))})
@@ -48,7 +45,7 @@ class Claim:
         'holds'
         """
         found = self.difference(results)
-        if math.isnan(found.error) or abs(found.mean) <= _SURE * found.error:
+        if math.isnan(found.margin) or abs(found.mean) <= found.margin:
             return Verdict(says="undecided", difference=found)
         return Verdict(says="holds" if found.mean > 0 else "contradicted", difference=found)
 
@@ -58,9 +55,4 @@ def higher(arm: str, other: str, at: At = None, *, by: float = 0.0) -> Callable[
 
     A negative `by` asks whether it is no more than that lower.
     """
-
-    def difference(results: Results) -> Difference:
-        found = results.difference(arm, other, at)
-        return Difference(mean=found.mean - by, error=found.error)
-
-    return difference
+    return lambda results: results.difference(arm, other, at).plus(-by)

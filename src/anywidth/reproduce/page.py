@@ -70,12 +70,12 @@ def _table(experiment: Experiment, record: Record) -> str:
 
 
 def _claims(experiment: Experiment, record: Record) -> str:
-    lines = ["| claim | whose | says our measurement | margin |", "|---|---|---|---|"]
+    lines = ["| claim | whose | says our measurement | by, with its 95% confidence interval |", "|---|---|---|---|"]
     for claim in experiment.claims:
         verdict = claim.judge(record.results)
         found = verdict.difference
-        error = "" if math.isnan(found.error) else f" ± {found.error:.{experiment.digits + 1}f}"
-        says = f"{found.mean:+.{experiment.digits + 1}f}{error}"
+        margin = "" if math.isnan(found.margin) else f" ± {found.margin:.{experiment.digits + 1}f}"
+        says = f"{found.mean:+.{experiment.digits + 1}f}{margin}"
         lines.append(f"| {claim.text} | {claim.source} | **{verdict.says}** | {says} |")
     return "\n".join(lines)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from scipy.stats import t as student
 
 from anywidth.errors import AnywidthError
 
@@ -40,20 +42,34 @@ Curve = Sequence[Point]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference over seeds between two arms, and its standard error."""
+    """A mean difference over seeds between two arms, and its standard error, which is NaN for a single seed."""
 
     mean: float
     error: float
+    seeds: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Difference:
-        """That of one number per seed; the error of a single one is NaN.
+        """That of one number per seed.
 
         >>> Difference.of([1.0, 3.0])
-        Difference(mean=2.0, error=1.0)
+        Difference(mean=2.0, error=1.0, seeds=2)
         """
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(mean=statistics.fmean(values), error=error)
+        return cls(mean=statistics.fmean(values), error=error, seeds=len(values))
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95% confidence interval, by Student's t, for so few seeds are known by their spread alone.
+
+        >>> round(Difference.of([1.0, 3.0, 5.0]).margin, 3)
+        4.968
+        """
+        return float(student.ppf(0.975, self.seeds - 1)) * self.error if self.seeds > 1 else math.nan
+
+    def plus(self, points: float) -> Difference:
+        """The same, moved."""
+        return replace(self, mean=self.mean + points)
 
 
 class Results:

@@ -58,7 +58,7 @@ class Record:
                 {
                     "text": claim.text, "source": claim.source, "says": verdict.says,
                     "difference": verdict.difference.mean,
-                    "standard_error": None if len(self.results.seeds) < 2 else verdict.difference.error,
+                    "confidence_95": None if len(self.results.seeds) < 2 else verdict.difference.margin,
                 }
                 for claim, verdict in verdicts
             ],
