@@ -168,6 +168,17 @@ def test_a_port_that_is_taken_is_one_line(finished, capfd):
     assert f"cannot listen at 127.0.0.1, port {port}; choose another one" in capfd.readouterr().err
 
 
+def test_a_missing_extra_is_one_line(finished, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", str(finished)]) == 2
+    assert "pip install 'anywidth[serve]'" in capsys.readouterr().err
+
+
+def test_beyond_this_machine_without_a_token_is_warned_of(tmp_path, capsys):
+    assert main(["serve", str(tmp_path), "--host", "0.0.0.0"]) == 2
+    assert "warning: whoever reaches 0.0.0.0 can use this server" in capsys.readouterr().err
+
+
 def test_a_missing_run_is_one_line(tmp_path, capsys):
     assert main(["serve", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err

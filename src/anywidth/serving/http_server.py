@@ -77,22 +77,39 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP/1.1 that closes connections whose first request does not come."""
+    """HTTP/1.1 that closes connections on which the head of a request takes too long to come."""
 
     class TimedProtocol(H11Protocol):
         _alarm: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._alarm = self.loop.call_later(seconds, self._late)
+            self._set_alarm()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._set_alarm()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
             if self._alarm is not None:
                 self._alarm.cancel()
-            super().connection_lost(exc)
+
+        @property
+        def _expects_head(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _set_alarm(self) -> None:
+            """Run from the first byte of a head to the last."""
+            if self._expects_head and self._alarm is None:
+                self._alarm = self.loop.call_later(seconds, self._late)
+            elif not self._expects_head and self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
 
         def _late(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+            self._alarm = None
+            if self._expects_head and not self.transport.is_closing():
                 content = to_json({"error": f"the request did not come within {seconds:g} s"})
                 self.transport.write(
                     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
