@@ -199,7 +199,8 @@ class Governor:
         """Rows per second that a width can answer in batches of a size that the target allows."""
         largest = self.batch(width)
         sizes = [size for size in self.times.sizes if size <= largest]
-        return max(size / self.seconds(width, size) for size in {1, *sizes, largest})
+        quickest = max(size / self.times.seconds(width, size) for size in {1, *sizes, largest})
+        return quickest / self.drift.ratio  # what lasts is decided by the mean, not by the spread
 
     def decide(self, now: float, queue: Sequence[Waiting]) -> Decision:
         """What to run next.
