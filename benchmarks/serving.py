@@ -2,7 +2,7 @@
 
 One network is trained on the digits for half a minute. Two servers of this package offer it, in a process each: one
 may use any of eight widths, the other has the full width alone; both refuse what cannot be answered in time. This
-process sends requests of 64 images over loopback, in a Poisson process of 0.2 to 3 times what the full width holds.
+process sends requests of 128 images over loopback, in a Poisson process of 0.2 to 3 times what the full width holds.
 
 A request has many images so that the network takes most of its time, and not HTTP.
 """
@@ -32,10 +32,10 @@ from anywidth.evaluation import Spectrum
 from anywidth.models.digits_net import DigitsNet
 
 WIDTHS = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-IMAGES = 64
+IMAGES = 128
 """In a request."""
 LOADS = (0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0)
-MULTIPLE = 8.0
+MULTIPLE = 6.0
 """The target is this many times what the full width takes for a request."""
 
 

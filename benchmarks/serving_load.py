@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import httpx
+import aiohttp
 import numpy as np
 import numpy.typing as npt
 
@@ -48,24 +48,25 @@ class Reply:
     images: int = 0
 
 
-async def _send(client: httpx.AsyncClient, work: Work, due: float) -> Reply:
+async def _send(client: aiohttp.ClientSession, work: Work, due: float) -> Reply:
     try:
-        response = await client.post("/v2/models/digits/infer", content=work.content, headers=work.headers)
-    except httpx.HTTPError as error:
+        async with client.post("/v2/models/digits/infer", data=work.content, headers=work.headers) as response:
+            content = await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
         return Reply(type(error).__name__, time.perf_counter() - due)
     seconds = time.perf_counter() - due
-    if response.status_code != 200:
-        return Reply("refused" if response.status_code == 503 else str(response.status_code), seconds)
+    if response.status != 200:
+        return Reply("refused" if response.status == 503 else str(response.status), seconds)
     length = int(response.headers[HEAD])
-    head = json.loads(response.content[:length])
-    scores = np.frombuffer(response.content[length:], "<f4").reshape(head["outputs"][0]["shape"])
+    head = json.loads(content[:length])
+    scores = np.frombuffer(content[length:], "<f4").reshape(head["outputs"][0]["shape"])
     right = int((scores.argmax(1) == work.labels).sum())
     return Reply("answered", seconds, head["parameters"]["width"], right, len(work.labels))
 
 
-def _client(address: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
-    return httpx.AsyncClient(base_url=address, timeout=20, limits=limits)
+def _client(address: str) -> aiohttp.ClientSession:
+    connector, timeout = aiohttp.TCPConnector(limit=400), aiohttp.ClientTimeout(20)
+    return aiohttp.ClientSession(address, connector=connector, timeout=timeout)
 
 
 def offer(address: str, works: Sequence[Work], rate: float, seconds: float, seed: int) -> list[Reply]:
