@@ -57,6 +57,7 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
     token = tmp_path / "token"
     token.write_text("geheim\n")
     options = ["--engine", engine, "--slo-ms", "500", "--max-batch", "4", "--token-file", str(token), "--name", "tiny"]
+    options += ["--log", str(tmp_path / "decisions.log")]
     with serving(finished, *options) as (process, address):
         headers = {"Authorization": "Bearer geheim"}
         assert httpx.get(f"{address}/v2/models/tiny").status_code == 401
@@ -79,6 +80,9 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
             body = {"inputs": [{**BODY["inputs"][0], "name": metadata["inputs"][0]["name"]}]}
             assert client.post("/v2/models/tiny/infer", json=body).status_code == 200
         assert "stopped after 2 answers" in end(process)
+    assert (
+        len(re.findall(r"DEBUG width 1 \((load|asked)\): 1 of 1 rows", (tmp_path / "decisions.log").read_text())) == 2
+    )
 
 
 class Load:
@@ -147,6 +151,7 @@ def test_killed_and_started_again_under_load_every_request_gets_an_answer_or_a_c
         (["--port", "70000"], "--port is 70000; give one from 0 to 65535"),
         (["--widths", "0.1"], "width 0.1 is outside [0.25, 1]"),
         (["--token-file", "nowhere"], "cannot read --token-file nowhere"),
+        (["--log", "nowhere/log"], "cannot write --log nowhere/log"),
         (["--name", "a/b"], "the name 'a/b' is part of addresses"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +38,7 @@ class ServeSettings:
         max_body: megabytes of a request's body
         max_pixels: megapixels of an image file
         token_file: file with a token that requests have to bear
+        log: file to which every decision of the governor is added as a line
         device: auto, cpu or cuda
         data_root: folder of downloaded data sets, if it has moved since training
     """
@@ -53,6 +55,7 @@ class ServeSettings:
     max_body: float = 16.0
     max_pixels: float = 16.0
     token_file: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    log: Path | None = field(default=None, metadata=option(metavar="FILE"))
     device: Device = "auto"
     data_root: Path | None = None
 
@@ -81,6 +84,8 @@ def run(settings: ServeSettings) -> int:
 
     console = Console(highlight=False)
     token = _token(settings.token_file)
+    if settings.log is not None:
+        _log_to(settings.log)
     if token is None and not _is_loopback(settings.host):
         say("warning", f"whoever reaches {settings.host} can use this server; --token-file FILE asks for a token")
     limits = Limits(
@@ -181,6 +186,18 @@ def _token(file: Path | None) -> str | None:
     if not token or not token.isascii() or not token.isprintable():
         raise SettingsError(f"--token-file {file}: write one line of printable ASCII, such as 32 random letters")
     return token
+
+
+def _log_to(file: Path) -> None:
+    """Write what `anywidth.serving` logs to a file, from now on in this process."""
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write --log {file}: {error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("anywidth.serving")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
 
 
 def _is_loopback(host: str) -> bool:

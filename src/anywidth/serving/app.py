@@ -48,14 +48,18 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(service.batcher.drain, service.limits.answer)
 
-    def authorised(request: Request) -> None:
+    # No plain function: that would be run in another thread, for every request.
+    async def authorised(request: Request) -> None:
         given = request.headers.get("authorization", "")
         if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise Refusal(401, "send the header Authorization: Bearer TOKEN", reason="token")
 
+    async def refused(_: Request, error: Exception) -> Response:
+        return _refused(service, error)
+
     app = FastAPI(title="anywidth", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_exception_handler(Refusal, lambda _, error: _refused(service, error))
-    app.add_exception_handler(HTTPException, lambda _, error: _refused(service, error))
+    app.add_exception_handler(Refusal, refused)
+    app.add_exception_handler(HTTPException, refused)
     app.include_router(_health(service))
     guarded = [Depends(authorised)]
     app.include_router(_protocol(service), dependencies=guarded)

@@ -66,7 +66,7 @@ class Batcher:
 
     >>> import torch
     >>> from torch import nn
-    >>> from anywidth.serving.governor import GovernorSettings
+    >>> from anywidth.serving.governor_settings import GovernorSettings
     >>> from anywidth.serving.service_times import ServiceTimes
     >>> from anywidth.supernet import Supernet
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
@@ -193,7 +193,7 @@ class Batcher:
 
     def _give_up(self, now: float) -> None:
         """Refuse what is late already, for the sake of what is not; otherwise one delay makes all that follow late."""
-        late = [item for item in self._queue if self.governor.hopeless(now, item.waiting)]
+        late = {item for item in self._queue if self.governor.hopeless(now, item.waiting)}
         if len(late) == len(self._queue):
             return
         self._queue = [item for item in self._queue if item not in late]
