@@ -101,6 +101,28 @@ def test_a_full_queue_refuses_and_so_does_one_that_takes_too_long(held):
     batcher.drain(10)
 
 
+def test_rows_that_ask_for_the_full_width_count_as_such(held):
+    """At the narrowest width a row takes a quarter of a millisecond, and at the full width one."""
+
+    def accepted(width: float | None) -> int:
+        for count in range(1000):
+            try:
+                batcher.submit(rows(1), width=width)
+            except Refusal:
+                return count
+        raise AssertionError("all were taken")
+
+    batcher, _ = blocked(held, make_governor(target=0.040))
+    narrow = accepted(None)
+    held.go.set()
+    batcher.drain(10)
+    again = Held()
+    batcher, _ = blocked(again, make_governor(target=0.040))
+    assert accepted(1.0) < narrow / 2
+    again.go.set()
+    batcher.drain(10)
+
+
 def test_what_is_late_is_answered_unless_others_can_be_in_time():
     now = [0.0]
     held = Held()

@@ -158,6 +158,10 @@ def test_requests_can_ask_for_a_width_or_set_a_bound():
     decision = governor().decide(0.0, queue)
     assert (decision.width, decision.members, decision.reason) == (0.5, (0, 2), "asked")
     assert governor().decide(0.0, [Waiting(arrived=0, at_most=0.75)]).width == 0.75
+    # Who asks for the full width takes time that the others then have not.
+    pinned = governor().decide(0.0, [*waiting(1, 0.008), *[Waiting(arrived=-0.008, width=1.0)] * 4])
+    assert (pinned.width, pinned.reason, pinned.members) == (0.25, "queue", (0,))
+    assert governor().decide(0.0, waiting(5, 0.008)).width == 0.75
     busy = governor().decide(0.0, [Waiting(arrived=0, at_most=0.75)] * 20)
     assert (busy.width, busy.reason) == (0.25, "queue")
     assert len(governor().decide(0.0, [Waiting(arrived=0, together=n) for n in (1, 2, 1)]).members) == 2

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Batcher:
         with self._ready:
             now = self._clock()
             self.governor.arrived(now, rows)
-            self._check(now, rows)
+            self._check(now, rows, width)
             waiting = Waiting(
                 arrived=now,
                 rows=rows,
@@ -143,21 +144,23 @@ class Batcher:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _check(self, now: float, rows: int) -> None:
+    def _check(self, now: float, rows: int, width: float | None) -> None:
         if self._closed:
             raise Refusal(503, "the server is shutting down", reason="closed", retry_after=1)
         if not self._queue:
             return
-        ahead = sum(item.waiting.rows for item in self._queue)
-        wait = max(0.0, self._until - now) + self.governor.wait(ahead + rows)
+        ahead = Counter({width: rows})
+        for item in self._queue:
+            ahead[item.waiting.width] += item.waiting.rows
+        work = sum(self.governor.wait(count, asked) for asked, count in ahead.items())
+        wait = max(0.0, self._until - now) + work
         if len(self._queue) >= self.bound:
             raise Refusal(503, f"{self.bound} requests wait already", reason="full", retry_after=wait)
         target = self.governor.settings.target
         if wait > target:
             raise Refusal(
                 503,
-                f"an answer would take {1e3 * wait:.0f} ms at the narrowest width, "
-                f"above the {1e3 * target:.0f} ms aimed at",
+                f"an answer would take {1e3 * wait:.0f} ms, above the {1e3 * target:.0f} ms aimed at",
                 reason="overload",
                 retry_after=wait,
             )

@@ -133,12 +133,12 @@ class Governor:
         """Rows per second that arrive."""
         return self._rate.at(now)
 
-    def wait(self, rows: int) -> float:
-        """Seconds until this many waiting rows are answered, with the narrowest width."""
-        narrowest = self.widths[0]
-        size = self.batch(narrowest)
+    def wait(self, rows: int, width: float | None = None) -> float:
+        """Seconds until this many waiting rows are answered, with a width that they ask for or else the narrowest."""
+        width = self.widths[0] if width is None else width
+        size = self.batch(width)
         whole, rest = divmod(rows, size)
-        return whole * self.seconds(narrowest, size) + (self.seconds(narrowest, rest) if rest else 0.0)
+        return whole * self.seconds(width, size) + (self.seconds(width, rest) if rest else 0.0)
 
     def hopeless(self, now: float, waiting: Waiting) -> bool:
         """Whether a request is late even if it is run at once, at the narrowest width or the one that it asks for."""
@@ -232,14 +232,19 @@ class Governor:
         return self.widths[low - 1] if low else None
 
     def _in_time(self, now: float, queue: Sequence[Waiting], width: float) -> bool:
-        """Whether all that wait are answered in time if all take this width."""
-        size, limit, done, first = self.batch(width), self._limit, 0.0, 0
+        """Whether all that wait are answered in time if all that ask for no width take this one."""
+        limit, done, first = self._limit, 0.0, 0
+        sizes: dict[float, int] = {}
         while first < len(queue):
+            asked = queue[first].width
+            used = width if asked is None else asked
+            if used not in sizes:
+                sizes[used] = self.batch(used)
             last, rows = first + 1, queue[first].rows
-            while last < len(queue) and rows + queue[last].rows <= size:
+            while last < len(queue) and queue[last].width == asked and rows + queue[last].rows <= sizes[used]:
                 rows += queue[last].rows
                 last += 1
-            done += self.seconds(width, rows)
+            done += self.seconds(used, rows)
             if now - queue[first].arrived + done > limit:
                 return False
             first = last

@@ -69,7 +69,7 @@ class Service:
             "width": point.width,
             "macs": point.macs,
             "params": point.params,
-            "accuracy": point.accuracy,
+            "accuracy": None if point.accuracy is None else round(point.accuracy, 4),
             "queue_ms": round(1e3 * answer.waited, 3),
             "compute_ms": round(1e3 * answer.ran, 3),
             "batch": answer.batch,
