@@ -176,3 +176,26 @@ def test_ready_ends_when_it_drains(served):
         body = {"inputs": [{"name": "input", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [0.0] * 192}]}
         refused = client.post("/v2/models/tiny/infer", json=body)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_large_requests_at_once(served, start):
+    """Larger than what is read in the loop itself, as JSON, and more of them than are read at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import httpx
+
+    from anywidth.serving import Limits
+
+    limits = Limits(body=2_000_000, rows=8)
+    address = start(create_app(Service(served, make_governor(), limits)), limits)
+    images = np.random.default_rng(1).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    body = {"inputs": [{"name": "input", "shape": [8, 3, 8, 8], "datatype": "FP32", "data": images.tolist()}]}
+    content = json.dumps(body) + " " * 300_000
+    wanted = served.ladder.run([images], width=1.0)[0].ravel()
+
+    def ask(_: int) -> bool:
+        response = httpx.post(f"http://{address}/v2/models/tiny/infer", content=content)
+        return np.allclose(response.json()["outputs"][0]["data"], wanted, atol=1e-5)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(ask, range(12)))

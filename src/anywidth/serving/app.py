@@ -27,6 +27,8 @@ __all__ = ["create_app"]
 _VERSION = "1"
 _LARGE = 256 * 2**10
 """Bytes of a body above which it is read in another thread, so that others are not held up."""
+_HEAVY = 2
+"""Large bodies, and images, that are read at once: each may take many times its own size for a moment."""
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -102,7 +104,7 @@ def _health(service: Service) -> APIRouter:
 
 
 def _protocol(service: Service) -> APIRouter:
-    router, served = APIRouter(), service.served
+    router, served, heavy = APIRouter(), service.served, asyncio.Semaphore(_HEAVY)
     model = f"/v2/models/{served.name}"
 
     @router.get("/v2")
@@ -133,7 +135,11 @@ def _protocol(service: Service) -> APIRouter:
         def read() -> Any:
             return read_request(body, length, served.ladder.inputs, served.ladder.outputs, rows=service.limits.rows)
 
-        asked = await asyncio.to_thread(read) if len(body) > _LARGE else read()
+        if len(body) > _LARGE:
+            async with heavy:
+                asked = await asyncio.to_thread(read)
+        else:
+            asked = read()
         answer = await service.answer(asked.inputs, width=asked.width, budget=asked.budget)
         content, headers = write_response(
             served.name, _VERSION, asked, answer, served.ladder.outputs, service.cost(answer)
@@ -170,7 +176,7 @@ def _protocol(service: Service) -> APIRouter:
 
 
 def _images(service: Service) -> APIRouter:
-    router, served = APIRouter(), service.served
+    router, served, heavy = APIRouter(), service.served, asyncio.Semaphore(_HEAVY)
 
     @router.post("/predict")
     async def predict(request: Request) -> Response:
@@ -178,7 +184,8 @@ def _images(service: Service) -> APIRouter:
             raise Refusal(404, "this network takes no image files; use the Open Inference Protocol", reason="address")
         width = _number(request.query_params.get("width"))
         body = await read_body(request, service.limits)
-        image = await asyncio.to_thread(served.reader.read, body)
+        async with heavy:
+            image = await asyncio.to_thread(served.reader.read, body)
         answer = await service.answer([image], width=width, budget=request.query_params.get("budget"))
         scores = answer.outputs[0][0].astype(np.float64)
         if not np.isfinite(scores).all():
