@@ -9,7 +9,7 @@ from anywidth.serving import Governor, GovernorSettings, Limits, ServiceTimes
 __all__ = ["LIMITS", "WIDTHS", "make_governor"]
 
 WIDTHS = (0.25, 0.5, 1.0)
-LIMITS = Limits(body=200_000, rows=8, pixels=100_000, queue=64, receive=2.0, answer=5.0)
+LIMITS = Limits(body=200_000, rows=8, pixels=100_000, queue=64, receive=10.0, answer=20.0)
 
 
 def make_governor(target: float = 5.0, **settings: Any) -> Governor:
