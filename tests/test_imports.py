@@ -43,7 +43,8 @@ import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name.split(".")[0] in {"torchvision", "timm", "lightning", "torchmetrics", "safetensors", "sklearn",
-                                  "jsonargparse", "rich", "matplotlib", "yaml", "PIL", "onnx", "onnxscript", "onnxruntime", "optuna"}:
+                                  "jsonargparse", "rich", "matplotlib", "yaml", "PIL", "onnx", "onnxscript", "onnxruntime", "optuna",
+                                  "fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
 import anywidth

@@ -81,7 +81,7 @@ def run(settings: ExportSettings) -> int:
             model=type(opened.net.model).__name__,
             data=opened.data,
             inputs=shape,
-            classes=classes,
+            classes=len(classes),
             license=settings.license,
             accuracy=accuracy,
             measured_with="ONNX Runtime" if kind == "onnx" else "PyTorch",

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, search, train
+from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, search, serve, train
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import say, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
@@ -39,6 +39,7 @@ COMMANDS = {
     "export": Command(settings=export.ExportSettings, run=export.run),
     "inspect": Command(settings=inspect.InspectSettings, run=inspect.run),
     "search": Command(settings=search.SearchCommandSettings, run=search.run),
+    "serve": Command(settings=serve.ServeSettings, run=serve.run),
     "reproduce": Command(settings=reproduce.ReproduceSettings, run=reproduce.run),
 }
 

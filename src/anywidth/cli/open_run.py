@@ -52,7 +52,7 @@ def load_net(folder: RunFolder, device: torch.device | None = None) -> Supernet:
     """The supernet of a run; its data are not read."""
     settings = folder.settings
     shape, classes = folder.data()
-    model = build_model(settings.model, num_classes=classes, input_shape=shape, width=settings.width_mult)
+    model = build_model(settings.model, num_classes=len(classes), input_shape=shape, width=settings.width_mult)
     return load(folder.path, model.to(device or torch.device("cpu")))
 
 

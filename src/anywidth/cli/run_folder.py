@@ -117,8 +117,8 @@ class RunFolder:
         write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))
         write_atomically(self.file("data.json"), lambda path: path.write_text(json.dumps(data, indent=2) + "\n"))
 
-    def data(self) -> tuple[tuple[int, int, int], int]:
-        """The shape of an image and the number of classes.
+    def data(self) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+        """The shape of an image and the names of the classes.
 
         Raises:
             CheckpointError: `data.json` is missing or damaged.
@@ -126,7 +126,7 @@ class RunFolder:
         try:
             content = json.loads(self.file("data.json").read_text())
             channels, height, width = content["input_shape"]
-            return (channels, height, width), len(content["classes"])
+            return (channels, height, width), tuple(map(str, content["classes"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot read {self.file('data.json')}: {error}; restore the file") from error
 

@@ -18,7 +18,7 @@ from anywidth.errors import DataError
 
 __all__ = ["load_folder_bundle"]
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LAYOUT = "DIR/train/CLASS and DIR/val/CLASS (or DIR/test/CLASS), or DIR/CLASS"
 
 
@@ -128,4 +128,4 @@ def _test_transform(size: int) -> v2.Compose:
 
 
 def _to_tensor() -> list[torch.nn.Module]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]

@@ -1,5 +1,35 @@
-"""Several widths of one network, ready to answer."""
+"""Several widths of one network, ready to answer; the governor that chooses among them; and a server."""
 
+from anywidth.serving.arrival_rate import ArrivalRate
+from anywidth.serving.batcher import Answer, Batcher
+from anywidth.serving.drift import Drift
+from anywidth.serving.governor import Decision, Governor, Waiting
+from anywidth.serving.governor_settings import GovernorSettings
+from anywidth.serving.images import ImageReader
 from anywidth.serving.ladder import Ladder, TensorSpec
+from anywidth.serving.limits import Limits
+from anywidth.serving.refusal import Refusal
+from anywidth.serving.served import Point, Served, measure_ladder
+from anywidth.serving.service_times import ServiceTimes, batch_sizes, measure
 
-__all__ = ["Ladder", "TensorSpec"]
+__all__ = [
+    "Answer",
+    "ArrivalRate",
+    "Batcher",
+    "Decision",
+    "Drift",
+    "Governor",
+    "GovernorSettings",
+    "ImageReader",
+    "Ladder",
+    "Limits",
+    "Point",
+    "Refusal",
+    "Served",
+    "ServiceTimes",
+    "TensorSpec",
+    "Waiting",
+    "batch_sizes",
+    "measure",
+    "measure_ladder",
+]

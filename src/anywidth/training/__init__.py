@@ -1,13 +1,12 @@
 """Training a supernet: the sandwich rule and in-place distillation."""
 
 from anywidth.distributed import same_start, sync_gradients
-from anywidth.training.distillation import alpha_divergence, logits_of, soft_cross_entropy
+from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step
 
 __all__ = [
     "SandwichResult",
-    "alpha_divergence",
     "follow_mode",
     "logits_of",
     "parameter_groups",

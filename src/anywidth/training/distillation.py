@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anywidth.errors import TrainingError
 
-__all__ = ["alpha_divergence", "logits_of", "soft_cross_entropy"]
+__all__ = ["logits_of", "soft_cross_entropy"]
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -31,44 +30,6 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     soft = F.softmax(teacher.detach() / temperature, dim=1)
     return F.cross_entropy(student / temperature, soft)
-
-
-def alpha_divergence(
-    student: Tensor, teacher: Tensor, *, alphas: tuple[float, ...] = (-1.0, 1.0), clip: float = 5.0
-) -> Tensor:
-    """The larger of several alpha-divergences of every sample, averaged, a scalar; in place of `soft_cross_entropy`.
-
-    Alpha 1 is the KL divergence, which punishes a student that misses what its teacher finds likely; alpha -1 punishes
-    one that finds likely what its teacher does not. Gradients take the clipped ratio of teacher to student as constant.
-
-    Args:
-        student: Logits of shape (batch, classes, ...).
-        teacher: Logits of the same shape; no gradient flows into them.
-        alphas: Orders of the divergence, none 0.
-        clip: The largest ratio of probabilities, and 1 over it the smallest.
-
-    Source: AlphaNet (arXiv 2102.07954).
-
-    >>> import torch
-    >>> logits = torch.tensor([[0.0, 1.0]])
-    >>> float(alpha_divergence(logits, logits)), float(alpha_divergence(-logits, logits)) > 0.4
-    (0.0, True)
-    """
-    q, p = F.softmax(student, dim=1), F.softmax(teacher.detach(), dim=1)
-    ratio = (p / q.detach().clamp_min(1e-12)).clamp(1 / clip, clip)
-    values, surrogates = [], []
-    for alpha in alphas:
-        power = ratio**alpha
-        if alpha == 1.0:
-            value = (q.detach() * ratio * ratio.log()).sum(1)
-        else:
-            value = (q.detach() * (power - 1)).sum(1) / (alpha * (alpha - 1))
-        values.append(value)
-        # D = sum q f(p / q) has the gradient sum q' (f(t) - t f'(t)), which is -t^alpha / alpha but for a constant.
-        surrogates.append(-(q * power).sum(1) / alpha)
-    stacked, chosen = torch.stack(surrogates), torch.stack(values).max(0)
-    surrogate = stacked.gather(0, chosen.indices[None])[0]
-    return (chosen.values + surrogate - surrogate.detach()).mean()
 
 
 def logits_of(output: Any) -> Tensor:

@@ -1,0 +1,207 @@
+"""`anywidth serve`: a run's network over HTTP, as wide as the load allows."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from anywidth.cli.options import SettingsError, option
+from anywidth.cli.train_settings import Device
+from anywidth.cli.values import Widths, parse_widths
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from anywidth.cli.open_run import OpenRun
+    from anywidth.serving import ImageReader, Ladder, Limits, Served
+
+__all__ = ["ServeSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The options of `anywidth serve`.
+
+    Attributes:
+        run: folder that anywidth train wrote
+        slo_ms: milliseconds from a request's arrival to its answer that the width is chosen for
+        widths: widths to choose from: 0.25,0.5,1.0, or how many; by default those of the run
+        engine: torch, with all widths on one copy of the weights, or onnx, ONNX Runtime on the CPU
+        name: of the model in addresses; by default the run's model
+        host: address to listen at; the default is reached from this machine alone
+        port: to listen at; 0 takes a free one
+        max_batch: samples that are run at once, and that a request may have
+        max_queue: requests that may wait
+        max_body: megabytes of a request's body
+        max_pixels: megapixels of an image file
+        token_file: file with a token that requests have to bear
+        log: file to which every decision of the governor is added as a line
+        device: auto, cpu or cuda
+        data_root: folder of downloaded data sets, if it has moved since training
+    """
+
+    run: Path = field(metadata=option(positional=True, metavar="RUN"))
+    slo_ms: float = field(default=50.0, metadata=option(metavar="MS"))
+    widths: Widths | None = field(default=None, metadata=option(parse=parse_widths, metavar="W,W,...|N"))
+    engine: Literal["torch", "onnx"] = "torch"
+    name: str | None = None
+    host: str = field(default="127.0.0.1", metadata=option(metavar="ADDRESS"))
+    port: int = 8000
+    max_batch: int = 32
+    max_queue: int = 256
+    max_body: float = 16.0
+    max_pixels: float = 16.0
+    token_file: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    log: Path | None = field(default=None, metadata=option(metavar="FILE"))
+    device: Device = "auto"
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("slo_ms", "max_batch", "max_queue", "max_body", "max_pixels"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give a number above 0")
+        if not 0 <= self.port < 2**16:
+            raise SettingsError(f"--port is {self.port}; give one from 0 to 65535")
+
+
+def run(settings: ServeSettings) -> int:
+    """Serve a run over HTTP (Open Inference Protocol), as wide as keeps answers in time."""
+    from rich.console import Console
+
+    from anywidth.cli.messages import say
+    from anywidth.cli.open_run import open_run
+    from anywidth.cli.threads import fitting_threads
+    from anywidth.serving import Governor, GovernorSettings, Limits, measure_ladder
+    from anywidth.serving.require import require_serve
+
+    require_serve()
+    from anywidth.serving.app import create_app
+    from anywidth.serving.http_server import serve_until_stopped
+    from anywidth.serving.service import Service
+
+    console = Console(highlight=False)
+    token = _token(settings.token_file)
+    if settings.log is not None:
+        _log_to(settings.log)
+    if token is None and not _is_loopback(settings.host):
+        say("warning", f"whoever reaches {settings.host} can use this server; --token-file FILE asks for a token")
+    limits = Limits(
+        body=int(settings.max_body * 1e6),
+        rows=settings.max_batch,
+        pixels=int(settings.max_pixels * 1e6),
+        queue=settings.max_queue,
+    )
+    device = "cpu" if settings.engine == "onnx" else settings.device
+    opened = open_run(settings.run, device=device, data_root=settings.data_root)
+    with fitting_threads(opened.net, settings.max_batch):
+        served = _served(settings, opened, limits, console)
+        console.print(f"measuring {len(served.points)} widths in batches of 1 to {settings.max_batch}", soft_wrap=True)
+        governor = Governor(
+            measure_ladder(served.ladder, rows=settings.max_batch),
+            GovernorSettings(target=settings.slo_ms / 1e3, max_rows=settings.max_batch),
+        )
+        for width in governor.widths:
+            took = 1e3 * governor.times.seconds(width, 1)
+            console.print(f"width {width:g}: {took:.2f} ms, {governor.capacity(width):.0f} per second", soft_wrap=True)
+        service = Service(served, governor, limits)
+        serve_until_stopped(
+            create_app(service, token=token),
+            host=settings.host,
+            port=settings.port,
+            limits=limits,
+            started=lambda address: console.print(f"{served.name} is served at {address}", soft_wrap=True),
+        )
+    console.print(f"stopped after {service.answered} answers", soft_wrap=True)
+    return 0
+
+
+def _served(settings: ServeSettings, opened: OpenRun, limits: Limits, console: Console) -> Served:
+    from anywidth.cli.build import choose_widths
+    from anywidth.cost import macs, params
+    from anywidth.serving import Point, Served
+
+    net = opened.net
+    widths = choose_widths(net, opened.settings.widths if settings.widths is None else settings.widths)
+    opened.calibrate_missing(widths, console)
+    accuracy = _accuracy(opened)
+    _, classes = opened.folder.data()
+    return Served(
+        name=settings.name or opened.settings.model.replace("/", "-"),
+        ladder=_ladder(settings, opened, widths),
+        points=[
+            Point(width=w, macs=macs(net, w), params=params(net, w), accuracy=accuracy.get(round(w, 6))) for w in widths
+        ],
+        classes=classes,
+        reader=_reader(opened, limits),
+    )
+
+
+def _ladder(settings: ServeSettings, opened: OpenRun, widths: list[float]) -> Ladder:
+    import tempfile
+
+    from anywidth.export import export_ladder
+    from anywidth.serving import Ladder
+
+    if settings.engine == "torch":
+        return Ladder.share(opened.net, widths)
+    with tempfile.TemporaryDirectory() as folder:
+        return Ladder.load(export_ladder(opened.net, widths, Path(folder, "ladder.onnx")).path, widths)
+
+
+def _accuracy(opened: OpenRun) -> dict[float, float]:
+    """What the run measured, by width."""
+    from anywidth.evaluation import Spectrum
+
+    file = opened.folder.file("spectrum.json")
+    if not file.exists():
+        return {}
+    return {row.width: row.accuracy for row in Spectrum.from_json(file) if isinstance(row.width, float)}
+
+
+def _reader(opened: OpenRun, limits: Limits) -> ImageReader:
+    """Reads image files as the run's test images were."""
+    from anywidth.data import TensorImages
+    from anywidth.data.folder import MEAN, STD
+    from anywidth.serving import ImageReader
+
+    shape, _ = opened.folder.data()
+    images = opened.loaders.test.dataset
+    if not isinstance(images, TensorImages):
+        return ImageReader(shape=shape, mean=MEAN, std=STD, pixels=limits.pixels)
+    white = 255.0 if float(images.images.max()) > 1 else 1.0
+    mean, std = ((values / white).flatten().tolist() for values in (images.mean, images.std))
+    return ImageReader(shape=shape, mean=mean, std=std, pixels=limits.pixels)
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read --token-file {file}: {error}") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise SettingsError(f"--token-file {file}: write one line of printable ASCII, such as 32 random letters")
+    return token
+
+
+def _log_to(file: Path) -> None:
+    """Write what `anywidth.serving` logs to a file, from now on in this process."""
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot write --log {file}: {error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("anywidth.serving")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

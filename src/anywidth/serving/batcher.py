@@ -1,0 +1,239 @@
+"""Dynamic batching: one thread runs the network on what waits, at the width that the governor chooses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anywidth.serving.governor import Decision, Governor, Waiting
+from anywidth.serving.ladder import Ladder
+from anywidth.serving.refusal import Refusal
+
+__all__ = ["Answer", "Batcher"]
+
+_log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came out for one request.
+
+    Attributes:
+        outputs: As `Ladder.outputs` says, with the request's rows.
+        width: That computed them.
+        waited: Seconds in the queue.
+        ran: Seconds of the batch.
+        batch: Rows of the batch.
+    """
+
+    outputs: list[Array]
+    width: float
+    waited: float
+    ran: float
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    inputs: Sequence[Array]
+    waiting: Waiting
+    future: Future[Answer]
+
+
+class Batcher:
+    """A bounded queue in front of a ladder, and one thread that works it off.
+
+    There is no timer that waits for a batch to fill: what came while the last batch ran is the next one. A request
+    that is late already is answered all the same, unless others wait that still can be in time: then it is refused.
+
+    Args:
+        ladder: The widths.
+        governor: Chooses among them; not to be used by anyone else.
+        queue: Requests that may wait.
+        clock: Seconds.
+        on_batch: Called after every batch with the decision and the seconds that it took.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from anywidth.serving.governor_settings import GovernorSettings
+    >>> from anywidth.serving.service_times import ServiceTimes
+    >>> from anywidth.supernet import Supernet
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
+    >>> times = ServiceTimes({0.25: {1: 0.001}, 1.0: {1: 0.002}})
+    >>> batcher = Batcher(Ladder.share(net, [0.25, 1.0]), Governor(times, GovernorSettings(target=1.0)))
+    >>> answer = batcher.submit([np.zeros((3, 4), np.float32)]).result()
+    >>> answer.width, answer.outputs[0].shape, batcher.drain()
+    (1.0, (3, 2), True)
+    """
+
+    def __init__(
+        self,
+        ladder: Ladder,
+        governor: Governor,
+        *,
+        queue: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+        on_batch: Callable[[Decision, float], None] = lambda decision, seconds: None,
+    ) -> None:
+        self.ladder, self.governor, self.bound = ladder, governor, queue
+        self._clock, self._on_batch = clock, on_batch
+        self._queue: list[_Item] = []
+        self._ready = threading.Condition()
+        self._closed = False
+        self._until = -math.inf  # when the running batch should be done
+        self._thread = threading.Thread(target=self._work, name="anywidth-batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def open(self) -> bool:
+        """Whether requests are taken and worked off."""
+        return not self._closed and self._thread.is_alive()
+
+    def submit(
+        self, inputs: Sequence[Array], *, width: float | None = None, at_most: float | None = None
+    ) -> Future[Answer]:
+        """Put a request into the queue.
+
+        Args:
+            inputs: As `Ladder.inputs` says; the first dimension of all is the rows.
+            width: The width to run, if not the governor's choice.
+            at_most: The widest width that the governor may choose.
+
+        Raises:
+            Refusal: the queue is full, or so long that the answer would be late, or it is closed (status 503).
+        """
+        rows = int(inputs[0].shape[0])
+        with self._ready:
+            now = self._clock()
+            self.governor.arrived(now, rows)
+            self._check(now, rows, width)
+            waiting = Waiting(
+                arrived=now,
+                rows=rows,
+                width=width,
+                at_most=at_most,
+                together=tuple(array.shape[1:] for array in inputs),
+            )
+            item = _Item(inputs, waiting, Future())
+            self._queue.append(item)
+            self._ready.notify()
+        return item.future
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing more, answer what waits, and end the thread; whether it ended within `timeout` seconds."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _check(self, now: float, rows: int, width: float | None) -> None:
+        if self._closed:
+            raise Refusal(503, "the server is shutting down", reason="closed", retry_after=1)
+        if not self._queue:
+            return
+        ahead = Counter({width: rows})
+        for item in self._queue:
+            ahead[item.waiting.width] += item.waiting.rows
+        work = sum(self.governor.wait(count, asked) for asked, count in ahead.items())
+        wait = max(0.0, self._until - now) + work
+        if len(self._queue) >= self.bound:
+            raise Refusal(503, f"{self.bound} requests wait already", reason="full", retry_after=wait)
+        target = self.governor.settings.target
+        if wait > target:
+            raise Refusal(
+                503,
+                f"an answer would take {1e3 * wait:.0f} ms, above the {1e3 * target:.0f} ms aimed at",
+                reason="overload",
+                retry_after=wait,
+            )
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            decision, items = taken
+            try:
+                self._run(decision, items)
+            except BaseException as error:  # no accepted request is left without an answer
+                _log.exception("a batch failed")
+                for item in items:
+                    if not item.future.done():
+                        item.future.set_exception(error)
+
+    def _take(self) -> tuple[Decision, list[_Item]] | None:
+        with self._ready:
+            while True:
+                self._queue = [item for item in self._queue if not item.future.cancelled()]
+                if self._queue:
+                    break
+                if self._closed:
+                    return None
+                self._ready.wait()
+            now = self._clock()
+            self._give_up(now)
+            decision = self.governor.decide(now, [item.waiting for item in self._queue])
+            members = set(decision.members)
+            items = [self._queue[place] for place in decision.members]
+            self._queue = [item for place, item in enumerate(self._queue) if place not in members]
+            self._until = now + decision.expected
+        return decision, [item for item in items if item.future.set_running_or_notify_cancel()]
+
+    def _give_up(self, now: float) -> None:
+        """Refuse what is late already, for the sake of what is not; otherwise one delay makes all that follow late."""
+        late = {item for item in self._queue if self.governor.hopeless(now, item.waiting)}
+        if len(late) == len(self._queue):
+            return
+        self._queue = [item for item in self._queue if item not in late]
+        for item in late:
+            if item.future.set_running_or_notify_cancel():
+                waited = 1e3 * (now - item.waiting.arrived)
+                message = f"not answered within the time aimed at; it waited {waited:.0f} ms"
+                item.future.set_exception(Refusal(503, message, reason="late", retry_after=self.governor.wait(1)))
+
+    def _run(self, decision: Decision, items: list[_Item]) -> None:
+        if not items:
+            return
+        start = self._clock()
+        results = self._outputs(items, decision.width)
+        seconds = self._clock() - start
+        rows = sum(item.waiting.rows for item in items)
+        if rows == decision.rows:
+            with self._ready:
+                self.governor.finished(decision, seconds)
+        self._on_batch(decision, seconds)
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Exception):
+                item.future.set_exception(result)
+            else:
+                waited = start - item.waiting.arrived
+                answer = Answer(outputs=result, width=decision.width, waited=waited, ran=seconds, batch=rows)
+                item.future.set_result(answer)
+
+    def _outputs(self, items: Sequence[_Item], width: float) -> list[list[Array] | Exception]:
+        """The outputs of every request; if the network does not take a batch, of each alone."""
+        joined = [np.concatenate(arrays) for arrays in zip(*(item.inputs for item in items), strict=True)]
+        try:
+            outputs = self.ladder.run(joined, width=width)
+        except Exception as error:
+            if len(items) > 1:
+                return [self._outputs([item], width)[0] for item in items]
+            _log.warning("width %g failed on shapes %s: %s", width, [array.shape for array in joined], error)
+            return [Refusal(400, f"the network does not take this input: {error}", reason="model")]
+        cuts = np.cumsum([item.waiting.rows for item in items])[:-1]
+        return [list(parts) for parts in zip(*(np.split(output, cuts) for output in outputs), strict=True)]

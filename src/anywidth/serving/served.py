@@ -1,0 +1,119 @@
+"""The network that a server offers: its widths, what each costs, and what a budget means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anywidth.errors import ExportError, WidthError
+from anywidth.export.budget import parse_budget
+from anywidth.serving.governor import Governor
+from anywidth.serving.images import ImageReader
+from anywidth.serving.ladder import Ladder
+from anywidth.serving.refusal import Refusal
+from anywidth.serving.service_times import ServiceTimes, batch_sizes, measure
+
+__all__ = ["Point", "Served", "measure_ladder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A width of the spectrum: MACs per sample, parameters, and accuracy in percent if it was measured."""
+
+    width: float
+    macs: int
+    params: int
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A network that is served.
+
+    Attributes:
+        name: In addresses; letters, digits, `.`, `_` and `-`.
+        ladder: Its widths.
+        points: What each width costs, in the order of the ladder's widths.
+        classes: The names of the classes, if it tells classes apart.
+        reader: Reads image files, if it takes images.
+    """
+
+    name: str
+    ladder: Ladder
+    points: Sequence[Point]
+    classes: Sequence[str] = ()
+    reader: ImageReader | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.name):
+            raise ExportError(f"the name {self.name!r} is part of addresses; use letters, digits, '.', '_' and '-'")
+        if tuple(point.width for point in self.points) != self.ladder.widths:
+            raise WidthError(f"points are for {[p.width for p in self.points]}, the ladder has {self.ladder.widths}")
+
+    def point(self, width: float) -> Point:
+        """The point of a width."""
+        return next(point for point in self.points if point.width == width)
+
+    def exact(self, width: float, governor: Governor) -> float:
+        """The width that a request asks for.
+
+        Raises:
+            Refusal: it is not offered (status 400).
+        """
+        for known in governor.widths:
+            if abs(known - width) < 1e-6:
+                return known
+        raise Refusal(400, f"width {width:g} is not offered; there are {', '.join(f'{w:g}' for w in governor.widths)}")
+
+    def within(self, budget: str, governor: Governor, rows: int) -> float:
+        """The widest width within a budget of a request: `latency<=5ms` of the batch, `macs<=1e6` or `params<=1e5`.
+
+        Raises:
+            Refusal: the budget cannot be read, or no width keeps it (status 400).
+        """
+        try:
+            parsed = parse_budget(budget)
+        except ExportError as error:
+            raise Refusal(400, str(error)[:300]) from None
+        costs: dict[str, Callable[[float], float]] = {
+            "latency": lambda width: 1e3 * governor.seconds(width, rows),
+            "macs": lambda width: self.point(width).macs,
+            "params": lambda width: self.point(width).params,
+        }
+        if parsed.quantity not in costs:
+            raise Refusal(400, f"a request has no budget of {parsed.quantity}; give latency, macs or params")
+        cost = costs[parsed.quantity]
+        fitting = [width for width in governor.widths if cost(width) <= parsed.limit]
+        if not fitting:
+            narrowest = governor.widths[0]
+            raise Refusal(400, f"no width keeps {budget[:50]!r}: the narrowest takes {cost(narrowest):.4g}")
+        return fitting[-1]
+
+
+def measure_ladder(ladder: Ladder, *, rows: int, rounds: int = 5) -> ServiceTimes:
+    """What the widths of a ladder take on this machine, for batches up to a number of rows.
+
+    Raises:
+        ExportError: the size of an input is open beyond the batch, so that none can be made up.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from anywidth.supernet import Supernet
+    >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
+    >>> measure_ladder(Ladder.share(net, [0.25, 1.0]), rows=4, rounds=1).sizes
+    (1, 2, 4)
+    """
+    shapes = [spec.shape[1:] for spec in ladder.inputs]
+    if any(size is None for shape in shapes for size in shape):
+        raise ExportError(f"inputs {shapes} have open sizes beside the batch; times cannot be measured")
+
+    def run(width: float, count: int) -> None:
+        inputs = [
+            np.zeros((count, *(size or 1 for size in shape)), spec.dtype)
+            for spec, shape in zip(ladder.inputs, shapes, strict=True)
+        ]
+        ladder.run(inputs, width=width)
+
+    return measure(run, ladder.widths, batch_sizes(rows), rounds=rounds)

@@ -1,0 +1,219 @@
+"""The queue and its thread."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anywidth.serving import Batcher, Governor, Ladder, Refusal, TensorSpec
+from served_tiny import make_governor
+
+X = TensorSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 2))
+
+
+class Held:
+    """A ladder whose calls wait for `go`, and are noted; it adds the width to its input."""
+
+    def __init__(self) -> None:
+        self.go, self.began = threading.Event(), threading.Event()
+        self.calls: list[tuple[float, int]] = []
+        self.ladder = Ladder({w: self._step(w) for w in (0.25, 0.5, 1.0)}, [X], [X], "test")
+
+    def _step(self, width: float):
+        def step(inputs):
+            self.began.set()
+            assert self.go.wait(10)
+            self.calls.append((width, len(inputs[0])))
+            if (inputs[0] == 13).any():
+                raise ValueError("thirteen")
+            return [inputs[0] + width]
+
+        return step
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.go.set()
+
+
+def rows(count: int, value: float = 0.0) -> list[np.ndarray]:
+    return [np.full((count, 2), value, np.float32)]
+
+
+def blocked(held: Held, governor: Governor, **options: Any) -> tuple[Batcher, Future]:
+    """A batcher that runs a first request, which does not end yet."""
+    batcher = Batcher(held.ladder, governor, **options)
+    first = batcher.submit(rows(1))
+    assert held.began.wait(10)
+    return batcher, first
+
+
+def test_what_waits_goes_together_and_everyone_gets_their_own_rows(held):
+    batcher, first = blocked(held, make_governor())
+    futures = [batcher.submit(rows(count, value)) for count, value in ((1, 1.0), (3, 2.0), (2, 3.0), (4, 4.0))]
+    held.go.set()
+    answers = [future.result(10) for future in futures]
+    assert held.calls == [(1.0, 1), (1.0, 6), (1.0, 4)]  # eight rows at most
+    assert [answer.batch for answer in answers] == [6, 6, 6, 4]
+    for answer, (count, value) in zip(answers, ((1, 2.0), (3, 3.0), (2, 4.0), (4, 5.0)), strict=True):
+        assert np.array_equal(answer.outputs[0], rows(count, value)[0])
+    assert first.result(10).width == 1.0
+    assert batcher.drain(10)
+
+
+def test_a_width_that_is_asked_for_is_run(held):
+    batcher, _ = blocked(held, make_governor())
+    futures = [batcher.submit(rows(1), width=w) for w in (0.25, 0.5, 0.25)] + [batcher.submit(rows(1), at_most=0.5)]
+    held.go.set()
+    assert [future.result(10).width for future in futures] == [0.25, 0.5, 0.25, 0.5]
+    assert held.calls[1] == (0.25, 2)
+    batcher.drain(10)
+
+
+def test_a_full_queue_refuses_and_so_does_one_that_takes_too_long(held):
+    batcher, _ = blocked(held, make_governor(), queue=2)
+    accepted = [batcher.submit(rows(1)) for _ in range(2)]
+    with pytest.raises(Refusal, match="2 requests wait already") as full:
+        batcher.submit(rows(1))
+    assert (full.value.status, full.value.reason) == (503, "full")
+    held.go.set()
+    assert all(future.result(10).width for future in accepted)
+    batcher.drain(10)
+
+    late = Held()
+    batcher, _ = blocked(late, make_governor(target=0.004))
+
+    def flood() -> None:
+        for _ in range(50):
+            batcher.submit(rows(1))
+
+    with pytest.raises(Refusal, match="above the 4 ms aimed at") as overload:
+        flood()
+    assert overload.value.reason == "overload"
+    assert overload.value.retry_after > 0.004
+    late.go.set()
+    batcher.drain(10)
+
+
+def test_rows_that_ask_for_the_full_width_count_as_such(held):
+    """At the narrowest width a row takes a quarter of a millisecond, and at the full width one."""
+
+    def accepted(width: float | None) -> int:
+        for count in range(1000):
+            try:
+                batcher.submit(rows(1), width=width)
+            except Refusal:
+                return count
+        raise AssertionError("all were taken")
+
+    batcher, _ = blocked(held, make_governor(target=0.040))
+    narrow = accepted(None)
+    held.go.set()
+    batcher.drain(10)
+    again = Held()
+    batcher, _ = blocked(again, make_governor(target=0.040))
+    assert accepted(1.0) < narrow / 2
+    again.go.set()
+    batcher.drain(10)
+
+
+def test_what_is_late_is_answered_unless_others_can_be_in_time():
+    now = [0.0]
+    held = Held()
+    batcher, first = blocked(held, make_governor(target=1.0), clock=lambda: now[0])
+    late = [batcher.submit(rows(1)) for _ in range(3)]
+    now[0] = 0.9
+    fresh = batcher.submit(rows(1))
+    now[0] = 1.5
+    held.go.set()
+    assert first.result(10).width == 1.0
+    assert fresh.result(10).batch == 1
+    for future in late:
+        with pytest.raises(Refusal, match="not answered within the time aimed at; it waited 1500 ms") as refused:
+            future.result(10)
+        assert (refused.value.status, refused.value.reason) == (503, "late")
+    assert batcher.drain(10)
+
+    held = Held()
+    batcher, first = blocked(held, make_governor(target=1.0), clock=lambda: now[0])
+    late = [batcher.submit(rows(1)) for _ in range(3)]
+    now[0] += 2
+    held.go.set()
+    assert [future.result(10).width for future in late] == [0.25] * 3
+    assert batcher.drain(10)
+
+
+def test_draining_answers_what_waits_and_takes_no_more(held):
+    batcher, first = blocked(held, make_governor())
+    waiting = [batcher.submit(rows(1)) for _ in range(5)]
+    assert not batcher.drain(0.01)
+    assert not batcher.open
+    with pytest.raises(Refusal, match="shutting down"):
+        batcher.submit(rows(1))
+    held.go.set()
+    assert batcher.drain(10)
+    assert all(future.done() for future in (first, *waiting))
+    assert [future.result().width for future in waiting] == [1.0] * 5
+
+
+def test_one_bad_request_does_not_spoil_its_batch(held):
+    batcher, _ = blocked(held, make_governor())
+    good, bad, other = batcher.submit(rows(1)), batcher.submit(rows(1, 13.0)), batcher.submit(rows(1, 2.0))
+    held.go.set()
+    assert other.result(10).outputs[0][0, 0] == 3.0
+    assert good.result(10).outputs[0][0, 0] == 1.0
+    with pytest.raises(Refusal, match="the network does not take this input: thirteen"):
+        bad.result(10)
+    assert batcher.open
+    batcher.drain(10)
+
+
+def test_a_request_that_was_given_up_is_not_run(held):
+    batcher, _ = blocked(held, make_governor())
+    gone, stays = batcher.submit(rows(1)), batcher.submit(rows(2))
+    assert gone.cancel()
+    held.go.set()
+    assert stays.result(10).batch == 2
+    assert held.calls == [(1.0, 1), (1.0, 2)]
+    batcher.drain(10)
+
+
+def test_many_threads_get_each_their_own_answer(served):
+    batcher = Batcher(served.ladder, make_governor(), queue=1000)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(60, 3, 8, 8)).astype(np.float32)
+    found: dict[int, float] = {}
+
+    def work(start: int) -> None:
+        for place in range(start, 60, 6):
+            answer = batcher.submit([images[place : place + 1]]).result(20)
+            (wanted,) = served.ladder.run([images[place : place + 1]], width=answer.width)
+            found[place] = float(np.abs(answer.outputs[0] - wanted).max())
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 60
+    assert max(found.values()) < 1e-5
+    batcher.drain(10)
+
+
+def test_batches_are_reported(served):
+    seen = []
+    batcher = Batcher(
+        served.ladder, make_governor(), on_batch=lambda decision, seconds: seen.append((decision, seconds))
+    )
+    batcher.submit([np.zeros((2, 3, 8, 8), np.float32)]).result(10)
+    batcher.drain(10)
+    ((decision, seconds),) = seen
+    assert (decision.rows, decision.width) == (2, 1.0)
+    assert 0 < seconds < 10
+    assert batcher.governor.drift.ratio != 1.0

@@ -1,0 +1,55 @@
+"""A server with one worker on a simulated clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anywidth.serving import Decision, Governor, Waiting
+
+__all__ = ["Outcome", "poisson", "simulate"]
+
+
+@dataclass
+class Outcome:
+    """What became of the requests."""
+
+    latencies: list[float] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+
+    def answered_within(self, target: float) -> float:
+        return float(np.mean(np.array(self.latencies) <= target))
+
+    @property
+    def mean_width(self) -> float:
+        rows = np.array([decision.rows for decision in self.decisions])
+        return float(np.average([decision.width for decision in self.decisions], weights=rows))
+
+
+def poisson(rate: float, seconds: float, seed: int = 0) -> list[float]:
+    gaps = np.random.default_rng(seed).exponential(1 / rate, size=int(rate * seconds))
+    return np.cumsum(gaps).tolist()
+
+
+def simulate(governor: Governor, arrivals: list[float], took: Callable[[float, int, float], float]) -> Outcome:
+    """Every request is answered; `took(width, rows, now)` is what a batch really takes."""
+    outcome, now, queue, pending = Outcome(), 0.0, [], list(reversed(arrivals))
+    while pending or queue:
+        if not queue:
+            now = max(now, pending[-1])
+        while pending and pending[-1] <= now:
+            arrived = pending.pop()
+            governor.arrived(arrived)
+            queue.append(Waiting(arrived=arrived))
+        decision = governor.decide(now, queue)
+        seconds = took(decision.width, decision.rows, now)
+        now += seconds
+        governor.finished(decision, seconds)
+        outcome.latencies += [now - queue[place].arrived for place in decision.members]
+        queue = [waiting for place, waiting in enumerate(queue) if place not in decision.members]
+        outcome.decisions.append(decision)
+        outcome.steady.append(governor.steady)
+    return outcome
