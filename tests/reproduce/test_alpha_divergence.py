@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from anywidth.reproduce import load_experiment
 
-alpha_divergence = load_experiment("beyond").cells["alpha-divergence"].keywords["distillation"]
+cell: Any = load_experiment("beyond").cells["alpha-divergence"]
+alpha_divergence = cell.keywords["distillation"]
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.5, 1.0, 2.0])

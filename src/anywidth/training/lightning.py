@@ -40,6 +40,7 @@ class SandwichModule(Recipe):
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
 
+    >>> import torch
     >>> from lightning.pytorch import Trainer
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
     >>> module = SandwichModule(Supernet(model, torch.randn(1, 4)), lr=0.1)
