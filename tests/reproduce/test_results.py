@@ -45,6 +45,13 @@ def test_statistics_are_those_of_the_standard_library(rows) -> None:
     assert results.values("a", "widest") == results.values("a", 1.0)
 
 
+def test_costs_that_differ_by_seed_are_averaged() -> None:
+    seeds = {seed: [Point(x=0.5, y=1.0, macs=cost)] for seed, cost in enumerate((10, 40, 100))}
+    results = Results({"a": seeds})
+    assert results.macs("a") == [50]
+    assert Results.from_json(results.as_json(), results.seeds).macs("a") == [50]
+
+
 @given(columns)
 def test_json_keeps_everything(rows) -> None:
     results = two_arms(rows)

@@ -105,8 +105,13 @@ class Results:
         return [point.x for point in next(iter(self._of(arm).values()))]
 
     def macs(self, arm: str) -> list[int | None]:
-        """The cost at every x of an arm."""
-        return [point.macs for point in next(iter(self._of(arm).values()))]
+        """The cost of an arm's networks by x, a mean over the seeds, which may have different ones."""
+        known = [[point.macs for point in curve] for curve in self._of(arm).values()]
+        means: list[int | None] = []
+        for costs in zip(*known, strict=True):
+            numbers = [cost for cost in costs if cost is not None]
+            means.append(round(statistics.fmean(numbers)) if numbers else None)
+        return means
 
     def values(self, arm: str, at: At = None) -> list[float]:
         """One number per seed: the mean over some x, by default all.
