@@ -1,13 +1,14 @@
 """Which models become elastic, how far, how long the analysis takes, and what stays frozen.
 
-    uv run python benchmarks/coverage.py [--only 'timm/*'] [--resume] [--jobs 1]
+    uv run python benchmarks/coverage.py [--only 'timm/*'] [--resume] [--times] [--jobs 1]
 
 Every image classifier of torchvision, its segmentation models and detection backbones, the timm models of
 `coverage_timm.txt` (some of every family, small ones first), and transformer classifiers from configs of Hugging Face,
 all with new weights. Of each, in a process of its own: the supernet is built (its groups are proved there), the
 narrowest and random nonuniform subnets run forward and backward in training, and the extracted networks have the
 counted parameters. Writes `results/coverage.csv` after every model, and `docs/coverage.md` at the end. Seconds are of
-the analysis alone, without the two that the first `torch.export` of a process takes to import what it needs.
+the analysis alone, without the two that the first `torch.export` of a process takes to import what it needs. `--times`
+measures seconds and memory of the models in the table anew and leaves the rest of it as it is.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ LIMIT_S = 600.0
 _IMAGE = 224
 
 Build = Callable[[], tuple[nn.Module, Any]]
+Measure = Callable[[Build], dict[str, Any]]
 
 
 def torchvision_classifiers() -> Iterator[tuple[str, str, Build]]:
@@ -125,8 +127,8 @@ def _transformers(name: str, task: str, text: bool) -> tuple[nn.Module, Any]:
     return model, {"pixel_values": torch.randn(1, 3, size, size)}
 
 
-def examine(build: Build) -> dict[str, Any]:
-    """The row of one model; raises if anything about it is wrong."""
+def analyse(build: Build) -> tuple[aw.Supernet, dict[str, Any]]:
+    """The supernet of one model, with the seconds and memory that its analysis took."""
     torch.manual_seed(0)
     model, inputs = build()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,6 +138,17 @@ def examine(build: Build) -> dict[str, Any]:
         net = aw.Supernet(model, inputs)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return net, {"status": "ok", "seconds": round(seconds, 2), "peak_mb": round(peak / 1024)}
+
+
+def times(build: Build) -> dict[str, Any]:
+    """What the analysis of one model takes."""
+    return analyse(build)[1]
+
+
+def examine(build: Build) -> dict[str, Any]:
+    """The row of one model; raises if anything about it is wrong."""
+    net, cost = analyse(build)
     rng = np.random.default_rng(0)
     draws = [{g.name: float(rng.uniform(net.min_width, 1)) for g in net.analysis.elastic} for _ in range(2)]
     for config in [net.config(net.min_width), net.config(0.5), *map(net.config, draws)]:
@@ -144,7 +157,7 @@ def examine(build: Build) -> dict[str, Any]:
     made = [g for g in net.groups if g.frozen and "reaches the output" not in g.frozen]
     reasons = Counter(str(g.frozen).split(": ")[0][:90] for g in made)
     return {
-        "status": "ok",
+        **cost,
         "mparams": round(full / 1e6, 2),
         "gmacs": round(aw.macs(net) / 1e9, 3),
         "groups": len(net.analysis.elastic),
@@ -152,8 +165,6 @@ def examine(build: Build) -> dict[str, Any]:
         "elastic_macs": round(net.elastic_share, 4),
         "params_half": round(aw.params(net, 0.5) / full, 4),
         "params_min": round(aw.params(net, net.min_width) / full, 4),
-        "seconds": round(seconds, 2),
-        "peak_mb": round(peak / 1024),
         "reasons": "; ".join(f"{text} ({number})" for text, number in reasons.most_common(4)),
     }
 
@@ -173,21 +184,21 @@ def _check(net: aw.Supernet, config: aw.WidthConfig) -> None:
     assert counted == aw.params(net, config), f"{counted} parameters, counted {aw.params(net, config)}"
 
 
-def _child(build: Build, threads: int, pipe: Connection) -> None:
+def _child(measure: Measure, build: Build, threads: int, pipe: Connection) -> None:
     torch.set_num_threads(threads)
     try:
-        row = examine(build)
+        row = measure(build)
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
         row = {"status": f"{type(error).__name__}: {text}"}
     pipe.send(row)
 
 
-def examine_apart(build: Build, threads: int) -> dict[str, Any]:
-    """`examine` in a process of its own, which may crash or hang."""
+def apart(measure: Measure, build: Build, threads: int) -> dict[str, Any]:
+    """`examine` or `times` in a process of its own, which may crash or hang."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(build, threads, theirs))
+    process = context.Process(target=_child, args=(measure, build, threads, theirs))
     process.start()
     theirs.close()
     row: dict[str, Any] = {"status": f"no result within {LIMIT_S:g} s"}
@@ -207,24 +218,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a glob pattern of models")
     parser.add_argument("--resume", action="store_true", help="keep the rows of the table that are ok")
+    parser.add_argument("--times", action="store_true", help="measure seconds and memory of the table's models anew")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time; seconds are right with 1 only")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "coverage.csv")
     arguments = parser.parse_args()
     table: dict[str, dict[str, Any]] = {}
-    if arguments.resume and arguments.out.exists():
+    if (arguments.resume or arguments.times) and arguments.out.exists():
         table = {row["model"]: row for row in csv.DictReader(arguments.out.open()) if row["status"] == "ok"}
     work = [
         entry
         for source in (torchvision_classifiers, torchvision_others, timm_models, transformers_models)
         for entry in source()
-        if fnmatchcase(entry[0], arguments.only) and entry[0] not in table
+        if fnmatchcase(entry[0], arguments.only) and (entry[0] in table) == arguments.times
     ]
     torch.export.export(nn.Identity(), (torch.zeros(1),), strict=False)
     threads = max(1, torch.get_num_threads() // arguments.jobs)
 
     def one(entry: tuple[str, str, Build]) -> None:
         name, family, build = entry
-        row = {"model": name, "family": family, **examine_apart(build, threads)}
+        found = apart(times if arguments.times else examine, build, threads)
+        row = {**table.get(name, {}), "model": name, "family": family, **found}
         table[name] = row
         print(
             f"{len(table):>4} {name:<52}{row.get('elastic_macs', ''):>8}{row.get('params_half', ''):>8}"
