@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+import torch._inductor.compile_fx
 from torch import nn
 
 import anywidth as aw
 from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, named_cost
-from anywidth.errors import CheckpointError, SearchError
+from anywidth.errors import AnywidthError, CheckpointError, SearchError
 from anywidth.models import build_model
 
 
@@ -107,6 +109,32 @@ def test_real_latency_is_within_ten_percent() -> None:
     net = aw.Supernet(build_model("resnet18", num_classes=10, input_shape=(3, 32, 32)), torch.randn(4, 3, 32, 32))
     model = fit_latency(net, lambda net, config: latency(net, config, repeats=9), configs=40, held_out=12)
     assert model.error < 0.1, model
+
+
+@pytest.mark.slow
+def test_every_width_is_compiled_or_told_that_it_cannot_be(monkeypatch) -> None:
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2)), torch.randn(1, 4))
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        with pytest.raises(AnywidthError, match="install a C"):
+            aw.latency(net, 0.5, compiled=True)
+        return
+    compiled = []
+    whole = torch._inductor.compile_fx.compile_fx
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", lambda *a, **o: compiled.append(1) or whole(*a, **o))
+    widths = [0.25 + number / 16 for number in range(10)]  # more than torch.compile takes of one class
+    assert all(aw.latency(net, width, repeats=2, compiled=True) > 0 for width in widths)
+    assert len(compiled) == len(widths)
+
+
+def test_a_compiler_that_fails_is_told(monkeypatch) -> None:
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2)), torch.randn(1, 4))
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    with pytest.raises(AnywidthError, match="no compiler here"):
+        aw.latency(net, 0.5, compiled=True)
 
 
 def test_what_does_not_fit_is_told(tmp_path) -> None:

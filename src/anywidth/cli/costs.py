@@ -14,7 +14,7 @@ from anywidth.supernet import Supernet
 
 __all__ = ["CostName", "cost_by_name", "cost_of_result", "latency_model"]
 
-CostName = Literal["macs", "params", "memory", "latency", "latency-onnx"]
+CostName = Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"]
 
 _COUNTED = {"macs": macs, "params": params, "memory": activation_memory}
 
@@ -48,7 +48,7 @@ def latency_model(
 
         measure = partial(onnx_latency, calibrated=False)
     else:
-        measure = partial(latency, device=device)
+        measure = partial(latency, device=device, compiled=name == "latency-compiled")
     model = fit_latency(net, measure, name=name, progress=progress)
     model.to_json(file)
     return model

@@ -27,7 +27,8 @@ class SearchCommandSettings:
     Attributes:
         run: folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1
         budgets: what networks may cost: 30e6,20e6, a share of the widest such as 50%, or an interval such as 90e6-100e6
-        cost: what budgets are of: macs, params, memory (bytes of activations), latency or latency-onnx (milliseconds)
+        cost: what budgets are of: macs, params, memory (bytes of activations), latency, latency-compiled
+            or latency-onnx (milliseconds)
         latency_model: file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json
         objective: what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved
         piece: share of a group's channels that is removed at once
@@ -41,7 +42,7 @@ class SearchCommandSettings:
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
     budgets: tuple[str, ...] = field(metadata=option(parse=parse_budget_list, metavar="B,B,..."))
-    cost: Literal["macs", "params", "memory", "latency", "latency-onnx"] = field(
+    cost: Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"] = field(
         default="macs", metadata=option(metavar="NAME")
     )
     latency_model: Path | None = field(default=None, metadata=option(metavar="FILE"))

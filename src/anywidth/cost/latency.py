@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from anywidth.errors import AnywidthError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -21,6 +24,7 @@ def latency(
     device: str | torch.device = "cpu",
     repeats: int = 20,
     warmup: int = 3,
+    compiled: bool = False,
 ) -> float:
     """Median time of one forward pass of the extracted network on the example inputs, in milliseconds.
 
@@ -30,6 +34,11 @@ def latency(
         device: Where to run.
         repeats: Timed passes.
         warmup: Passes before those.
+        compiled: Whether `torch.compile` compiles the network, which takes seconds to minutes per width and needs a C++
+            compiler on the CPU.
+
+    Raises:
+        AnywidthError: the network cannot be compiled.
 
     >>> from torch import nn
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
@@ -39,13 +48,30 @@ def latency(
     device = torch.device(device)
     dense = net.extract(width, calibrated=False).to(device).eval()
     inputs: Inputs = net.inputs.map(lambda tensor: tensor.to(device))
+    network: Callable[..., Any] = dense
+    if compiled:
+        torch.compiler.reset()  # after eight networks of one class it would go on without compiling
+        network = torch.compile(dense, dynamic=False)
     times = []
-    with torch.inference_mode():
+    # Inference mode is not compiled for.
+    with torch.no_grad() if compiled else torch.inference_mode():
+        if compiled:
+            _compile(network, inputs)
         for number in range(warmup + repeats):
             start = time.perf_counter()
-            inputs.call(dense)
+            inputs.call(network)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number >= warmup:
                 times.append(time.perf_counter() - start)
     return statistics.median(times) * 1e3
+
+
+def _compile(network: Callable[..., Any], inputs: Inputs) -> None:
+    try:
+        inputs.call(network)
+    except Exception as error:  # those of the compiler, of the code that it makes, and of the network
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AnywidthError(
+            f"torch.compile failed: {first}; install a C++ compiler, or measure without compiling"
+        ) from error
