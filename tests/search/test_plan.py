@@ -83,6 +83,32 @@ def test_a_found_mobilenet_from_its_list_of_channels() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mmacs", "channels"),
+    [
+        (207, "8 8 96 16 96 16 96 24 144 24 144 24 144 48 288 48 288 48 288 48 288 64 432 64 432 64 648 176 720 176 720 "
+              "176 1440 280 1920"),
+        (305, "8 8 96 16 96 16 96 24 144 24 144 24 144 56 288 56 288 56 288 56 288 96 432 96 432 96 864 240 1440 240 960 "
+              "240 1440 480 1920"),
+        (505, "32 16 144 24 176 24 192 48 240 48 144 48 264 88 288 88 336 88 432 88 576 144 576 144 648 144 864 240 1440 "
+              "240 1440 240 1440 480 1920"),
+    ],
+)  # fmt: skip
+def test_the_networks_that_the_paper_found_have_its_macs(mmacs, channels) -> None:
+    """AutoSlim-MobileNetV2 as published: the stem, the first block, (expansion, output) of every other, the head."""
+    stem, first, *blocks, head = map(int, channels.split())
+    numbers = [stem, stem, first]
+    for expansion, outputs in zip(blocks[::2], blocks[1::2], strict=True):
+        numbers += [expansion, expansion, outputs]
+    wide = build_model("mobilenet_v2", num_classes=1000, input_shape=(3, 224, 224), width=1.5)
+    net = aw.Supernet(wide, torch.zeros(1, 3, 224, 224), min_width=0.1)
+    config = config_from_channels(net, [*numbers, head, 1000])
+    assert round(aw.macs(net, config) / 1e6) == mmacs
+    dense = net.extract(config, calibrated=False)
+    assert sum(p.numel() for p in dense.parameters()) == aw.params(net, config)
+    assert [m.out_channels for m in dense.modules() if isinstance(m, nn.Conv2d)] == [*numbers, head]
+
+
+@pytest.mark.parametrize(
     ("channels", "message"),
     [
         ([1, 2, 3], "3 numbers of channels fit neither the"),
