@@ -132,12 +132,14 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
     assert "is complete" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-onnx"])
+@pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-compiled", "latency-onnx"])
 def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
     out, model = tmp_path / "x.json", tmp_path / "model.json"
     # Measuring so small a network would tell of the machine's noise.
     monkeypatch.setattr(costs, "fit_latency", partial(fit_latency, configs=4, held_out=2))
-    monkeypatch.setattr(costs, "latency", lambda net, config, device: 0.1 + 1e-6 * aw.macs(net, config))
+    monkeypatch.setattr(
+        costs, "latency", lambda net, config, device, compiled: 0.1 + compiled + 1e-6 * aw.macs(net, config)
+    )
     export = sys.modules["anywidth.export"]  # the name in the package is the function
     monkeypatch.setattr(export, "onnx_latency", lambda net, config, calibrated: 0.1 + 1e-6 * aw.macs(net, config))
     asked = ["search", str(searched), "--budgets", "80%", "--cost", cost, "--latency-model", str(model), *FAST]
