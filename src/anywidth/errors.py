@@ -11,6 +11,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "NoEffectWarning",
+    "NotFiniteError",
     "SearchError",
     "TrainingError",
     "UncalibratedError",
@@ -56,6 +57,10 @@ class SearchError(AnywidthError, ValueError):
 
 class TrainingError(AnywidthError, RuntimeError):
     """Training cannot go on: the loss is not finite, or the run folder is in the way."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss is NaN or infinite; the weights are as before the step."""
 
 
 class MissingExtraError(AnywidthError, ImportError):

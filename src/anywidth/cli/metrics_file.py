@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ class MetricsFile(Callback):
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": f"{float(means['lr_epoch']):.6g}",
-            "loss_widest": f"{float(means['loss_widest_epoch']):.6f}",
-            "loss_narrowest": f"{float(means['loss_narrowest_epoch']):.6f}",
+            # Missing if every step of the epoch was left out.
+            "loss_widest": f"{float(means.get('loss_widest_epoch', nan)):.6f}",
+            "loss_narrowest": f"{float(means.get('loss_narrowest_epoch', nan)):.6f}",
             "seconds": f"{time.perf_counter() - self._start:.2f}",
             **{name: f"{100 * float(means[name]):.4f}" for name in means if name.split("@")[0] == "accuracy"},
         }

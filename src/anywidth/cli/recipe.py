@@ -47,6 +47,7 @@ def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
         "schedule": SCHEDULES[settings.schedule],
         "accumulate": settings.accumulate,
         "clip": settings.clip,
+        "skip": settings.skip,
         "transform": _mixing(settings, classes),
     }
 

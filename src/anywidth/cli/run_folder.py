@@ -6,9 +6,13 @@ import csv
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from anywidth.cli.options import read_settings, write_settings
 from anywidth.cli.train_settings import TrainSettings
@@ -130,6 +134,31 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot read {self.file('data.json')}: {error}; restore the file") from error
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, no other run writes into the folder; at the end, a folder with nothing in it is removed.
+
+        Raises:
+            TrainingError: another run does.
+        """
+        lock = FileLock(self.file(".lock"), timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            if not isinstance(error, Timeout):
+                raise CheckpointError(f"could not write into {self.path}: {error.strerror or error}") from error
+            raise TrainingError(
+                f"another run writes into {self.path}; wait until it is done, or choose another folder with --out DIR"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            self.file(".lock").unlink(missing_ok=True)
+            if self.path.is_dir() and not any(self.path.iterdir()):
+                self.path.rmdir()
+
     def finish(self) -> None:
         """Remove what only `--resume` needs."""
         shutil.rmtree(self.file("checkpoints"), ignore_errors=True)
@@ -140,8 +169,6 @@ class RunFolder:
             return
         for name in ("config.yaml", "data.json"):
             self.file(name).unlink(missing_ok=True)
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
 
 
 def _free_name(settings: TrainSettings) -> Path:

@@ -16,9 +16,11 @@ def run(settings: TrainSettings) -> int:
         # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
         from anywidth.cli.retraining import Retraining
         from anywidth.cli.run_folder import RunFolder
+        from anywidth.cli.signals import ended_like_interrupted
         from anywidth.cli.training_run import TrainingRun
 
         resumed = RunFolder.open(settings.resume).settings if settings.resume else settings
         kind = TrainingRun if resumed.from_search is None else Retraining
         training = kind(settings, console)
-    return training.run()
+    with training.folder.locked(), ended_like_interrupted():
+        return training.run()

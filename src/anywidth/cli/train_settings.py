@@ -33,6 +33,7 @@ class TrainSettings:
         weight_decay: of convolution and linear weights; by default 0.01 for digits and else 0.0001
         warmup_epochs: epochs in which the learning rate climbs in a line
         clip: largest norm of all gradients together; by default they are not clipped
+        skip: leave out steps in which a loss is not finite, instead of stopping; 20 in a row stop all the same
         average: train as usual but keep the moving average of the weights with this decay, such as 0.999
         mixup: mix images and their labels in pairs, with this alpha, such as 0.2
         cutmix: paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch
@@ -81,6 +82,7 @@ class TrainSettings:
     weight_decay: float | None = None
     warmup_epochs: float = 1.0
     clip: float | None = None
+    skip: bool = False
     average: float | None = None
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -119,6 +119,8 @@ class TrainingRun:
             ],
             logger=self.logger,
         )  # fmt: skip
+        if module.skipped:
+            say("warning", f"{module.skipped} steps were left out, because a loss was not finite")
         if given.keep == "best":
             load_weights(module, self.folder.checkpoint("best"))
         self.stage = "calibrating and evaluating"

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anywidth.errors import TrainingError
+from anywidth.errors import NotFiniteError
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import split_batch
 from anywidth.training.distillation import soft_cross_entropy
@@ -144,7 +144,7 @@ class PlainModule(Recipe):
             value = self.loss(inputs.call(self.model), targets)
             self.manual_backward(value * scale)
             if not math.isfinite(float(value.detach())):
-                raise TrainingError("the loss is not finite; lower the learning rate, or check the data for NaN")
+                raise NotFiniteError("the loss is not finite; lower the learning rate, or check the data for NaN")
             return {"loss": value.detach()}
 
         return self._step(add_gradients, inputs.tensors()[0].shape[0], batch_idx)

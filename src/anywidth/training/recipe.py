@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from anywidth.distributed import sync_gradients
-from anywidth.errors import CheckpointError, TrainingError
+from anywidth.distributed import everyone, sync_gradients
+from anywidth.errors import CheckpointError, NotFiniteError, TrainingError
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.schedule import Schedule, warmup_cosine
 from anywidth.training.strategy import SandwichStrategy
@@ -24,6 +24,7 @@ from anywidth.training.strategy import SandwichStrategy
 __all__ = ["Recipe", "RecipeOptions"]
 
 _RANDOM = "anywidth_random"
+_MOST_IN_A_ROW = 20
 
 
 class RecipeOptions(TypedDict, total=False):
@@ -37,6 +38,8 @@ class RecipeOptions(TypedDict, total=False):
         schedule: The factor on the learning rate of a step; by default `warmup_cosine`.
         accumulate: Batches per optimizer step; their gradients are averaged.
         clip: Largest norm of all gradients together; by default they are not clipped.
+        skip: Leave out an optimizer step in which a loss is not finite, instead of stopping; 20 in a row stop all the
+            same.
         transform: Changes a batch, `transform(images, labels)`, such as torchvision's `v2.MixUp`.
     """
 
@@ -47,6 +50,7 @@ class RecipeOptions(TypedDict, total=False):
     schedule: Schedule
     accumulate: int
     clip: float | None
+    skip: bool
     transform: Callable[..., Any] | None
 
 
@@ -70,6 +74,7 @@ class Recipe(LightningModule):
         schedule: Schedule = warmup_cosine,
         accumulate: int = 1,
         clip: float | None = None,
+        skip: bool = False,
         transform: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +90,9 @@ class Recipe(LightningModule):
         self.schedule = schedule
         self.accumulate = accumulate
         self.clip = clip
+        self.skip = skip
+        self.skipped = 0
+        self._bad, self._in_a_row = False, 0
         self.transform = transform
         self._make_optimizer = optimizer or (lambda groups: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True))
 
@@ -159,16 +167,32 @@ class Recipe(LightningModule):
         last = min(first + self.accumulate, int(self.trainer.num_training_batches)) - 1
         if number == first:
             optimizer.zero_grad()
+            self._bad = False
+        losses: dict[str, Tensor] = {}
         try:
             losses = add_gradients(1 / (last - first + 1))
-        except TrainingError as error:
-            raise TrainingError(f"step {self.global_step + 1}, epoch {self.current_epoch + 1}: {error}") from error
+        except NotFiniteError as error:
+            self._bad = True
+            if not self.skip or self._in_a_row >= _MOST_IN_A_ROW:
+                where = f"step {self.global_step + 1}, epoch {self.current_epoch + 1}"
+                after = f", after {self._in_a_row} steps that were left out" if self._in_a_row else ""
+                raise NotFiniteError(f"{where}{after}: {error}") from error
         if number == last:
-            sync_gradients(_parameters(optimizer))
-            optimizer.step()
+            self._finish(optimizer)
             cast(LRScheduler, schedule).step()
         self.log_dict({**losses, "lr": rate}, on_step=True, on_epoch=True, batch_size=batch)
         return losses
+
+    def _finish(self, optimizer: Any) -> None:
+        """Step the optimizer, unless a loss was not finite in some process."""
+        if self.skip and any(everyone(self._bad)):
+            optimizer.zero_grad()
+            self.skipped += 1
+            self._in_a_row += 1
+            return
+        sync_gradients(_parameters(optimizer))
+        optimizer.step()
+        self._in_a_row = 0
 
 
 def _parameters(optimizer: Any) -> list[nn.Parameter]:

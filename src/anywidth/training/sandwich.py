@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import TrainingError, WidthError
+from anywidth.errors import NotFiniteError, WidthError
 from anywidth.groups.trace import module_modes, normalise_inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.training.distillation import logits_of, soft_cross_entropy
@@ -87,7 +87,7 @@ def sandwich_step(
         check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
 
     Raises:
-        TrainingError: a loss is not finite; the optimizer has not been stepped.
+        NotFiniteError: a loss is not finite; the optimizer has not been stepped.
         WidthError: a width does not fit.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1; with switches and without distillation, Slimmable Networks
@@ -131,7 +131,7 @@ def sandwich_step(
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
         bad = [net.label(width) for width, value in pairs if not math.isfinite(value)]
-        raise TrainingError(
+        raise NotFiniteError(
             f"the loss is not finite at width {', '.join(bad)}; the weights have not been updated. "
             "Lower the learning rate, clip gradients, or check the data for NaN"
         )

@@ -1,0 +1,183 @@
+"""What happens to a run when something breaks; the table in docs/training.md says what is tried here."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+from anywidth.cli import main
+from anywidth.training.lightning import SandwichModule
+
+
+def start(out: Path, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    """A run of its own process, once it has finished an epoch."""
+    command = ["train", "--out", str(out), "--epochs", "500", "--widths", "2", *arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anywidth.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=before, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def epochs(out: Path) -> int:
+    return len((out / "metrics.csv").read_text().splitlines()) - 1
+
+
+@pytest.mark.slow
+def test_sigterm_is_like_ctrl_c(tmp_path) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert f"anywidth train --resume {out}" in error
+    assert "Traceback" not in error
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_loses_nothing_that_was_written(tmp_path) -> None:
+    out = tmp_path / "run"
+    for number in range(4):
+        process = start(out) if number == 0 else _resumed(out)
+        time.sleep(0.3 + 0.37 * number)
+        process.kill()
+        process.communicate(timeout=60)
+        state = torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)
+        # The state is written before the row of its epoch, or after it: at most one epoch lies between them.
+        assert abs(state["epoch"] + 1 - epochs(out)) <= 1
+        assert state["state_dict"]
+
+
+def _resumed(out: Path) -> subprocess.Popen[str]:
+    before = (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anywidth.cli", "train", "--resume", str(out)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns == before:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_a_full_disk_keeps_the_last_epoch(train, tmp_path, monkeypatch, capsys) -> None:
+    out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    step = SandwichModule.training_step
+
+    def fill(self: SandwichModule, batch: object, index: int) -> object:
+        if self.current_epoch == 1:  # files may not grow beyond this from now on, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SandwichModule, "training_step", fill)
+    monkeypatch.setattr(signal, "signal", signal.signal)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        assert train("--out", str(out), "--epochs", "3") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, kept)
+    assert "could not write" in capsys.readouterr().err
+    assert torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)["epoch"] == 0
+    monkeypatch.setattr(SandwichModule, "training_step", step)
+    assert main(["train", "--resume", str(out)]) == 0
+    assert epochs(out) == 3
+
+
+def test_a_folder_that_another_run_writes_into_is_left_alone(train, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / ".lock"):
+        assert train("--out", str(out)) == 2
+    assert "another run writes into" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] in ([".lock"], [])
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Batches with NaN at some steps, counted from 1."""
+    step, counted = SandwichModule.training_step, [0]
+
+    def broken(self: SandwichModule, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> object:
+        counted[0] += 1
+        images, labels = batch
+        return step(self, (images * torch.nan if counted[0] in steps else images, labels), index)
+
+    monkeypatch.setattr(SandwichModule, "training_step", broken)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_before(
+    train, tmp_path, monkeypatch, capsys
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        poisoned(patch, {5})  # three steps an epoch
+        assert train("--out", str(out), "--epochs", "3") == 2
+    assert "step 5, epoch 2: the loss is not finite at width" in capsys.readouterr().err
+    assert main(["train", "--resume", str(out)]) == 0
+    assert epochs(out) == 3
+
+
+def test_steps_that_are_not_finite_are_left_out_when_asked(train, tmp_path, monkeypatch, capsys) -> None:
+    poisoned(monkeypatch, {2, 4, 5, 6})
+    assert train("--out", str(tmp_path / "run"), "--epochs", "3", "--skip") == 0
+    assert "4 steps were left out" in capsys.readouterr().err
+    assert "nan" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[2]
+
+
+def test_too_many_in_a_row_stop_all_the_same(train, tmp_path, monkeypatch, capsys) -> None:
+    poisoned(monkeypatch, set(range(4, 100)))
+    assert train("--out", str(tmp_path / "run"), "--epochs", "40", "--skip") == 2
+    assert "after 20 steps that were left out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_data_worker_that_dies_is_told_and_the_run_goes_on_later(tmp_path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    out = tmp_path / "run"
+    process = start(out, "--data", f"imagefolder:{tmp_path / 'images'}", "--workers", "2", "--batch-size", "8")
+    killed = False
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        for child in _children(process.pid):
+            os.kill(child, signal.SIGKILL)
+            killed = True
+        time.sleep(0.05)
+    _, error = process.communicate(timeout=60)
+    assert killed
+    assert process.returncode == 2, error
+    assert "Traceback" not in error
+    assert "worker" in error
+    assert epochs(out) >= 1
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process forked to read images."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
