@@ -66,21 +66,8 @@ class ItemLoader:
         iterator = iter(loader)
         for _ in batches:
             with _global_generator_as(own):
-                inputs, targets = _next(iterator)
+                inputs, targets = next(iterator)
             yield inputs, targets
-
-
-def _next(batches: Iterator[Any]) -> Any:
-    try:
-        return next(batches)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        first = str(error).splitlines()[0]
-        raise DataError(
-            f"a process that reads images died: {first}. The memory may be too small: take fewer workers (--workers), "
-            "and go on with --resume"
-        ) from error
 
 
 @contextmanager
