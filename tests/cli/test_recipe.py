@@ -75,6 +75,10 @@ def test_training_stops_early(train, tmp_path) -> None:
         (["--accumulate", "0"], "--accumulate is 0"),
         (["--optimizer", "adamv"], "did you mean"),
         (["--rand-augment", "31"], "give 0 to 30"),
+        (["--order", "l1"], "given by --init"),
+        (["--init", "hub", "--individual", "2"], "start from new weights"),
+        (["--init", "hub"], "no published weights of digits"),
+        (["--init", "nowhere.pt"], "cannot read weights"),
     ],
 )
 def test_what_makes_no_sense_is_refused(train, tmp_path, capsys, options, text) -> None:
@@ -86,3 +90,16 @@ def test_what_makes_no_sense_is_refused(train, tmp_path, capsys, options, text) 
 def test_rand_augment_needs_eight_bits(tmp_path, capsys) -> None:
     assert main(["train", "--rand-augment", "5", "--out", str(tmp_path / "run")]) == 2
     assert "8 bits" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_the_weights_of_another(finished, train, tmp_path, monkeypatch, capsys) -> None:
+    weights = str(finished / "supernet.safetensors")
+    tiny = ["--epochs", "1", "--lr", "1e-12", "--init", weights]
+    assert train("--out", str(tmp_path / "kept"), *tiny, "--order", "none") == 0
+    ours, theirs = load_file(tmp_path / "kept" / "supernet.safetensors"), load_file(weights)
+    names = [name for name in theirs if name.startswith("model/") and "running" not in name and "tracked" not in name]
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) < 1e-6
+    assert train("--out", str(tmp_path / "sorted"), *tiny) == 0
+    ours = load_file(tmp_path / "sorted" / "supernet.safetensors")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) > 1e-3
+    assert "start anew" not in capsys.readouterr().err

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from anywidth.cli.messages import say
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
 from anywidth.evaluation import even_widths
-from anywidth.models import build_model
+from anywidth.models import build_model, load_initial
 from anywidth.supernet import Supernet
 from anywidth.widths import Width, check_width
 
@@ -70,8 +71,10 @@ def build_supernet(
     switches: tuple[float, ...] | None = None,
     average_inputs: bool = False,
     width_mult: float = 1.0,
+    init: str | None = None,
+    order: Literal["l1", "none"] = "none",
 ) -> Supernet:
-    """A supernet with new weights; what is None comes from the model's class, and then from `Supernet`.
+    """A supernet with new weights, or those of `init`; what is None comes from the model's class, and then from `Supernet`.
 
     Patterns are added to those that the model's class freezes itself.
     """
@@ -79,6 +82,11 @@ def build_supernet(
         check_width(min_width, what="--min-width")
     torch.manual_seed(seed)
     network = build_model(model, num_classes=classes, input_shape=input_shape, width=width_mult)
+    if init is not None:
+        new = load_initial(network, init, name=model, input_shape=input_shape)
+        if new:
+            few = ", ".join(new[:4]) + (", ..." if len(new) > 4 else "")
+            say("warning", f"{len(new)} tensors are not in the weights of {init} and start anew: {few}")
     return Supernet(
         network,
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),
@@ -87,6 +95,7 @@ def build_supernet(
         frozen=(*_own(network, "frozen", tuple, ()), *frozen),
         switches=switches,
         average_inputs=average_inputs,
+        order="l1" if order == "l1" else None,
     )
 
 
@@ -99,6 +108,7 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
         settings,
         # A run folder is read from other working folders as well.
         data=f"{kind}:{Path(place).expanduser().resolve()}" if place else settings.data,
+        init=settings.init if settings.init in (None, "hub") else str(Path(settings.init).expanduser().resolve()),
         data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
         weight_decay=settings.decay,
         min_width=net.min_width,

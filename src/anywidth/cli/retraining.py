@@ -134,7 +134,17 @@ def _merged(settings: TrainSettings) -> TrainSettings:
     given["from_search"] = settings.from_search.expanduser().resolve()
     # The networks are trained on all training images, as the search is over.
     return replace(
-        run, **{"hold_out": 0.0, "keep": "last", "early_stop": None, "individual": 0, "label_smoothing": None, **given}
+        run,
+        **{
+            "init": None,
+            "order": None,
+            "hold_out": 0.0,
+            "keep": "last",
+            "early_stop": None,
+            "individual": 0,
+            "label_smoothing": None,
+            **given,
+        },
     )
 
 

@@ -24,6 +24,10 @@ class TrainSettings:
         data: digits, cifar10, cifar100, fashion-mnist, npz:FILE or imagefolder:DIR
         data_root: folder of downloaded data sets
         model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
+        init: start from these weights: a file of tensors by name (.safetensors, .pt) of the same model, such as
+            supernet.safetensors of a run, or hub for what timm or torchvision publish
+        order: l1 puts the important channels of --init first, so that narrow widths start with them; by default l1, or
+            none for what was trained at many widths already
         epochs: passes over the training images
         batch_size: images per batch
         accumulate: batches per step of the optimizer, whose gradients are averaged
@@ -73,6 +77,8 @@ class TrainSettings:
     data: str = "digits"
     data_root: Path = Path("data")
     model: str = "digits"
+    init: str | None = field(default=None, metadata=option(metavar="FILE|hub"))
+    order: Literal["l1", "none"] | None = field(default=None, metadata=option(metavar="KIND"))
     epochs: int = 40
     batch_size: int = 64
     accumulate: int = 1
@@ -145,6 +151,12 @@ class TrainSettings:
                 raise SettingsError(f"--{name} is {getattr(self, name):g}; give its alpha, 0 or more, such as 0.2")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise SettingsError(f"--clip is {self.clip:g}; give the largest norm of the gradients, above 0")
+        if self.init is None and self.order == "l1":
+            raise SettingsError(
+                "--order l1 sorts the channels of weights that are given by --init; new ones have no order"
+            )
+        if self.init is not None and (self.individual or self.from_search):
+            raise SettingsError("networks to compare start from new weights; leave out --init")
         if self.average is not None and not 0 < self.average < 1:
             raise SettingsError(f"--average is {self.average:g}; give a decay between 0 and 1, such as 0.999")
         if self.average is not None and self.switches:

@@ -61,6 +61,9 @@ class TrainingRun:
             switches=given.switches,
             average_inputs=given.average_inputs,
             width_mult=given.width_mult,
+            # A training that goes on has its weights from its checkpoint.
+            init=None if settings.resume else given.init,
+            order="none" if given.init is None or settings.resume else given.order or "l1",
         )
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)

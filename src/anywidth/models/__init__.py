@@ -2,6 +2,7 @@
 
 from anywidth.models.digits_net import DigitsNet
 from anywidth.models.factory import build_model, model_names
+from anywidth.models.initial_weights import load_initial
 from anywidth.models.initialise import initialise
 from anywidth.models.mnasnet import MNasNet
 from anywidth.models.mobilenet_v1 import MobileNetV1
@@ -18,5 +19,6 @@ __all__ = [
     "ShuffleNet",
     "build_model",
     "initialise",
+    "load_initial",
     "model_names",
 ]

@@ -12,8 +12,10 @@ from anywidth.models.suggest import closest
 __all__ = ["build_timm"]
 
 
-def build_timm(name: str, *, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    """A timm model with new weights, for images of `input_shape`.
+def build_timm(
+    name: str, *, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False
+) -> nn.Module:
+    """A timm model with new weights, or those that timm publishes, for images of `input_shape`.
 
     A model whose image size is fixed when it is built (`img_size`) gets the size of the images.
 
@@ -28,6 +30,6 @@ def build_timm(name: str, *, num_classes: int, input_shape: tuple[int, int, int]
     config = timm.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": tuple(size)} if config is not None and config.fixed_input_size else {}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **sized)
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **sized)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"timm/{name} cannot be built for images of {input_shape}: {error}") from error
