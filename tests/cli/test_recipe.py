@@ -75,7 +75,7 @@ def test_training_stops_early(train, tmp_path) -> None:
         (["--accumulate", "0"], "--accumulate is 0"),
         (["--optimizer", "adamv"], "did you mean"),
         (["--rand-augment", "31"], "give 0 to 30"),
-        (["--order", "l1"], "given by --init"),
+        (["--order", "l1"], "that --init gives"),
         (["--init", "hub", "--individual", "2"], "start from new weights"),
         (["--init", "hub"], "no published weights of digits"),
         (["--init", "nowhere.pt"], "cannot read weights"),

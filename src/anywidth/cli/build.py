@@ -74,7 +74,9 @@ def build_supernet(
     init: str | None = None,
     order: Literal["l1", "none"] = "none",
 ) -> Supernet:
-    """A supernet with new weights, or those of `init`; what is None comes from the model's class, and then from `Supernet`.
+    """A supernet with new weights, or those of `init`.
+
+    What else is None comes from the model's class, and then from `Supernet`.
 
     Patterns are added to those that the model's class freezes itself.
     """
