@@ -153,7 +153,7 @@ class TrainSettings:
             raise SettingsError(f"--clip is {self.clip:g}; give the largest norm of the gradients, above 0")
         if self.init is None and self.order == "l1":
             raise SettingsError(
-                "--order l1 sorts the channels of weights that are given by --init; new ones have no order"
+                "--order l1 sorts the weights that --init gives; new ones have no order"
             )
         if self.init is not None and (self.individual or self.from_search):
             raise SettingsError("networks to compare start from new weights; leave out --init")
