@@ -109,7 +109,7 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
     return replace(
         settings,
         # A run folder is read from other working folders as well.
-        data=f"{kind}:{Path(place).expanduser().resolve()}" if place else settings.data,
+        data=f"{kind}:{Path(place).expanduser().resolve()}" if _is_path(kind, place) else settings.data,
         init=settings.init if settings.init in (None, "hub") else str(Path(settings.init).expanduser().resolve()),
         data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
         weight_decay=settings.decay,
@@ -117,6 +117,11 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
         divisor=net.divisor,
         workers=workers if settings.workers is None else settings.workers,
     )
+
+
+def _is_path(kind: str, place: str) -> bool:
+    """Whether data are named by a path; sets of Hugging Face may be named by their name on the hub."""
+    return bool(place) and (kind != "hf" or Path(place).expanduser().exists())
 
 
 def choose_widths(net: Supernet, widths: Widths, also: tuple[float, ...] = ()) -> list[float]:

@@ -164,7 +164,7 @@ def _accuracy(opened: OpenRun) -> dict[float, float]:
 def _reader(opened: OpenRun, limits: Limits) -> ImageReader:
     """Reads image files as the run's test images were."""
     from anywidth.data import TensorImages
-    from anywidth.data.folder import MEAN, STD
+    from anywidth.data.photo_transforms import MEAN, STD
     from anywidth.serving import ImageReader
 
     shape, _ = opened.folder.data()

@@ -21,7 +21,7 @@ class TrainSettings:
     """The options of `anywidth train`.
 
     Attributes:
-        data: digits, cifar10, cifar100, fashion-mnist, npz:FILE or imagefolder:DIR
+        data: digits, cifar10, cifar100, fashion-mnist, npz:FILE, imagefolder:DIR or hf:NAME
         data_root: folder of downloaded data sets
         model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
         init: start from these weights: a file of tensors by name (.safetensors, .pt) of the same model, such as
@@ -152,9 +152,7 @@ class TrainSettings:
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise SettingsError(f"--clip is {self.clip:g}; give the largest norm of the gradients, above 0")
         if self.init is None and self.order == "l1":
-            raise SettingsError(
-                "--order l1 sorts the weights that --init gives; new ones have no order"
-            )
+            raise SettingsError("--order l1 sorts the weights that --init gives; new ones have no order")
         if self.init is not None and (self.individual or self.from_search):
             raise SettingsError("networks to compare start from new weights; leave out --init")
         if self.average is not None and not 0 < self.average < 1:

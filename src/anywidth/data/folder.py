@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
-import torch
 from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
-from torchvision.transforms import v2
 
 from anywidth.data.bundle import DataBundle
+from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
 from anywidth.data.split import stratified_split
 from anywidth.errors import DataError
 
 __all__ = ["load_folder_bundle"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LAYOUT = "DIR/train/CLASS and DIR/val/CLASS (or DIR/test/CLASS), or DIR/CLASS"
 
 
@@ -56,8 +54,8 @@ def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None
     if train.classes != test.classes:
         odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
         raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders")
-    image_size = image_size or _fitting_size(train)
-    train.transform, test.transform = _train_transform(image_size), _test_transform(image_size)
+    image_size = image_size or fitting_size(_sides(train))
+    train.transform, test.transform = train_transform(image_size), test_transform(image_size)
     train_set, test_set = train, test
     if test_dir is None:
         parts = stratified_split(train.targets, seed=seed, where=f"image folder {train_dir}")
@@ -106,26 +104,10 @@ def _read_image(path: str) -> Image.Image:
         raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
 
 
-def _fitting_size(images: ImageFolder) -> int:
-    sides = []
+def _sides(images: ImageFolder) -> Iterator[int]:
     for path, _ in images.samples[:: max(1, len(images.samples) // 50)]:
         try:
             with Image.open(path) as image:
-                sides.append(min(image.size))
+                yield min(image.size)
         except OSError as error:
             raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
-    return min(max(int(median(sides)) // 32 * 32, 32), 224)
-
-
-def _train_transform(size: int) -> v2.Compose:
-    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), *_to_tensor()])
-
-
-def _test_transform(size: int) -> v2.Compose:
-    # The customary border of 1/8 would cut into the object on small images.
-    shorter = size if size <= 64 else round(size / 0.875)
-    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(size), *_to_tensor()])
-
-
-def _to_tensor() -> list[torch.nn.Module]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]

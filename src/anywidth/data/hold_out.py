@@ -87,23 +87,20 @@ def _as_tested(bundle: DataBundle) -> Any:
         images = copy.copy(images)
         images.augment = None
         return images
-    transform = getattr(_folder(bundle.test), "transform", None)
+    transform = _transform(bundle.test)
     return images if transform is None else _with_transform(images, transform)
 
 
-def _folder(images: Any) -> Any:
-    """The folder of images that a data set is a part of; None if it is no such."""
-    from torchvision.datasets import ImageFolder
-
-    if isinstance(images, Subset):
-        return _folder(images.dataset)
-    return images if isinstance(images, ImageFolder) else None
+def _transform(images: Any) -> Any:
+    """What makes numbers of the pictures of a data set that reads them one by one; None if nothing does."""
+    return _transform(images.dataset) if isinstance(images, Subset) else getattr(images, "transform", None)
 
 
 def _with_transform(images: Any, transform: Any) -> Any:
     if isinstance(images, Subset):
         return Subset(_with_transform(images.dataset, transform), images.indices)
-    if _folder(images) is not None:
-        images = copy.copy(images)
-        images.transform = transform
+    if getattr(images, "transform", None) is None:
+        return images
+    images = copy.copy(images)
+    images.transform = transform
     return images

@@ -11,7 +11,7 @@ from anywidth.errors import DataError
 __all__ = ["load_data"]
 
 _NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")
-_WITH_PATH = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR"}
+_WITH_PATH = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR", "hf": "hf:NAME"}
 
 
 def load_data(
@@ -30,16 +30,18 @@ def load_data(
     | `cifar10`, `cifar100` | 60,000 coloured 32x32 photographs | random crop, mirror |
     | `fashion-mnist` | 70,000 grey 28x28 pieces of clothing | random crop, mirror |
     | `npz:FILE` | arrays `x_train, y_train, x_test, y_test`, or `x, y` | none |
+    | `hf:NAME` | a data set of Hugging Face with images and class labels, on the hub or in a folder | as below |
     | `imagefolder:DIR` | `DIR/train/CLASS/*` and `DIR/val/CLASS/*`, or `DIR/CLASS/*` | resized crop, mirror |
 
-    All images are normalised. All sets but image folders lie in memory and are `TensorImages`.
+    All images are normalised. Sets other than image folders and those of Hugging Face lie in memory, as `TensorImages`.
 
     Args:
         spec: One of the above. Paths are relative to the working folder; `~` is the home folder.
         root: The folder that holds downloaded sets, or gets them.
         seed: Chooses the split of sets that have none of their own (`digits`, `x, y`, `DIR/CLASS`); the same
             seed gives the same split.
-        download: Whether CIFAR and Fashion-MNIST are fetched if they are not in `root`.
+        download: Whether CIFAR and Fashion-MNIST are fetched if they are not in `root`, and sets of Hugging Face
+            if they are not in its cache.
         image_size: Height and width in pixels that images are resized to. None keeps the images' own size;
             for an image folder it chooses a size that fits, up to 224.
 
@@ -61,6 +63,10 @@ def load_data(
     if kind in _WITH_PATH:
         if not path:
             raise DataError(f"data set {spec!r} names no path; write {_WITH_PATH[kind]}")
+        if kind == "hf":
+            from anywidth.data.hugging_face import load_hub_bundle
+
+            return load_hub_bundle(path, seed=seed, image_size=image_size, download=download)
         return _load_path(kind, Path(path).expanduser(), seed=seed, image_size=image_size)
     if spec not in _NAMED:
         known = ", ".join((*_NAMED, *_WITH_PATH.values()))

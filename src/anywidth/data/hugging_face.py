@@ -1,0 +1,127 @@
+"""A data set of Hugging Face, from its hub or from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchvision.transforms import v2
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
+from anywidth.data.split import stratified_split
+from anywidth.errors import DataError, MissingExtraError
+
+__all__ = ["HubImages", "load_hub_bundle"]
+
+_TESTS = ("test", "validation", "valid", "val")
+
+
+class HubImages(Dataset[tuple[Tensor, int]]):
+    """The labelled images of one split, read as they are asked for, in three colours.
+
+    Args:
+        split: The split, a `datasets.Dataset`.
+        image: The column of the images.
+        label: The column of the labels.
+        transform: Makes numbers of a picture.
+        where: What messages call the data set.
+    """
+
+    def __init__(self, split: Any, *, image: str, label: str, transform: v2.Compose, where: str) -> None:
+        self.split, self.image, self.label, self.transform, self.where = split, image, label, transform, where
+        self.targets: list[int] = list(split[label])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image `(3, height, width)` and its label."""
+        try:
+            picture = self.split[int(index)][self.image].convert("RGB")
+        # Whatever a decoder raises on damaged bytes, the user needs the place.
+        except Exception as error:
+            raise DataError(f"{self.where}: cannot read image {index}: {error}; replace or remove it") from error
+        return self.transform(picture), self.targets[index]
+
+
+def load_hub_bundle(name: str, *, seed: int, image_size: int | None = None, download: bool = True) -> DataBundle:
+    """The images and labels of a data set of Hugging Face's `datasets`, with the transforms of image folders.
+
+    The split `train` is trained on; `test` or else `validation` is the test set. Without either, about 20% of every
+    class are split off.
+
+    Args:
+        name: Of a data set on the hub, or a folder that `save_to_disk` wrote or `load_dataset` reads.
+        seed: Chooses the split.
+        image_size: Height and width in pixels; None takes a size that fits, up to 224.
+        download: Whether what is not in the cache may be fetched.
+
+    Raises:
+        DataError: there is no such data set, or it has no images with labels of known classes.
+        MissingExtraError: `datasets` is not installed.
+    """
+    where = f"data set hf:{name}"
+    splits = _open(name, where, download=download)
+    if "train" not in splits:
+        raise DataError(f"{where} has no split train, only {', '.join(splits)}")
+    train = splits["train"]
+    image, label = _column(train, "Image", where), _column(train, "ClassLabel", where)
+    classes = tuple(train.features[label].names)
+    if min(train[label], default=0) < 0:
+        raise DataError(f"{where}: some training images have no label (-1); remove them")
+    if image_size is None:
+        step = max(1, len(train) // 50)
+        image_size = fitting_size(min(train[number][image].size) for number in range(0, len(train), step))
+
+    def images(split: Any, transform: v2.Compose) -> HubImages:
+        return HubImages(split, image=image, label=label, transform=transform, where=where)
+
+    test = next((splits[part] for part in _TESTS if part in splits and _labelled(splits[part], label)), None)
+    train_set: Dataset[Any] = images(train, train_transform(image_size))
+    if test is None:
+        parts = stratified_split(train[label], seed=seed, where=where)
+        train_set = Subset(train_set, parts[0].tolist())
+        test_set: Dataset[Any] = Subset(images(train, test_transform(image_size)), parts[1].tolist())
+    else:
+        test_set = images(test, test_transform(image_size))
+    return DataBundle(
+        name=f"hf:{name}", train=train_set, test=test_set, calibration=train_set,
+        input_shape=(3, image_size, image_size), classes=classes,
+    )  # fmt: skip
+
+
+def _open(name: str, where: str, *, download: bool) -> dict[str, Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"{where} needs Hugging Face datasets: pip install 'anywidth[hub]'") from error
+    folder = Path(name).expanduser()
+    config = datasets.DownloadConfig(local_files_only=not download)
+    try:
+        if any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
+            found = datasets.load_from_disk(str(folder))
+        else:
+            found = datasets.load_dataset(str(folder) if folder.is_dir() else name, download_config=config)
+    # The library raises many kinds of errors, from missing networks to files that it cannot parse.
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{where} cannot be opened: {first}; give the name of a data set or a folder") from error
+    return dict(found) if isinstance(found, dict) else {"train": found}
+
+
+def _column(split: Any, kind: str, where: str) -> str:
+    names = [name for name, feature in split.features.items() if type(feature).__name__ == kind]
+    if not names:
+        columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in split.features.items())
+        raise DataError(f"{where} has no column of type {kind}, only {columns}; cast one with `cast_column`")
+    preferred = [name for name in names if name in ("image", "img", "label", "fine_label")]
+    return (preferred or names)[0]
+
+
+def _labelled(split: Any, label: str) -> bool:
+    labels: Sequence[int] = split[label]
+    return len(labels) > 0 and min(labels) >= 0

@@ -1,0 +1,42 @@
+"""What is done to photographs that are read one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+import torch
+from torchvision.transforms import v2
+
+__all__ = ["MEAN", "STD", "fitting_size", "test_transform", "train_transform"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of photographs, by colour: what pretrained networks expect."""
+
+
+def fitting_size(sides: Iterable[int]) -> int:
+    """A size to bring images to: the median of their shorter sides, rounded down to a multiple of 32, from 32 to 224.
+
+    >>> fitting_size([100, 200, 300]), fitting_size([28]), fitting_size([1000])
+    (192, 32, 224)
+    """
+    return min(max(int(median(sides)) // 32 * 32, 32), 224)
+
+
+def train_transform(size: int) -> v2.Compose:
+    """Random crop, resized, and mirror; then normalised numbers `(3, size, size)`."""
+    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), *_to_tensor()])
+
+
+def test_transform(size: int) -> v2.Compose:
+    """The middle, resized; then normalised numbers `(3, size, size)`."""
+    # The customary border of 1/8 would cut into the object on small images.
+    shorter = size if size <= 64 else round(size / 0.875)
+    return v2.Compose([v2.Resize(shorter, antialias=True), v2.CenterCrop(size), *_to_tensor()])
+
+
+test_transform.__test__ = False  # type: ignore[attr-defined]  # no test, though its name begins like one
+
+
+def _to_tensor() -> list[torch.nn.Module]:
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
