@@ -110,7 +110,7 @@ def _open(name: str, where: str, *, download: bool) -> dict[str, Any]:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{where} cannot be opened: {first}; give the name of a data set or a folder") from error
-    return dict(found) if isinstance(found, dict) else {"train": found}
+    return {str(part): split for part, split in found.items()} if isinstance(found, dict) else {"train": found}
 
 
 def _column(split: Any, kind: str, where: str) -> str:
