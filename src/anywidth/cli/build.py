@@ -113,6 +113,7 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
         init=settings.init if settings.init in (None, "hub") else str(Path(settings.init).expanduser().resolve()),
         data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
         weight_decay=settings.decay,
+        average=settings.averaging,
         min_width=net.min_width,
         divisor=net.divisor,
         workers=workers if settings.workers is None else settings.workers,

@@ -59,7 +59,7 @@ def loss_of(settings: TrainSettings) -> Loss:
 
 def average_of(settings: TrainSettings) -> list[Callback]:
     """What keeps an average of the weights, if one is wanted."""
-    return [] if settings.average is None else [EMAWeightAveraging(decay=settings.average)]
+    return [EMAWeightAveraging(decay=settings.averaging)] if settings.averaging else []
 
 
 def scores_of(

@@ -38,7 +38,8 @@ class TrainSettings:
         warmup_epochs: epochs in which the learning rate climbs in a line
         clip: largest norm of all gradients together; by default they are not clipped
         skip: leave out steps in which a loss is not finite, instead of stopping; 20 in a row stop all the same
-        average: train as usual but keep the moving average of the weights with this decay, such as 0.999
+        average: train as usual but keep the moving average of the weights with this decay, such as 0.999, or 0 for none;
+            by default 0.99 for digits and else 0
         mixup: mix images and their labels in pairs, with this alpha, such as 0.2
         cutmix: paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch
         rand_augment: change the training images by RandAugment of this magnitude as well, such as 9
@@ -79,7 +80,7 @@ class TrainSettings:
     model: str = "digits"
     init: str | None = field(default=None, metadata=option(metavar="FILE|hub"))
     order: Literal["l1", "none"] | None = field(default=None, metadata=option(metavar="KIND"))
-    epochs: int = 40
+    epochs: int = 60
     batch_size: int = 64
     accumulate: int = 1
     optimizer: str = "sgd"
@@ -155,9 +156,9 @@ class TrainSettings:
             raise SettingsError("--order l1 sorts the weights that --init gives; new ones have no order")
         if self.init is not None and (self.individual or self.from_search):
             raise SettingsError("networks to compare start from new weights; leave out --init")
-        if self.average is not None and not 0 < self.average < 1:
+        if self.average is not None and not 0 <= self.average < 1:
             raise SettingsError(f"--average is {self.average:g}; give a decay between 0 and 1, such as 0.999")
-        if self.average is not None and self.switches:
+        if self.average and self.switches:
             raise SettingsError("--average knows nothing of the batch norms of --switches; leave one of them out")
         if (self.keep == "best" or self.early_stop) and not self.hold_out:
             raise SettingsError("--keep best and --early-stop need images to decide by; give --hold-out 0.1")
@@ -169,6 +170,11 @@ class TrainSettings:
             raise SettingsError(
                 f"--warmup-epochs is {self.warmup_epochs:g} of {self.epochs} epochs; give at most all of them"
             )
+
+    @property
+    def averaging(self) -> float:
+        """The decay of the moving average of the weights, or 0; with so few images the last steps are mostly noise."""
+        return (0.99 if self.data == "digits" and not self.switches else 0.0) if self.average is None else self.average
 
     @property
     def smoothing(self) -> float:
