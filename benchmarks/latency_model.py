@@ -2,9 +2,9 @@
 
     uv run python benchmarks/latency_model.py [--configs 48] [--held-out 16]
 
-A model, a constant and so much per MAC of every operator, is fitted to measured subnets of ResNet-18 and MobileNetV2 at 32x32,
-uniform ones and ones with a width of their own for every group, and compared with measurements of others. Errors are shares of
-what was measured.
+A model, a constant and so much per MAC of every operator, is fitted to measured subnets of ResNet-18 and MobileNetV2
+at 32x32, uniform ones and ones with a width of their own for every group, and compared with measurements of others.
+Errors are shares of what was measured.
 """
 
 from __future__ import annotations

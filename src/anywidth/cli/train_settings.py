@@ -38,8 +38,8 @@ class TrainSettings:
         warmup_epochs: epochs in which the learning rate climbs in a line
         clip: largest norm of all gradients together; by default they are not clipped
         skip: leave out steps in which a loss is not finite, instead of stopping; 20 in a row stop all the same
-        average: train as usual but keep the moving average of the weights with this decay, such as 0.999, or 0 for none;
-            by default 0.99 for digits and else 0
+        average: train as usual but keep the moving average of the weights with this decay, such as 0.999, or 0 for
+            none; by default 0.99 for digits and else 0
         mixup: mix images and their labels in pairs, with this alpha, such as 0.2
         cutmix: paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch
         rand_augment: change the training images by RandAugment of this magnitude as well, such as 9
