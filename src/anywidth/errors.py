@@ -16,7 +16,17 @@ __all__ = [
     "TrainingError",
     "UncalibratedError",
     "WidthError",
+    "first_line",
 ]
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of what an error of another library says, or its name if it says nothing.
+
+    >>> first_line(ValueError("one\ntwo")), first_line(KeyboardInterrupt())
+    ('one', 'KeyboardInterrupt')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class AnywidthError(Exception):

@@ -15,7 +15,7 @@ from anywidth.distributed import everyone, several_processes
 from anywidth.errors import AnywidthError, DataError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
-from anywidth.supernet.batches import model_device, split_batch
+from anywidth.supernet.batches import first_samples, join_inputs, model_device, samples
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["calibrate", "share_statistics"]
@@ -134,7 +134,7 @@ def _same_random_numbers(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
     fed = False
-    for inputs in _without_singles(_cut(loader, images, model_device(subnet))):
+    for inputs in _without_singles(inputs for inputs, _ in first_samples(loader, images, model_device(subnet))):
         try:
             inputs.call(subnet)
         except ValueError as error:
@@ -146,46 +146,21 @@ def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
         raise DataError("the calibration loader gave no data; give batches of training images")
 
 
-def _cut(loader: Iterable[Any], images: int | None, device: torch.device) -> Iterator[Inputs]:
-    """The inputs of a loader's batches, up to a number of samples."""
-    seen = 0
-    for batch in loader:
-        inputs, _ = split_batch(batch, device)
-        size = _size(inputs)
-        if images is not None and size > images - seen:
-            size = images - seen
-            inputs = inputs.map(lambda tensor, size=size: tensor[:size] if tensor.ndim else tensor)
-        if size:
-            yield inputs
-        seen += size
-        if images is not None and seen >= images:
-            return
-
-
 def _without_singles(batches: Iterable[Inputs]) -> Iterator[Inputs]:
     """The same samples with no batch of one, which has no variance: it goes with the next batch, or the last."""
     ready: Inputs | None = None
     single: Inputs | None = None
     for inputs in batches:
-        joined = inputs if single is None else _join(single, inputs)
-        single = joined if _size(joined) == 1 else None
+        joined = inputs if single is None else join_inputs([single, inputs])
+        single = joined if samples(joined) == 1 else None
         if single is None:
             if ready is not None:
                 yield ready
             ready = joined
     if single is not None:
-        ready = single if ready is None else _join(ready, single)
+        ready = single if ready is None else join_inputs([ready, single])
     if ready is not None:
         yield ready
-
-
-def _size(inputs: Inputs) -> int:
-    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
-
-
-def _join(first: Inputs, second: Inputs) -> Inputs:
-    rest = iter(second.tensors())
-    return first.map(lambda tensor: torch.cat([tensor, part]) if (part := next(rest)).ndim else tensor)
 
 
 def _single_pass(

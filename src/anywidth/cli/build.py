@@ -40,8 +40,7 @@ def build_data(settings: TrainSettings) -> DataBundle:
 
 def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
     """The data set of a run without the training images that it holds out, and those."""
-    bundle, held_out = hold_out(_whole(settings), settings.hold_out, seed=settings.seed)
-    return bundle, held_out
+    return hold_out(_whole(settings), settings.hold_out, seed=settings.seed)
 
 
 def _whole(settings: TrainSettings) -> DataBundle:
@@ -53,9 +52,8 @@ def _whole(settings: TrainSettings) -> DataBundle:
     return with_rand_augment(bundle, magnitude=settings.rand_augment)
 
 
-def build_loaders(settings: TrainSettings, bundle: DataBundle, *, test: Dataset[Any] | None = None) -> Loaders:
-    """Fresh loaders, whose batches depend on the seed and the epoch alone; `test` stands for the test images."""
-    bundle = bundle if test is None else replace(bundle, test=test)
+def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
+    """Fresh loaders, whose batches depend on the seed and the epoch alone."""
     return make_loaders(bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0)
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, macs, named_cost, params
 from anywidth.errors import SearchError
 from anywidth.search import SearchResult
 from anywidth.supernet import Supernet
 
-__all__ = ["CostName", "cost_by_name", "cost_of_result", "latency_model"]
-
-CostName = Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"]
+__all__ = ["cost_by_name", "cost_of_result", "latency_model"]
 
 _COUNTED = {"macs": macs, "params": params, "memory": activation_memory}
 

@@ -13,7 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anywidth.supernet.checkpoint import write_atomically
 
-__all__ = ["MetricsFile"]
+__all__ = ["SCORE", "MetricsFile"]
+
+SCORE = "accuracy"
+"""The name of the mean score on held-out images among logged metrics; `SCORE@WIDTH` is that of one width."""
 
 
 class MetricsFile(Callback):
@@ -45,7 +48,7 @@ class MetricsFile(Callback):
             "loss_widest": f"{float(means.get('loss_widest_epoch', nan)):.6f}",
             "loss_narrowest": f"{float(means.get('loss_narrowest_epoch', nan)):.6f}",
             "seconds": f"{time.perf_counter() - self._start:.2f}",
-            **{name: f"{100 * float(means[name]):.4f}" for name in means if name.split("@")[0] == "accuracy"},
+            **{name: f"{100 * float(means[name]):.4f}" for name in means if name.split("@")[0] == SCORE},
         }
         self._rows.append(row)
         text = io.StringIO()

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from anywidth.cli.metrics_file import SCORE
+
 __all__ = ["ProgressBar"]
 
 
@@ -58,7 +60,7 @@ class ProgressBar(Callback):
         if self._progress is None and (epoch % max(1, epochs // 10) == 0 or epoch == epochs):
             means = {n.removesuffix("_epoch"): v for n, v in trainer.callback_metrics.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
-            score = trainer.callback_metrics.get("accuracy")
+            score = trainer.callback_metrics.get(SCORE)
             losses += "" if score is None else f"  held-out accuracy {100 * float(score):.2f}"
             self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torchmetrics.classification import MulticlassAccuracy
 
+from anywidth.cli.metrics_file import SCORE
 from anywidth.cli.options import SettingsError
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
@@ -29,7 +30,6 @@ from anywidth.training.validation import WidthValidation
 
 __all__ = ["average_of", "logger_of", "loss_of", "recipe_of", "scores_of"]
 
-_SCORE = "accuracy"
 _SCORED_WIDTHS = 4
 
 
@@ -69,13 +69,13 @@ def scores_of(
     if held_out is None:
         return []
     widths = even_widths(net, _SCORED_WIDTHS)
-    metrics = {_SCORE: MulticlassAccuracy(classes, average="micro")}
+    metrics = {SCORE: MulticlassAccuracy(classes, average="micro")}
     callbacks: list[Callback] = [WidthValidation(net, loaders.calibration, held_out, widths, metrics)]
     if settings.keep == "best":
-        callbacks.append(BestCheckpoint(folder.checkpoint("best"), _SCORE))
+        callbacks.append(BestCheckpoint(folder.checkpoint("best"), SCORE))
     if settings.early_stop is not None:
         callbacks.append(
-            EarlyStopping(monitor=_SCORE, mode="max", patience=settings.early_stop, check_on_train_epoch_end=True)
+            EarlyStopping(monitor=SCORE, mode="max", patience=settings.early_stop, check_on_train_epoch_end=True)
         )
     return callbacks
 

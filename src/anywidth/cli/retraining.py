@@ -23,13 +23,13 @@ from anywidth.cli.training_run import resumed_settings
 from anywidth.errors import SearchError, TrainingError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
-from anywidth.search import Evaluated, SearchResult
+from anywidth.search import Evaluated, SearchResult, uniform_costs
 from anywidth.supernet import Supernet
-from anywidth.widths import Width, WidthConfig
+from anywidth.widths import Width
 
 __all__ = ["Retraining"]
 
-_GRID = 200
+_GRID = 201
 """Uniform widths that are tried to match a cost."""
 
 
@@ -160,12 +160,7 @@ def _network(result: SearchResult, budget: str | None) -> Evaluated:
 def _uniform(net: Supernet, result: SearchResult, found: Evaluated) -> tuple[float, float]:
     """The uniform width whose cost is nearest to that of the found network, and its cost."""
     cost = cost_of_result(result)
-    step = (1 - net.min_width) / _GRID
-    widths: dict[WidthConfig, float] = {}
-    for number in range(_GRID + 1):
-        width = round(net.min_width + number * step, 6)
-        widths.setdefault(net.config(width), width)
-    # One lookup of each config; a measured cost would be slow, but results carry the model that it was made with.
-    costs = {width: cost(net, config) for config, width in widths.items()}
+    # A measured cost would be slow, but results carry the model that it was made with.
+    costs = uniform_costs(net, lambda config: cost(net, config), _GRID)
     nearest = min(costs, key=lambda width: abs(costs[width] - found.cost))
     return nearest, costs[nearest]

@@ -177,13 +177,12 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
 
 def _uniform(judge: Judge, result: SearchResult) -> list[tuple[float, float]]:
     """Cost and held-out accuracy of uniform widths, which the table compares with."""
-    from anywidth.evaluation import width_grid
+    from anywidth.search import uniform_costs
 
-    configs = {judge.net.config(width) for width in width_grid(judge.net.min_width, 40)}
-    costs = {config: judge.cost_of(config) for config in configs}
+    costs = uniform_costs(judge.net, judge.cost_of, 40)
     found = []
     for item in result.found:
-        config = min(costs, key=lambda config: abs(costs[config] - item.network.cost))
-        look = judge.look(config)
+        width = min(costs, key=lambda width: abs(costs[width] - item.network.cost))
+        look = judge.look(judge.net.config(width))
         found.append((look.cost, look.accuracy))
     return found

@@ -69,7 +69,9 @@ class TrainingRun:
         self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
         self.settings = resolve(given, self.net, self.bundle)
         self.loaders = build_loaders(self.settings, self.bundle)
-        self.held_out = None if held_out is None else build_loaders(self.settings, self.bundle, test=held_out).test
+        self.held_out = (
+            None if held_out is None else build_loaders(self.settings, replace(self.bundle, test=held_out)).test
+        )
         self.recipe = recipe_of(self.settings, len(self.bundle.classes))
         self.logger = logger_of(self.settings, self.folder.path)
         self.alone = even_widths(self.net, given.individual) if given.individual else []

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anywidth.errors import AnywidthError
+from anywidth.errors import AnywidthError, first_line
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -71,7 +71,6 @@ def _compile(network: Callable[..., Any], inputs: Inputs) -> None:
     try:
         inputs.call(network)
     except Exception as error:  # those of the compiler, of the code that it makes, and of the network
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AnywidthError(
-            f"torch.compile failed: {first}; install a C++ compiler, or measure without compiling"
+            f"torch.compile failed: {first_line(error)}; install a C++ compiler, or measure without compiling"
         ) from error

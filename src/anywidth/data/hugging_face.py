@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torchvision.transforms import v2
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, MissingExtraError
+from anywidth.errors import DataError, MissingExtraError, first_line
 
 __all__ = ["HubImages", "load_hub_bundle"]
 
@@ -25,15 +24,14 @@ class HubImages(Dataset[tuple[Tensor, int]]):
 
     Args:
         split: The split, a `datasets.Dataset`.
+        targets: Its labels, which are columns of a file and take long to read.
         image: The column of the images.
-        label: The column of the labels.
         transform: Makes numbers of a picture.
         where: What messages call the data set.
     """
 
-    def __init__(self, split: Any, *, image: str, label: str, transform: v2.Compose, where: str) -> None:
-        self.split, self.image, self.label, self.transform, self.where = split, image, label, transform, where
-        self.targets: list[int] = list(split[label])
+    def __init__(self, split: Any, targets: list[int], *, image: str, transform: v2.Compose, where: str) -> None:
+        self.split, self.targets, self.image, self.transform, self.where = split, targets, image, transform, where
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -71,23 +69,24 @@ def load_hub_bundle(name: str, *, seed: int, image_size: int | None = None, down
     train = splits["train"]
     image, label = _column(train, "Image", where), _column(train, "ClassLabel", where)
     classes = tuple(train.features[label].names)
-    if min(train[label], default=0) < 0:
+    labels: list[int] = list(train[label])
+    if min(labels, default=0) < 0:
         raise DataError(f"{where}: some training images have no label (-1); remove them")
     if image_size is None:
         step = max(1, len(train) // 50)
         image_size = fitting_size(min(train[number][image].size) for number in range(0, len(train), step))
 
-    def images(split: Any, transform: v2.Compose) -> HubImages:
-        return HubImages(split, image=image, label=label, transform=transform, where=where)
+    def images(split: Any, targets: list[int], transform: v2.Compose) -> HubImages:
+        return HubImages(split, targets, image=image, transform=transform, where=where)
 
-    test = next((splits[part] for part in _TESTS if part in splits and _labelled(splits[part], label)), None)
-    train_set: Dataset[Any] = images(train, train_transform(image_size))
+    test = _test_split(splits, label)
+    train_set: Dataset[Any] = images(train, labels, train_transform(image_size))
     if test is None:
-        parts = stratified_split(train[label], seed=seed, where=where)
+        parts = stratified_split(labels, seed=seed, where=where)
         train_set = Subset(train_set, parts[0].tolist())
-        test_set: Dataset[Any] = Subset(images(train, test_transform(image_size)), parts[1].tolist())
+        test_set: Dataset[Any] = Subset(images(train, labels, test_transform(image_size)), parts[1].tolist())
     else:
-        test_set = images(test, test_transform(image_size))
+        test_set = images(*test, test_transform(image_size))
     return DataBundle(
         name=f"hf:{name}", train=train_set, test=test_set, calibration=train_set,
         input_shape=(3, image_size, image_size), classes=classes,
@@ -108,8 +107,9 @@ def _open(name: str, where: str, *, download: bool) -> dict[str, Any]:
             found = datasets.load_dataset(str(folder) if folder.is_dir() else name, download_config=config)
     # The library raises many kinds of errors, from missing networks to files that it cannot parse.
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{where} cannot be opened: {first}; give the name of a data set or a folder") from error
+        raise DataError(
+            f"{where} cannot be opened: {first_line(error)}; give the name of a data set or a folder"
+        ) from error
     return {str(part): split for part, split in found.items()} if isinstance(found, dict) else {"train": found}
 
 
@@ -122,6 +122,10 @@ def _column(split: Any, kind: str, where: str) -> str:
     return (preferred or names)[0]
 
 
-def _labelled(split: Any, label: str) -> bool:
-    labels: Sequence[int] = split[label]
-    return len(labels) > 0 and min(labels) >= 0
+def _test_split(splits: dict[str, Any], label: str) -> tuple[Any, list[int]] | None:
+    """The split to test on and its labels; hubs publish test images without labels, too."""
+    for part in _TESTS:
+        labels: list[int] = list(splits[part][label]) if part in splits else []
+        if labels and min(labels) >= 0:
+            return splits[part], labels
+    return None

@@ -13,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from anywidth.errors import ExportError
+from anywidth.errors import ExportError, first_line
 from anywidth.export.program import DenseProgram
 from anywidth.export.require import require_onnx
 
@@ -55,8 +55,9 @@ def onnx_model(dense: DenseProgram) -> onnx.ModelProto:
         assert program is not None
         model = program.model_proto
     except Exception as error:  # those of the exporter have no common base
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"{type(dense.reference).__name__} could not be translated to ONNX: {first}") from error
+        raise ExportError(
+            f"{type(dense.reference).__name__} could not be translated to ONNX: {first_line(error)}"
+        ) from error
     _strip(model)
     _share_equal_initializers(model)
     if dense.dynamic_batch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from anywidth.errors import ExportError
+from anywidth.errors import ExportError, first_line
 from anywidth.export.fold import fold_batch_norms_
 from anywidth.export.functional import make_activations_functional_
 from anywidth.groups.trace import Inputs, double_batch, quiet_export
@@ -75,10 +75,9 @@ def dense_program(net: Supernet, width: Width, *, dynamic_batch: bool = True, ca
             program = _capture(module, inputs, dynamic_batch)
             _strip(program)
     except Exception as error:  # what torch.export raises has no common base
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(
             f"{type(net.model).__name__} at width {net.label(width)} could not be exported: "
-            f"{type(error).__name__}: {first}{_FIXED_BATCH if dynamic_batch else ''}"
+            f"{type(error).__name__}: {first_line(error)}{_FIXED_BATCH if dynamic_batch else ''}"
         ) from error
     return DenseProgram(program=program, reference=reference, inputs=inputs, scales=scales, dynamic_batch=dynamic_batch)
 

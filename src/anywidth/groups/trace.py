@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from anywidth.errors import AnalysisError
+from anywidth.errors import AnalysisError, first_line
 
 __all__ = [
     "Capture",
@@ -228,13 +228,12 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             shapes = [tuple(t.shape) for t in inputs.tensors()]
             mode = "training" if training else "evaluation"
             raise AnalysisError(
                 f"{type(model).__name__} could not be captured in {mode} mode with inputs of shape {shapes}: "
-                f"{type(error).__name__}: {first}. Check that model(*example_inputs) runs, and that its forward "
-                "does not branch on tensor values"
+                f"{type(error).__name__}: {first_line(error)}. Check that model(*example_inputs) runs, and that its "
+                "forward does not branch on tensor values"
             ) from error
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}

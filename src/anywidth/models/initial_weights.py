@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anywidth.errors import ModelError
+from anywidth.errors import ModelError, first_line
 from anywidth.models.timm_models import build_timm
 
 __all__ = ["load_initial"]
@@ -70,8 +70,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot read weights from {file}: {first}") from error
+        raise ModelError(f"cannot read weights from {file}: {first_line(error)}") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -95,8 +94,9 @@ def _published(name: str, *, classes: int, input_shape: tuple[int, int, int]) ->
 
             return dict(get_model_weights(rest).DEFAULT.get_state_dict(progress=False))  # type: ignore[attr-defined]
     except (OSError, RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the published weights of {name} cannot be had: {first}; give a file instead") from error
+        raise ModelError(
+            f"the published weights of {name} cannot be had: {first_line(error)}; give a file instead"
+        ) from error
     raise ModelError(f"there are no published weights of {name}; give a file, or take timm/NAME or torchvision/NAME")
 
 

@@ -13,6 +13,7 @@ from anywidth.search.result import SearchResult
 from anywidth.search.scores import Evaluated, Score
 from anywidth.search.settings import Objective, SearchSettings
 from anywidth.search.split import SearchData
+from anywidth.search.uniform import uniform_costs
 
 __all__ = [
     "Budget",
@@ -38,4 +39,5 @@ __all__ = [
     "parse_budgets",
     "sizes",
     "slim",
+    "uniform_costs",
 ]

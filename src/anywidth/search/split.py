@@ -12,7 +12,8 @@ from torch import Tensor
 
 from anywidth.errors import DataError, SearchError
 from anywidth.groups.trace import Inputs
-from anywidth.supernet.batches import split_batch
+from anywidth.search.digest import digest_of
+from anywidth.supernet.batches import first_samples, join_inputs, samples
 
 __all__ = ["CALIBRATION_IMAGES", "HELD_OUT_IMAGES", "SearchData"]
 
@@ -34,13 +35,13 @@ class SearchData:
     held_out: tuple[tuple[Inputs, Any], ...]
 
     def __post_init__(self) -> None:
-        if not self.held_out or not sum(_size(inputs) for inputs, _ in self.held_out):
+        if not self.held_out or not sum(samples(inputs) for inputs, _ in self.held_out):
             raise SearchError(
                 "no image is held out to score networks on; give training images that were not trained on"
             )
         if any(targets is None for _, targets in self.held_out):
             raise SearchError("the held-out batches have no targets; give (inputs, targets) pairs")
-        if sum(map(_size, self.calibration)) < 2:
+        if sum(map(samples, self.calibration)) < 2:
             raise SearchError("batch-norm statistics need at least two training images; give a larger loader")
 
     @classmethod
@@ -60,8 +61,8 @@ class SearchData:
             images: How many images of `loader` make up the one large batch for batch-norm statistics.
             limit: How many images of `held_out` to take at most.
         """
-        training = _join([inputs for inputs, _ in _first(loader, images)])
-        return cls((training,) if training else (), tuple(_first(held_out, limit)))
+        training = [inputs for inputs, _ in first_samples(loader, images)]
+        return cls((join_inputs(training),) if training else (), tuple(first_samples(held_out, limit)))
 
     @classmethod
     def split(
@@ -88,14 +89,13 @@ class SearchData:
         >>> [inputs.args[0].shape[0] for inputs in data.calibration], data.held_out[0][1].shape[0]
         ([4], 6)
         """
-        batches = list(_first(loader, images + held_out))
+        batches = list(first_samples(loader, images + held_out))
         if not batches:
             raise SearchError("the loader gave no data; give batches of training images")
         if any(targets is None for _, targets in batches):
             raise SearchError("the loader gives no targets; a search needs (inputs, targets) pairs")
-        inputs, targets = _join([inputs for inputs, _ in batches]), _cat([targets for _, targets in batches])
-        assert inputs is not None
-        total = _size(inputs)
+        inputs, targets = join_inputs([inputs for inputs, _ in batches]), _cat([targets for _, targets in batches])
+        total = samples(inputs)
         first = min(images, max(2, round(total * images / (images + held_out))))
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
         rest = order[first:].split(batch_size) if total > first else ()
@@ -123,35 +123,9 @@ class SearchData:
 
     def digest(self) -> str:
         """A short text that tells these images from others."""
-        import hashlib
-
-        found = hashlib.sha256()
         tensors = [t for inputs in self.calibration for t in inputs.tensors()]
         tensors += [t for inputs, targets in self.held_out for t in (*inputs.tensors(), *_tensors(targets))]
-        for tensor in tensors:
-            found.update(str(tuple(tensor.shape)).encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:16]
-
-
-def _first(loader: Iterable[Any], count: int | None) -> list[tuple[Inputs, Any]]:
-    found, seen = [], 0
-    for batch in loader:
-        inputs, targets = split_batch(batch)
-        size = _size(inputs)
-        if count is not None and seen + size > count:
-            chosen = torch.arange(count - seen)
-            inputs, targets = _take(inputs, chosen), None if targets is None else _index(targets, chosen)
-        seen += _size(inputs)
-        if _size(inputs):
-            found.append((inputs, targets))
-        if count is not None and seen >= count:
-            break
-    return found
-
-
-def _size(inputs: Inputs) -> int:
-    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
+        return digest_of((str(tuple(tensor.shape)), tensor) for tensor in tensors)
 
 
 def _take(inputs: Inputs, chosen: Tensor) -> Inputs:
@@ -160,18 +134,6 @@ def _take(inputs: Inputs, chosen: Tensor) -> Inputs:
 
 def _index(targets: Any, chosen: Tensor) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[chosen.to(tensor.device)], targets)
-
-
-def _join(batches: Sequence[Inputs]) -> Inputs | None:
-    if not batches:
-        return None
-    rest = [iter(batch.tensors()) for batch in batches]
-
-    def join(_: Tensor) -> Tensor:
-        parts = [next(tensors) for tensors in rest]
-        return torch.cat(parts) if parts[0].ndim else parts[0]
-
-    return batches[0].map(join)
 
 
 def _cat(targets: Sequence[Any]) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from anywidth.errors import CheckpointError, SearchError
+from anywidth.search.digest import digest_of
 from anywidth.search.scores import Evaluated, Score
 from anywidth.supernet import Supernet
 from anywidth.supernet.checkpoint import write_atomically
@@ -22,11 +20,7 @@ _FORMAT = 1
 
 def fingerprint(net: Supernet) -> str:
     """A short text that tells the weights of a network from others."""
-    found = hashlib.sha256()
-    for name, parameter in net.model.named_parameters():
-        found.update(name.encode())
-        found.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return digest_of(net.model.named_parameters())
 
 
 class State:

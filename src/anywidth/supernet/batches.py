@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anywidth.errors import DataError
 from anywidth.groups.trace import Inputs, normalise_inputs
 
-__all__ = ["model_device", "split_batch"]
+__all__ = ["first_samples", "join_inputs", "model_device", "samples", "split_batch"]
 
 
 def model_device(model: nn.Module) -> torch.device:
@@ -41,3 +41,45 @@ def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs,
         f"a loader gave a {type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else '?'} parts; "
         "it should give (inputs, targets) pairs, tensors, or mappings with 'labels'"
     )
+
+
+def samples(inputs: Inputs) -> int:
+    """How many samples a batch has; 0 if it has no tensor with dimensions."""
+    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
+
+
+def first_samples(
+    loader: Iterable[Any], count: int | None, device: torch.device | None = None
+) -> Iterator[tuple[Inputs, Any]]:
+    """Inputs and targets of a loader's batches, up to a number of samples; None for all. Empty batches are left out.
+
+    >>> batches = [(torch.zeros(4, 2), torch.zeros(4)), (torch.zeros(4, 2), torch.zeros(4))]
+    >>> [len(targets) for _, targets in first_samples(batches, 6)]
+    [4, 2]
+    """
+    seen = 0
+    for batch in loader:
+        inputs, targets = split_batch(batch, device)
+        left = None if count is None else count - seen
+        if left is not None and samples(inputs) > left:
+            inputs, targets = inputs.map(_cut(left)), pytree.tree_map_only(Tensor, _cut(left), targets)
+        seen += samples(inputs)
+        if samples(inputs):
+            yield inputs, targets
+        if count is not None and seen >= count:
+            return
+
+
+def join_inputs(batches: Sequence[Inputs]) -> Inputs:
+    """The samples of some batches, at least one, in one."""
+    rest = [iter(batch.tensors()) for batch in batches]
+
+    def join(_: Tensor) -> Tensor:
+        parts = [next(tensors) for tensors in rest]
+        return torch.cat(parts) if parts[0].ndim else parts[0]
+
+    return batches[0].map(join)
+
+
+def _cut(count: int) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor[:count] if tensor.ndim else tensor

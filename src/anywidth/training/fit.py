@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from anywidth.errors import CheckpointError, DataError, TrainingError
+from anywidth.errors import CheckpointError, DataError, TrainingError, first_line
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 
 __all__ = ["fit"]
@@ -84,27 +84,17 @@ def fit(
             raise
         except torch.OutOfMemoryError as error:
             raise TrainingError("out of memory: train with smaller batches (--batch-size)") from error
-        except RuntimeError as error:
-            if isinstance(error, TrainingError):
-                raise
+        except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
             if "DataLoader worker" in str(error):  # raised wherever the trainer is when the process dies
                 raise DataError(
-                    f"a process that reads images died: {str(error).splitlines()[0]} The memory may be too small: take "
-                    "fewer workers (--workers), and go on with --resume"
+                    f"a process that reads images died: {first_line(error)} The memory may be too small: take fewer "
+                    "workers (--workers), and go on with --resume"
                 ) from error
-            _refuse_checkpoint(error, trainer, resumed)
-            raise
-        except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError) as error:
-            _refuse_checkpoint(error, trainer, resumed)
-            raise
-
-
-def _refuse_checkpoint(error: Exception, trainer: Trainer, resumed: str | None) -> None:
-    """Blame the checkpoint for an error before the first step."""
-    if resumed is not None and not trainer.global_step:
-        raise CheckpointError(
-            f"cannot continue from {resumed}: {error}; remove it to start again from the first epoch"
-        ) from error
+            if isinstance(error, TrainingError) or resumed is None or trainer.global_step:
+                raise
+            raise CheckpointError(
+                f"cannot continue from {checkpoint}: {error}; remove it to start again from the first epoch"
+            ) from error
 
 
 @contextmanager
