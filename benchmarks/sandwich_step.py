@@ -1,16 +1,21 @@
 """Time of a sandwich step over (a) four separately built dense networks and (b) layers that slice in autograd.
 
     uv run python benchmarks/sandwich_step.py [--rounds 15] [--batches 8,16,64]
+    uv run python benchmarks/sandwich_step.py --device cuda --precision bf16 --channels-last --batches 256 [--graphs]
 
 All three run the same four widths on the same batch, with the same losses, forward and backward, and a step of SGD with
 momentum: one for a supernet, one per network for the dense ones. `--gradients-only` leaves the optimizers out, which
-favours the dense networks: a supernet has to add four gradients, they have not.
+favours the dense networks: a supernet has to add four gradients, they have not. `--graphs` runs the supernet and the
+dense networks from CUDA graphs, and `--compile` compiles both; slicing layers stay as they are.
+
+On a GPU the peak memory of a step is compared with that of a step of the widest alone.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -22,6 +27,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.training import soft_cross_entropy
+from anywidth.training.pass_graphs import PassGraphs, run_directly
 
 WIDTHS = (1.0, 0.25, 0.4, 0.7)
 
@@ -38,64 +44,147 @@ def gradients(networks: Iterable[nn.Module], x: Tensor, y: Tensor) -> None:
             soft_cross_entropy(output, teacher).backward()
 
 
+class GraphedGradients:
+    """`gradients`, from one CUDA graph per network."""
+
+    def __init__(self, networks: Sequence[nn.Module], x: Tensor, y: Tensor, cast: Callable[[], torch.autocast]) -> None:
+        self.x, self.y = x.clone(), y.clone()
+        self.graphs = []
+        pool = torch.cuda.graph_pool_handle()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side), cast():
+            gradients(networks, self.x, self.y)
+        torch.cuda.current_stream().wait_stream(side)
+        teacher: Tensor | None = None
+        for network in networks:
+            network.zero_grad()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool), cast():
+                output = network(self.x)
+                if teacher is None:
+                    F.cross_entropy(output, self.y).backward()
+                    teacher = output.detach()
+                else:
+                    soft_cross_entropy(output, teacher).backward()
+            self.graphs.append(graph)
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """Add the gradients of one batch; those of before are overwritten."""
+        self.x.copy_(x)
+        self.y.copy_(y)
+        for graph in self.graphs:
+            graph.replay()
+
+
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the papers, at a learning rate that changes nothing much."""
     return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
 
 
+def peak_memory(work: Callable[[], object]) -> int:
+    """Bytes that tensors take at most on the GPU while something runs."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def measure(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, object]:
+    """The row of one model and batch size."""
+    torch.manual_seed(0)
+    device, size = torch.device(arguments.device), arguments.size
+    model = torchvision.models.get_model(name, weights=None, num_classes=100)
+    net = aw.Supernet(model, torch.randn(1, 3, size, size))
+    layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
+    configs = [net.config(width) for width in WIDTHS]
+    x = torch.randn(batch, 3, size, size, device=device)
+    y = torch.randint(100, (batch,), device=device)
+
+    def cast(cached: bool = True) -> torch.autocast:
+        wanted = arguments.precision == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted, cache_enabled=cached)
+
+    def step(optimizers: list[torch.optim.Optimizer], passes: Callable[[], object], *, zero: bool = True) -> None:
+        if zero:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+        with cast():
+            passes()
+        if not arguments.gradients_only:
+            for optimizer in optimizers:
+                optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    own = [sgd(model)]
+    runner = PassGraphs(net) if arguments.graphs else run_directly
+    sandwich = partial(aw.sandwich_step, net, x, y, widths=configs, runner=runner)
+    row: dict[str, object] = {"model": name, "size": size, "batch": batch}
+    if device.type == "cuda" and not arguments.graphs:  # before there are networks to compare with
+        alone, every = partial(step, own, partial(gradients, [model], x, y)), partial(step, own, sandwich)
+        for work in (alone, every):  # the first steps choose kernels and make the state of the optimizer
+            work()
+        widest, whole = peak_memory(alone), peak_memory(every)
+        row |= {"widest_mib": widest >> 20, "sandwich_mib": whole >> 20, "memory": round(whole / widest, 3)}
+    dense = [net.extract(config, calibrated=False).train() for config in configs]
+    dense = [network.to(memory_format=layout) for network in dense]  # type: ignore[call-overload]
+    theirs = [sgd(network) for network in dense]
+    if arguments.compile:
+        torch._dynamo.config.recompile_limit = 64
+        for network in [*(net.subnet(config) for config in configs), *dense]:
+            network.compile()
+    graphed = GraphedGradients(dense, x, y, partial(cast, cached=False)) if arguments.graphs else None
+    variants: dict[str, Callable[[], object]] = {
+        "anywidth": partial(step, own, sandwich),
+        "dense": partial(step, theirs, partial(graphed or partial(gradients, dense), x, y), zero=graphed is None),
+    }
+    if not arguments.compile:
+        sliced = SlicedNetwork(net)
+        each = [sgd(sliced.model)]
+        variants["slicing"] = partial(step, each, lambda: gradients(map(sliced.at, configs), x, y))
+    times = interleaved(variants, rounds=arguments.rounds, warmup=4)
+    row["anywidth_ms"] = round(1e3 * statistics.median(times["anywidth"]), 2)
+    row["images_per_s"] = round(batch / statistics.median(times["anywidth"]))
+    for other in list(variants)[1:]:
+        row[f"over_{other}"] = round(ratio(times, "anywidth", other), 4)
+    return row
+
+
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batches", default="8,16,64")
     parser.add_argument("--models", default="resnet18,mobilenet_v2")
+    parser.add_argument("--size", type=int, default=32, help="pixels of a side")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--gradients-only", action="store_true")
+    parser.add_argument("--graphs", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     rows = []
-    print(f"{'model':<14}{'batch':>6}{'anywidth ms':>13}{'/ dense':>9}{'/ slicing':>11}")
     for name in arguments.models.split(","):
-        torch.manual_seed(0)
-        model = torchvision.models.get_model(name, weights=None, num_classes=100)
-        net = aw.Supernet(model, torch.randn(1, 3, 32, 32))
-        configs = [net.config(width) for width in WIDTHS]
-        dense = [net.extract(config, calibrated=False).train() for config in configs]
-        sliced = SlicedNetwork(net)
-        model.train()
-        optimizers = {
-            "anywidth": [sgd(model)],
-            "dense": [sgd(network) for network in dense],
-            "slicing": [sgd(sliced.model)],
-        }
         for batch in map(int, arguments.batches.split(",")):
-            x, y = torch.randn(batch, 3, 32, 32), torch.randint(100, (batch,))
-            work: dict[str, Callable[[], object]] = {
-                "anywidth": partial(aw.sandwich_step, net, x, y, widths=configs),
-                "dense": partial(gradients, dense, x, y),
-                "slicing": lambda x=x, y=y, sliced=sliced, configs=configs: gradients(map(sliced.at, configs), x, y),
-            }
-
-            def run(variant: str, work: dict = work, optimizers: dict = optimizers) -> None:
-                for optimizer in optimizers[variant]:
-                    optimizer.zero_grad()
-                work[variant]()
-                if not arguments.gradients_only:
-                    for optimizer in optimizers[variant]:
-                        optimizer.step()
-
-            times = interleaved({name: partial(run, name) for name in work}, rounds=arguments.rounds)
-            row = {
-                "model": name,
-                "batch": batch,
-                "anywidth_ms": round(1e3 * sorted(times["anywidth"])[len(times["anywidth"]) // 2], 2),
-                "over_dense": round(ratio(times, "anywidth", "dense"), 4),
-                "over_slicing": round(ratio(times, "anywidth", "slicing"), 4),
-            }
-            rows.append(row)
-            print(
-                f"{name:<14}{batch:>6}{row['anywidth_ms']:>13}{row['over_dense']:>9.3f}{row['over_slicing']:>11.3f}",
-                flush=True,
-            )
-    print("written to", write_result("gradients" if arguments.gradients_only else "sandwich_step", rows))
+            rows.append(measure(name, batch, arguments))
+            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    kind = "".join(
+        f"_{word}"
+        for word, wanted in {
+            arguments.precision: arguments.precision != "32",
+            "channels-last": arguments.channels_last,
+            "gradients": arguments.gradients_only,
+            "graphs": arguments.graphs,
+            "compiled": arguments.compile,
+            f"{arguments.size}px": arguments.size != 32,
+        }.items()
+        if wanted
+    )
+    print("written to", write_result(f"sandwich_step{kind}", rows, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ def ratio(times: Mapping[str, list[float]], a: str, b: str) -> float:
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
+        **({"gpu": torch.cuda.get_device_name(device)} if device != "cpu" else {}),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
@@ -46,10 +47,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_result(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows as JSON into `benchmarks/results`, named after benchmark and day."""
+def write_result(name: str, rows: list[dict[str, Any]], *, device: str = "cpu") -> Path:
+    """Write rows as JSON into `benchmarks/results`, named after benchmark, hardware and day."""
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}_cpu{torch.get_num_threads()}_{time.strftime('%Y-%m-%d')}.json"
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    hardware = f"cpu{torch.get_num_threads()}" if device == "cpu" else machine(device)["gpu"].split()[1].lower()
+    path = folder / f"{name}_{hardware}_{time.strftime('%Y-%m-%d')}.json"
+    path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")
     return path

@@ -15,9 +15,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.errors import NotFiniteError, WidthError
-from anywidth.groups.trace import module_modes, normalise_inputs
+from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.training.distillation import logits_of, soft_cross_entropy
+from anywidth.training.pass_graphs import Runner, run_directly
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["Loss", "SandwichResult", "Teacher", "sandwich_step"]
@@ -61,6 +62,7 @@ def sandwich_step(
     backward: Callable[[Tensor], object] = Tensor.backward,
     logits: Callable[[Any], Tensor] = logits_of,
     check_finite: bool = True,
+    runner: Runner = run_directly,
 ) -> SandwichResult:
     """Add the gradients of one sandwich step to `.grad` of the supernet's parameters; you step the optimizer.
 
@@ -85,6 +87,7 @@ def sandwich_step(
         backward: How to run backward on a scaled loss, such as `lambda l: scaler.scale(l).backward()`.
         logits: Finds the logits in what the model returns.
         check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
+        runner: How to run the passes, such as `PassGraphs(net)` for CUDA graphs.
 
     Raises:
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
@@ -113,20 +116,29 @@ def sandwich_step(
     for number, width in enumerate(chosen):
         subnet = net.subnet(width)
         learns = number > 0 and distillation is not None
-        with _prepared(net, subnet, first=number == 0, dropout=not learns):
-            output = call.call(subnet)
-            if not learns or distillation is None:
-                value = loss(output, targets)
-            else:
-                value = distillation(logits(output), soft)
-                value = value + labels * loss(output, targets) if labels else value
-            factor = scale if weight is None else scale * weight(configs[number])
-            backward(value if factor == 1.0 else value * factor)
-        losses.append(value.detach())
+        factor = scale if weight is None else scale * weight(configs[number])
+
+        def forward_backward(
+            inputs: Inputs, targets: Any, soft: Tensor | None, subnet: nn.Module = subnet, number: int = number,
+            learns: bool = learns, factor: float = factor,
+        ) -> tuple[Tensor, Any]:  # fmt: skip
+            with _prepared(net, subnet, first=number == 0, dropout=not learns):
+                output = inputs.call(subnet)
+                if not learns or distillation is None:
+                    value = loss(output, targets)
+                else:
+                    value = distillation(logits(output), soft)
+                    value = value + labels * loss(output, targets) if labels else value
+                backward(value if factor == 1.0 else value * factor)
+            return value.detach(), _detach(output)
+
+        key = (configs[number], number == 0, learns, factor)
+        value, output = runner(key, forward_backward, call, targets, soft)
+        losses.append(value)
         if number == 0:
-            first = _detach(output)
+            first = output
         if distillation is not None and (teacher == "wider" or (teacher == "widest" and number == 0)):
-            soft = logits(_detach(output)).detach()
+            soft = logits(output).detach()
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
