@@ -208,14 +208,17 @@ def quiet_export() -> Iterator[None]:
     Nodes do not carry where in the code they come from, which takes a quarter longer. Caches that a forward fills are
     put back by `unchanged`, so there is nothing to warn of.
     """
-    before = torch.fx.config.do_not_emit_stack_traces
-    torch.fx.config.do_not_emit_stack_traces = True
+    known = hasattr(torch.fx.config, "do_not_emit_stack_traces")  # not in PyTorch 2.11
+    before = known and torch.fx.config.do_not_emit_stack_traces
+    if known:
+        torch.fx.config.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
             yield
     finally:
-        torch.fx.config.do_not_emit_stack_traces = before
+        if known:
+            torch.fx.config.do_not_emit_stack_traces = before
 
 
 def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:

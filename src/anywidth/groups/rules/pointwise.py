@@ -14,6 +14,8 @@ __all__ = ["pointwise"]
     "aten.hardswish", "aten.rrelu", "aten.rrelu_", "aten.celu_", "aten.selu_", "aten.normal_", "aten.uniform_",
     "aten.fill_", "aten.zero_", "aten.softshrink", "aten.hardshrink", "aten.where", "aten.masked_fill",
     "aten.masked_fill_", "aten.clamp_", "aten.addcmul", "aten.addcdiv", "aten.lerp", "aten.type_as",
+    # PyTorch 2.11 does not tag these yet.
+    "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.elu_", "aten.hardsigmoid_",
 )  # fmt: skip
 def pointwise(flow: Flow, call: Call) -> Result:
     """Element-wise operators; those that ATen tags as such come here without being listed."""
