@@ -74,7 +74,9 @@ def same_start(module: nn.Module, sampler_state: dict[str, object] | None = None
     if any(shapes != first for shapes in others):
         raise TrainingError("the processes train different networks; start them all with the same settings")
     for tensor in tensors:
-        dist.broadcast(tensor, src=0)
+        whole = tensor.contiguous()  # weights may be laid out with channels last
+        dist.broadcast(whole, src=0)
+        tensor.copy_(whole)
     state = [sampler_state]
     dist.broadcast_object_list(state, src=0)
     return state[0]

@@ -26,14 +26,14 @@ def test_a_network_on_the_cpu_is_refused() -> None:
 
 
 def _trained(model: nn.Module, steps: int, *, graphs: bool, **options: object) -> tuple[list[Tensor], nn.Module, int]:
-    net = aw.Supernet(model, torch.randn(1, 3, 32, 32, device="cuda"))
+    net = aw.Supernet(model, torch.randn(1, 3, 32, 32, device="cuda", dtype=torch.float64))
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     runner = PassGraphs(net) if graphs else None
     generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(steps):
-        x = torch.randn(16, 3, 32, 32, generator=generator).cuda()
+        x = torch.randn(16, 3, 32, 32, generator=generator).cuda().double()
         y = torch.randint(10, (16,), generator=generator).cuda()
         optimizer.zero_grad()
         more = {"runner": runner} if runner else {}

@@ -16,7 +16,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
 from anywidth.evaluation import even_widths
-from anywidth.models import build_model, load_initial
+from anywidth.models import build_model, channels_last_, load_initial
 from anywidth.supernet import Supernet
 from anywidth.widths import Width, check_width
 
@@ -88,7 +88,7 @@ def build_supernet(
             few = ", ".join(new[:4]) + (", ..." if len(new) > 4 else "")
             say("warning", f"{len(new)} tensors are not in the weights of {init} and start anew: {few}")
     return Supernet(
-        network,
+        channels_last_(network),
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),
         divisor=_own(network, "divisor", int, 8) if divisor is None else divisor,
         min_width=_own(network, "min_width", float, 0.25) if min_width is None else min_width,
@@ -112,6 +112,7 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> Train
         data_root=settings.data_root if place or kind == "digits" else settings.data_root.expanduser().resolve(),
         weight_decay=settings.decay,
         average=settings.averaging,
+        ladder=settings.rungs or None,
         min_width=net.min_width,
         divisor=net.divisor,
         workers=workers if settings.workers is None else settings.workers,

@@ -9,11 +9,11 @@ from anywidth.cli.options import SettingsError
 __all__ = ["pick_device"]
 
 
-def pick_device(name: str, precision: str = "32") -> torch.device:
+def pick_device(name: str, precision: str = "32", *, graphs: bool = False) -> torch.device:
     """The device of a name; `auto` is the GPU if torch can use one.
 
     Raises:
-        SettingsError: there is no GPU, or the precision needs one.
+        SettingsError: there is no GPU, or the precision or CUDA graphs need one.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -24,4 +24,6 @@ def pick_device(name: str, precision: str = "32") -> torch.device:
     device = torch.device("cuda" if gpu and name != "cpu" else "cpu")
     if precision == "16" and device.type == "cpu":
         raise SettingsError("--precision 16 needs a GPU; choose bf16 or 32")
+    if graphs and device.type == "cpu":
+        raise SettingsError("--graphs needs a GPU, and torch finds none here; leave it out")
     return device

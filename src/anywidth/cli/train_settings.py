@@ -53,6 +53,8 @@ class TrainSettings:
             of four widths after every epoch, such as 0.1
         keep: the weights of the last epoch, or of the best by the mean score on --hold-out
         early_stop: stop when the mean score on --hold-out has not risen for this many epochs
+        ladder: draw random widths from this many even ones instead of from all; with --compile and --graphs 8 by
+            default, as each of them is compiled or recorded
         random: uniform random widths, or nonuniform ones, where every channel group has its own
         distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
         temperature: divides the outputs in distillation
@@ -69,6 +71,8 @@ class TrainSettings:
         workers: processes that read images from disk; by default one per core, up to 4
         seed: of weights, widths, batches and split
         tensorboard: also log every step to the run folder, for TensorBoard
+        compile: compile every width that is trained, by torch.compile, which takes minutes and pays in long trainings
+        graphs: run every width from a CUDA graph, which pays for small networks on a large GPU
         device: auto, cpu or cuda; auto takes a GPU if there is one
         precision: 32, bf16 or 16 bits in training; 16 needs a GPU
         out: run folder to write; by default runs/DATA-MODEL-TIME
@@ -103,6 +107,7 @@ class TrainSettings:
     keep: Literal["last", "best"] = field(default="last", metadata=option(metavar="WHICH"))
     early_stop: int | None = None
     ends: Ends = field(default="both", metadata=option(metavar="WHICH"))
+    ladder: int | None = None
     random: Literal["uniform", "nonuniform"] = field(default="uniform", metadata=option(metavar="KIND"))
     distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
     temperature: float = 1.0
@@ -118,6 +123,8 @@ class TrainSettings:
     workers: int | None = None
     seed: int = 0
     tensorboard: bool = False
+    compile: bool = False
+    graphs: bool = False
     device: Device = "auto"
     precision: Literal["32", "bf16", "16"] = "32"
     out: Path | None = field(default=None, metadata=option(metavar="DIR", kept=False))
@@ -127,6 +134,7 @@ class TrainSettings:
         for name, low in (
             ("epochs", 1), ("batch_size", 1), ("samples", 2), ("individual", 0), ("calibration_images", 1),
             ("divisor", 1), ("workers", 0), ("accumulate", 1), ("early_stop", 1), ("rand_augment", 0),
+            ("ladder", 2),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:
@@ -164,6 +172,12 @@ class TrainSettings:
             raise SettingsError("--keep best and --early-stop need images to decide by; give --hold-out 0.1")
         if (self.keep == "best" or self.early_stop) and (self.individual or self.from_search):
             raise SettingsError("networks to compare train for the same epochs; leave out --keep best and --early-stop")
+        if (self.compile or self.graphs or self.ladder) and self.random == "nonuniform":
+            raise SettingsError("--random nonuniform has too many networks for --ladder, --compile and --graphs")
+        if self.ladder and self.switches:
+            raise SettingsError("--switches are the only widths of their network; leave out --ladder")
+        if self.graphs and self.device == "cpu":
+            raise SettingsError("--graphs needs a GPU; leave it out with --device cpu")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise SettingsError(f"--weight-decay is {self.weight_decay:g}; give 0 or more")
         if not 0 <= self.warmup_epochs <= self.epochs:
@@ -175,6 +189,11 @@ class TrainSettings:
     def averaging(self) -> float:
         """The decay of the moving average of the weights, or 0; with so few images the last steps are mostly noise."""
         return (0.99 if self.data == "digits" and not self.switches else 0.0) if self.average is None else self.average
+
+    @property
+    def rungs(self) -> int:
+        """How many even widths random ones are drawn from, or 0 for any width."""
+        return self.ladder or (8 if (self.compile or self.graphs) and not self.switches else 0)
 
     @property
     def smoothing(self) -> float:

@@ -46,7 +46,7 @@ class TrainingRun:
     def __init__(self, settings: TrainSettings, console: Console) -> None:
         self.console = console
         self.began = time.perf_counter()
-        self.device = pick_device(settings.device, settings.precision)
+        self.device = pick_device(settings.device, settings.precision, graphs=settings.graphs)
         self.folder = RunFolder.open(settings.resume) if settings.resume else RunFolder.new(settings)
         given = resumed_settings(self.folder, settings) if settings.resume else settings
         self.bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
@@ -66,7 +66,10 @@ class TrainingRun:
             order="none" if given.init is None or settings.resume else given.order or "l1",
         )
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
-        self.net.sampler = WidthSampler(self.net.min_width, seed=given.seed, ends=given.ends, groups=groups)
+        ladder = even_widths(self.net, given.rungs) if given.rungs else []
+        self.net.sampler = WidthSampler(
+            self.net.min_width, seed=given.seed, ends=given.ends, groups=groups, ladder=ladder
+        )
         self.settings = resolve(given, self.net, self.bundle)
         self.loaders = build_loaders(self.settings, self.bundle)
         self.held_out = (
@@ -110,6 +113,7 @@ class TrainingRun:
         module = SandwichModule(
             self.net, widths=None if self.net.switches else given.samples,
             distillation=None if given.distillation == "none" else soft, labels=given.labels, loss=loss_of(given),
+            graphs=given.graphs, compiled=given.compile,
             **self.recipe,
         )  # fmt: skip
         fit(

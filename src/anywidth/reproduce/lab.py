@@ -17,7 +17,7 @@ from anywidth.cost import macs
 from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
 from anywidth.data.subset import fewer_images
 from anywidth.evaluation import evaluate, even_widths, spectrum
-from anywidth.models import build_model
+from anywidth.models import build_model, channels_last_
 from anywidth.reproduce.results import Curve, Point
 from anywidth.reproduce.setup import Setup
 from anywidth.supernet import Supernet
@@ -75,8 +75,7 @@ class Lab:
         example = torch.zeros(1, *self.bundle.input_shape)
         own = {name: getattr(model, name) for name in ("divisor", "min_width", "frozen") if hasattr(model, name)}
         net = Supernet(model, example, **{**own, **options})
-        # Depthwise layers are faster so, on CPUs and GPUs; others are not slower.
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last_(model)
         return net
 
     def train(

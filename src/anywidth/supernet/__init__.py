@@ -2,7 +2,7 @@
 
 from anywidth.supernet.checkpoint import load, save
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import contiguous
+from anywidth.supernet.subnet import contiguous, gradients_together
 from anywidth.supernet.supernet import Supernet
 
-__all__ = ["Statistics", "Supernet", "contiguous", "load", "norm_modules", "save"]
+__all__ = ["Statistics", "Supernet", "contiguous", "gradients_together", "load", "norm_modules", "save"]

@@ -234,7 +234,8 @@ class Supernet:
         """A short name of a width for messages."""
         if isinstance(width, WidthConfig):
             asked = (f"{number:g}" for number, config in self._configs.items() if config == width)
-            return self.statistics.labels.get(width) or next(asked, f"config {width.key[:8]}")
+            # Of several numbers that round to it, the random ones are long.
+            return self.statistics.labels.get(width) or min(asked, key=len, default=f"config {width.key[:8]}")
         return "+".join(f"{p}={w:g}" for p, w in width.items()) if isinstance(width, Mapping) else f"{width:g}"
 
     def subnet(self, width: Width) -> nn.Module:

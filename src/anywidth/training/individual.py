@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import nn
 
-from anywidth.models import initialise
+from anywidth.models import channels_last_, initialise
 from anywidth.supernet import Supernet
 from anywidth.training.fit import fit
 from anywidth.training.lightning import PlainModule
@@ -56,7 +56,7 @@ def train_alone(
     Raises:
         KeyboardInterrupt, CheckpointError, TrainingError: as `fit`.
     """
-    dense = net.extract(width, calibrated=False).cpu()
+    dense = channels_last_(net.extract(width, calibrated=False).cpu())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         initialise(dense)

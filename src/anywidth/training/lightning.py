@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from anywidth.errors import NotFiniteError
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import split_batch
+from anywidth.training.compiled import CompiledSubnets
 from anywidth.training.distillation import soft_cross_entropy
+from anywidth.training.pass_graphs import PassGraphs, Runner, run_directly
 from anywidth.training.recipe import Recipe, RecipeOptions
 from anywidth.training.sandwich import Loss, Teacher, sandwich_step
 from anywidth.widths import Width, WidthConfig
@@ -36,6 +38,8 @@ class SandwichModule(Recipe):
         labels: As in `sandwich_step`.
         teacher: As in `sandwich_step`.
         weight: As in `sandwich_step`.
+        graphs: Run from CUDA graphs; see `PassGraphs`.
+        compiled: Compile every width that is trained; see `CompiledSubnets`.
         recipe: Those of `RecipeOptions`, such as `lr` and `accumulate`.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
@@ -58,6 +62,8 @@ class SandwichModule(Recipe):
         labels: float = 0.0,
         teacher: Teacher = "widest",
         weight: Callable[[WidthConfig], float] | None = None,
+        graphs: bool = False,
+        compiled: bool = False,
         **recipe: Unpack[RecipeOptions],
     ) -> None:
         super().__init__(net.model, **recipe)
@@ -68,6 +74,8 @@ class SandwichModule(Recipe):
         self.labels = labels
         self.teacher: Teacher = teacher
         self.weight = weight
+        self._runner: Runner = PassGraphs(net) if graphs else run_directly
+        self._wrap = CompiledSubnets() if compiled else None
         self._drawn: Sequence[Width] | None = None
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
@@ -89,6 +97,8 @@ class SandwichModule(Recipe):
                 weight=self.weight,
                 scale=scale,
                 backward=self.manual_backward,
+                runner=self._runner,
+                wrap=self._wrap,
             )
             sizes = [sum(config.values()) for config in result.configs]
             narrowest = min(range(len(sizes)), key=sizes.__getitem__)

@@ -45,6 +45,7 @@ class _Recorded:
     targets: Any
     soft: Tensor | None
     results: tuple[Tensor, Any]
+    overwrites: bool
 
 
 class PassGraphs:
@@ -54,9 +55,9 @@ class PassGraphs:
     batch, so let random widths come from a ladder (`WidthSampler(ladder=...)`). The first pass of a width runs as it
     is, the second is recorded. Give one object to all steps: `sandwich_step(net, ..., runner=graphs)`.
 
-    The gradients of the supernet's parameters lie where the recordings add to them; a `None` after `zero_grad()` is
-    replaced by zeros there. Recordings are made again when parameters move. Module hooks run while a pass is recorded,
-    not when it is replayed.
+    The gradients of the supernet's parameters lie where the recordings write them; after
+    `zero_grad(set_to_none=True)`, which is the fastest, they are put there again. Recordings are made again when
+    parameters move. Hooks of modules run while a pass is recorded, not when it is replayed.
 
     Args:
         net: The supernet, on a GPU.
@@ -69,11 +70,8 @@ class PassGraphs:
     def __init__(self, net: Supernet, *, limit: int = 128) -> None:
         self.net = net
         self.limit = limit
-        self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
-        self._seen: set[Hashable] = set()
-        self._gradients: list[tuple[nn.Parameter, Tensor]] = []
         self._places: tuple[int, ...] = ()
-        self._pool: Any = None
+        self._forget()
 
     def __len__(self) -> int:
         """The number of recordings."""
@@ -83,17 +81,22 @@ class PassGraphs:
         self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None
     ) -> tuple[Tensor, Any]:
         """Record or replay a pass."""
-        self._attach()
-        key = (key, _kind(inputs.tensors()), _kind(pytree.tree_leaves(targets)), _precision())
+        parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        self._check(parameters)
+        empty = all(parameter.grad is None for parameter in parameters)
+        key = (key, empty, _kind(inputs.tensors()), _kind(pytree.tree_leaves(targets)), _precision())
         recorded = self._recorded.get(key)
+        if recorded is None and key not in self._seen:
+            self._seen.add(key)
+            if self._gradients:
+                self._attach()
+            return function(inputs, targets, soft)
         if recorded is None:
-            if key not in self._seen:
-                self._seen.add(key)
-                return function(inputs, targets, soft)
-            recorded = self._recorded[key] = self._record(function, inputs, targets, soft)
+            recorded = self._recorded[key] = self._record(function, inputs, targets, soft, parameters, empty)
             if len(self._recorded) > self.limit:
                 self._recorded.popitem(last=False)
         self._recorded.move_to_end(key)
+        self._attach(zero=not recorded.overwrites)
         static = [*recorded.inputs.tensors(), *pytree.tree_leaves((recorded.targets, recorded.soft))]
         given = [*inputs.tensors(), *pytree.tree_leaves((targets, soft))]
         for ours, theirs in zip(static, given, strict=True):
@@ -103,48 +106,70 @@ class PassGraphs:
         # Recordings share their memory: another one may overwrite the results.
         return pytree.tree_map_only(Tensor, Tensor.clone, recorded.results)
 
-    def _record(self, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None) -> _Recorded:
+    def _record(
+        self, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None,
+        parameters: list[nn.Parameter], empty: bool,
+    ) -> _Recorded:  # fmt: skip
+        """Record a pass. One that meets no gradients makes them, so that nothing has to be zeroed or added to."""
+        overwrites = empty and not self._gradients
+        if not overwrites:
+            self._gradients = self._gradients or [(parameter, torch.zeros_like(parameter)) for parameter in parameters]
+            self._attach()
         inputs = inputs.map(Tensor.clone)
         targets = pytree.tree_map_only(Tensor, Tensor.clone, targets)
         soft = None if soft is None else soft.clone()
-        graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         # Casts that autocast remembers from outside would be baked in, and those from inside would be taken outside.
+        torch.clear_autocast_cache()
         cast = torch.autocast(
             "cuda",
             dtype=torch.get_autocast_dtype("cuda"),
             enabled=torch.is_autocast_enabled("cuda"),
             cache_enabled=False,
         )
-        torch.clear_autocast_cache()
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool), cast:
             results = function(inputs, targets, soft)
-        return _Recorded(graph, inputs, targets, soft, results)
+        self._pool = graph.pool()
+        if overwrites:
+            made = [(parameter, parameter.grad) for parameter in parameters]
+            self._gradients = [(p, torch.zeros_like(p) if gradient is None else gradient) for p, gradient in made]
+            self._others = [
+                ours for (_, theirs), (_, ours) in zip(made, self._gradients, strict=True) if theirs is None
+            ]
+        return _Recorded(graph, inputs, targets, soft, results, overwrites)
 
-    def _attach(self) -> None:
-        """Make the parameters' gradients the tensors that recordings add to."""
-        parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+    def _check(self, parameters: list[nn.Parameter]) -> None:
+        """Start anew if parameters have moved."""
         places = tuple(parameter.data_ptr() for parameter in parameters)
         if places != self._places:
             if not all(parameter.is_cuda for parameter in parameters):
                 raise TrainingError("CUDA graphs need the network on a GPU; move it there, or train without them")
-            self._recorded.clear()
-            self._seen.clear()
+            self._forget()
             self._places = places
-            self._gradients = [(parameter, torch.zeros_like(parameter)) for parameter in parameters]
-        fresh = []
+
+    def _forget(self) -> None:
+        self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
+        self._seen: set[Hashable] = set()
+        self._gradients: list[tuple[nn.Parameter, Tensor]] = []
+        self._others: list[Tensor] = []
+        self._pool: Any = None
+
+    def _attach(self, *, zero: bool = True) -> None:
+        """Make the parameters' gradients the tensors that recordings write to; `None` stands for zeros."""
+        empty = []
         for parameter, gradient in self._gradients:
             given = parameter.grad
             if given is gradient:
                 continue
             if given is None:
-                fresh.append(gradient)
+                empty.append(gradient)
             else:
                 gradient.copy_(given)
             parameter.grad = gradient
-        if fresh:
-            torch._foreach_zero_(fresh)  # type: ignore[attr-defined]
+        if not zero:
+            empty = self._others
+        if empty:
+            torch._foreach_zero_(empty)  # type: ignore[attr-defined]
 
 
 def _kind(tensors: list[Any]) -> Hashable:
@@ -152,4 +177,4 @@ def _kind(tensors: list[Any]) -> Hashable:
 
 
 def _precision() -> Hashable:
-    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), torch.is_grad_enabled()
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")

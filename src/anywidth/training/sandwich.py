@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from anywidth.errors import NotFiniteError, WidthError
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
-from anywidth.supernet import Supernet, contiguous, norm_modules
+from anywidth.supernet import Supernet, contiguous, gradients_together, norm_modules
+from anywidth.supernet.batches import model_device
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
 from anywidth.widths import Width, WidthConfig, WidthSampler
@@ -63,6 +64,7 @@ def sandwich_step(
     logits: Callable[[Any], Tensor] = logits_of,
     check_finite: bool = True,
     runner: Runner = run_directly,
+    wrap: Callable[[nn.Module], Callable[..., Any]] | None = None,
 ) -> SandwichResult:
     """Add the gradients of one sandwich step to `.grad` of the supernet's parameters; you step the optimizer.
 
@@ -88,6 +90,7 @@ def sandwich_step(
         logits: Finds the logits in what the model returns.
         check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
         runner: How to run the passes, such as `PassGraphs(net)` for CUDA graphs.
+        wrap: What to call in place of a network, such as `CompiledSubnets()`.
 
     Raises:
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
@@ -123,13 +126,14 @@ def sandwich_step(
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
             with _prepared(net, subnet, first=number == 0, dropout=not learns):
-                output = inputs.call(subnet)
+                output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if not learns or distillation is None:
                     value = loss(output, targets)
                 else:
                     value = distillation(logits(output), soft)
                     value = value + labels * loss(output, targets) if labels else value
                 backward(value if factor == 1.0 else value * factor)
+            torch.clear_autocast_cache()  # else copies of all weights of all widths pile up
             return value.detach(), _detach(output)
 
         key = (configs[number], number == 0, learns, factor)
@@ -155,7 +159,9 @@ def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -
     """Within it, a subnet is ready for one forward and backward of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
-        with contiguous(subnet):
+        # Where autocast makes a copy of every weight, that one is dense.
+        dense = nullcontext() if torch.is_autocast_enabled(model_device(net.model).type) else contiguous(subnet)
+        with dense, gradients_together(subnet):
             yield
     elif first:
         yield

@@ -25,24 +25,35 @@ class WidthSampler:
         ends: Which ends of the range are in every sandwich: `both` is the rule of US-Nets, `none` is naive training at
             random widths alone.
         groups: Names of channel groups that get a random width each; without them a random width is one of all groups.
+        ladder: The widths that random ones are chosen from, for compiled networks and CUDA graphs, which are of one
+            width; by default every width from `min_width` to 1.
 
     >>> a, b = WidthSampler(0.25, seed=1), WidthSampler(0.25, seed=1)
     >>> a.sandwich(4) == b.sandwich(4)
     True
     """
 
-    def __init__(self, min_width: float, *, seed: int = 0, ends: Ends = "both", groups: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        min_width: float,
+        *,
+        seed: int = 0,
+        ends: Ends = "both",
+        groups: Sequence[str] = (),
+        ladder: Sequence[float] = (),
+    ) -> None:
         self.min_width = min_width
         self.ends: Ends = ends
         self.groups = tuple(groups)
+        self.ladder = tuple(ladder)
         self._random = random.Random(seed)
 
     def uniform(self) -> float:
-        """One width, uniform between the smallest and 1."""
-        return self._random.uniform(self.min_width, 1.0)
+        """One width, uniform between the smallest and 1, or among those of the ladder."""
+        return self._random.choice(self.ladder) if self.ladder else self._random.uniform(self.min_width, 1.0)
 
     def nonuniform(self, groups: Sequence[str]) -> Width:
-        """One width per group, each uniform between the smallest and 1."""
+        """One width per group, each drawn as `uniform` does."""
         return {name: self.uniform() for name in groups}
 
     def sandwich(self, n: int) -> list[Width]:
