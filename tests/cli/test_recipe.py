@@ -103,3 +103,40 @@ def test_a_run_starts_from_the_weights_of_another(finished, train, tmp_path, mon
     ours = load_file(tmp_path / "sorted" / "supernet.safetensors")
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) > 1e-3
     assert "start anew" not in capsys.readouterr().err
+
+
+def test_random_widths_of_a_ladder(train, tmp_path, monkeypatch) -> None:
+    from anywidth.widths import WidthSampler
+
+    drawn = set()
+    sandwich = WidthSampler.sandwich
+
+    def watch(self, n):
+        widths = sandwich(self, n)
+        drawn.update(widths)
+        return widths
+
+    monkeypatch.setattr(WidthSampler, "sandwich", watch)
+    assert train("--out", str(tmp_path), "--ladder", "3", "--epochs", "6") == 0
+    assert drawn == {0.25, 0.625, 1.0}
+    assert "ladder: 3" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_compiled_widths(train, tmp_path) -> None:
+    assert train("--out", str(tmp_path), "--compile", "--ladder", "2") == 0
+    assert main(["evaluate", str(tmp_path), "--widths", "0.5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--ladder", "1"), "--ladder is 1; give at least 2"),
+        (("--compile", "--random", "nonuniform"), "too many networks"),
+        (("--ladder", "3", "--switches", "0.5,1.0"), "leave out --ladder"),
+        (("--graphs", "--device", "cpu"), "--graphs needs a GPU"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(train, capsys, options, message) -> None:
+    assert train(*options) != 0
+    assert message in capsys.readouterr().err

@@ -36,10 +36,10 @@ def _trained(model: nn.Module, steps: int, *, graphs: bool, **options: object) -
         x = torch.randn(16, 3, 32, 32, generator=generator).cuda().double()
         y = torch.randint(10, (16,), generator=generator).cuda()
         optimizer.zero_grad()
-        more = {"runner": runner} if runner else {}
+        more = {} if runner is None else {"runner": runner}
         losses.append(aw.sandwich_step(net, x, y, widths=WIDTHS, **more, **options).losses)  # type: ignore[arg-type]
         optimizer.step()
-    return losses, model, len(runner) if runner else 0
+    return losses, model, 0 if runner is None else len(runner)
 
 
 @needs_gpu

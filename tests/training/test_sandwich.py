@@ -14,6 +14,7 @@ from torchvision.ops import StochasticDepth
 
 import anywidth as aw
 from anywidth.errors import TrainingError, WidthError
+from anywidth.models import channels_last_
 from anywidth.training import SandwichResult, follow_mode, soft_cross_entropy
 from anywidth.widths import WidthSampler
 from proofs import assert_close
@@ -430,3 +431,35 @@ def test_result_is_frozen(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
     assert isinstance(result, SandwichResult)
     with pytest.raises(AttributeError):
         result.losses = torch.zeros(2)  # type: ignore[misc]
+
+
+def test_a_backward_that_fails_leaves_nothing_of_its_width(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
+    wanted = gradients(net)
+
+    def fail_at_the_second(loss: Tensor) -> None:
+        loss.backward()
+        calls.append(loss)
+        if len(calls) == 2:
+            raise MemoryError
+
+    calls: list[Tensor] = []
+    with pytest.raises(MemoryError):
+        aw.sandwich_step(net, x, y, widths=[1.0, 0.5], backward=fail_at_the_second)
+    assert all(parameter.grad is None for parameter in net.subnet(0.5).parameters())
+    net.model.zero_grad()
+    aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
+    assert_same(gradients(net), wanted)
+
+
+def test_channels_last_changes_nothing_but_the_layout(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    aw.sandwich_step(net, x, y, widths=[1.0, 0.25, 0.5])
+    wanted = gradients(net)
+    channels_last_(net.model)
+    try:
+        aw.sandwich_step(net, x, y, widths=[1.0, 0.25, 0.5])
+        assert_same(gradients(net), wanted)
+        convolution = next(m for m in net.subnet(0.5).modules() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1)
+        assert convolution.weight.stride(1) == 1
+    finally:
+        net.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
