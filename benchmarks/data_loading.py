@@ -3,7 +3,8 @@
     uv run python benchmarks/data_loading.py [--workers 2] [--device cuda --precision bf16]
 
 One epoch of sandwich steps over images in memory (digits with their augmentation, and 32 pixels in colour) and over
-JPEG files of 256 pixels that processes read. The wait is the time in which no step runs because its batch is not there. The images are random; steps are those of the models that such images are trained with.
+JPEG files of 256 pixels that processes read. The wait is the time in which no step runs because its batch is not there.
+The images are random; steps are those of the models that such images are trained with.
 """
 
 from __future__ import annotations
