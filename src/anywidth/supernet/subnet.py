@@ -71,11 +71,12 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
     for leaf, (parent, shape, kept, leading) in leaves:
         if leaf.grad is None:
             continue
-        gradient = leaf.grad.detach()  # a graph of gradients is not built in place
+        gradient, whole = leaf.grad, parent.grad
         leaf.grad = None
-        if parent.grad is None:
-            parent.grad = torch.zeros_like(parent)
-        whole = parent.grad.detach()
+        if whole is None:
+            whole = parent.grad = torch.zeros_like(parent)
+        if gradient.requires_grad or whole.requires_grad:  # a graph of gradients is not built in place
+            gradient, whole = gradient.detach(), whole.detach()
         if leading:
             parts, gradients = vectors if len(shape) == 1 else others
             parts.append(whole.as_strided(shape, whole.stride(), whole.storage_offset()))
