@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,22 @@ __all__ = ["draw"]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Answers in time, their 99th percentile and their accuracy against the offered load, of both servers."""
+    """Answers in time, their 99th percentile and their accuracy against the offered load, of both servers.
+
+    Lines are medians over runs, and what is shaded lies between the lowest and the highest.
+    """
     figure = Figure(figsize=(9.6, 3.4), dpi=200, layout="constrained")
     in_time, slowest, accuracy = figure.subplots(1, 3)
     for name, colour, marker in (("any width", LINE, "o"), ("full width", OTHERS[0], "D")):
         mine = [row for row in rows if row["server"] == name]
-        loads = [row["load"] for row in mine]
+        loads = sorted({row["load"] for row in mine})
         style = {"color": colour, "marker": marker, "markeredgecolor": "white", "linewidth": 2, "label": name}
-        in_time.plot(loads, [row["in_time_percent"] for row in mine], **style)
-        slowest.plot(loads, [row["p99_ms"] for row in mine], **style)
-        accuracy.plot(loads, [row["accuracy"] for row in mine], **style)
+        for axes, key in ((in_time, "in_time_percent"), (slowest, "p99_ms"), (accuracy, "accuracy")):
+            runs = [[row[key] for row in mine if row["load"] == load] for load in loads]
+            axes.fill_between(
+                loads, [min(r) for r in runs], [max(r) for r in runs], color=colour, alpha=0.2, linewidth=0
+            )
+            axes.plot(loads, [statistics.median(r) for r in runs], **style)
     slowest.axhline(rows[0]["target_ms"], color=QUIET, linestyle="--", linewidth=1)
     slowest.annotate(
         "target", (0.02, rows[0]["target_ms"]), xycoords=("axes fraction", "data"), va="bottom", color=QUIET

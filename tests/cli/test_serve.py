@@ -150,6 +150,7 @@ def test_killed_and_started_again_under_load_every_request_gets_an_answer_or_a_c
     ("arguments", "message"),
     [
         (["--slo-ms", "0"], "--slo-ms is 0.0; give a number above 0"),
+        (["--load", "1.5"], "--load is 1.5; give a share above 0 and at most 1"),
         (["--port", "70000"], "--port is 70000; give one from 0 to 65535"),
         (["--widths", "0.1"], "width 0.1 is outside [0.25, 1]"),
         (["--token-file", "nowhere"], "cannot read --token-file nowhere"),

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from onnx import helper
 
+from anywidth.export.session import open_session
 from anywidth.serving import Batcher, Governor, Ladder, Refusal, TensorSpec
 from served_tiny import make_governor
 
@@ -170,6 +173,44 @@ def test_one_bad_request_does_not_spoil_its_batch(held):
     assert good.result(10).outputs[0][0, 0] == 1.0
     with pytest.raises(Refusal, match="the network does not take this input: thirteen"):
         bad.result(10)
+    assert batcher.open
+    batcher.drain(10)
+
+
+def ask_for_too_much_memory(runtime: str) -> None:
+    """Let a runtime fail for want of 256 TB."""
+    if runtime == "numpy":
+        np.empty(2**46, np.float32)
+    elif runtime == "torch":
+        torch.empty(2**46)
+    else:
+        node = helper.make_node("ConstantOfShape", ["x"], ["y"])
+        x, y = (helper.make_tensor_value_info(n, k, [s]) for n, k, s in (("x", 7, 1), ("y", 1, "n")))
+        model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)])
+        model.ir_version = 9
+        open_session(model.SerializeToString()).run(None, {"x": np.array([2**46])})
+
+
+@pytest.mark.parametrize("runtime", ["numpy", "torch", "onnx"])
+def test_a_lack_of_memory_is_not_the_fault_of_the_request(held, runtime):
+    """Together they take too much; then each is run alone, and the one for which there is no memory is told so."""
+
+    def step(inputs):
+        held.began.set()
+        assert held.go.wait(10)
+        if len(inputs[0]) > 2:
+            ask_for_too_much_memory(runtime)
+        return inputs
+
+    held.ladder = Ladder(dict.fromkeys((0.25, 0.5, 1.0), step), [X], [X], "test")
+    batcher, first = blocked(held, make_governor())
+    small, large = batcher.submit(rows(2, 5.0)), batcher.submit(rows(3))
+    held.go.set()
+    assert small.result(10).outputs[0].tolist() == [[5.0, 5.0]] * 2
+    with pytest.raises(Refusal, match="out of memory; try again, or send fewer rows") as refused:
+        large.result(10)
+    assert (refused.value.status, refused.value.reason) == (503, "memory")
+    assert first.done()
     assert batcher.open
     batcher.drain(10)
 

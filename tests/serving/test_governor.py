@@ -83,6 +83,39 @@ def test_the_target_is_held_from_idle_to_three_times_the_capacity(load):
         assert outcome.mean_width > 0.99
 
 
+@pytest.mark.parametrize("calm", [0.05, 0.2, 0.8])
+@pytest.mark.parametrize("jump", [2.0, 3.0])
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_a_jump_of_the_load_is_met_in_time(calm, jump, noise):
+    """Four times from calm to a jump and back, five seconds each; batches take as much longer or shorter as said."""
+    rates = [load * CAPACITY for load in (calm, jump) * 4]
+    arrivals = [5 * n + t for n, rate in enumerate(rates) for t in poisson(rate, 5, seed=n) if t < 5]
+    random = np.random.default_rng(0)
+
+    def took(width: float, rows: int, now: float) -> float:
+        return exact(width, rows, now) * float(np.exp(noise * random.normal()))
+
+    outcome = simulate(governor(), arrivals, took)
+    assert outcome.answered_within(TARGET) >= 0.999
+    # By the queue at once, by the rate of arrivals soon, and wide again in the calm.
+    after = [d for d in outcome.decisions if 5 <= d.time < 5.1]
+    assert min(d.width for d in after) < 1.0
+    if calm < 0.5:
+        assert max(d.width for d in outcome.decisions if 14 <= d.time < 15) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_a_target_of_load_or_energy_bounds_the_time_that_the_network_runs(share):
+    """At 0.6 of the capacity the full width would run for 60 % of the time."""
+    arrivals = poisson(0.6 * CAPACITY, 30)
+
+    def busy_share(one: Governor) -> float:
+        return sum(d.expected / d.drift for d in simulate(one, arrivals, exact).decisions) / arrivals[-1]
+
+    assert busy_share(governor((1.0,))) > 0.55
+    assert 0.5 * share < busy_share(governor(load=share)) <= 1.1 * share
+
+
 def test_more_load_never_widens():
     widths = [
         simulate(governor(), poisson(load * CAPACITY, 10), exact).mean_width for load in (0.3, 1.0, 1.7, 2.4, 3.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class ServeSettings:
     Attributes:
         run: folder that anywidth train wrote
         slo_ms: milliseconds from a request's arrival to its answer that the width is chosen for
+        load: share of the time, at most 1, that the network may run on average; less saves energy at narrower widths
         widths: widths to choose from: 0.25,0.5,1.0, or how many; by default those of the run
         engine: torch, with all widths on one copy of the weights, or onnx, ONNX Runtime on the CPU
         name: of the model in addresses; by default the run's model
@@ -45,6 +47,7 @@ class ServeSettings:
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
     slo_ms: float = field(default=50.0, metadata=option(metavar="MS"))
+    load: float = field(default=0.85, metadata=option(metavar="SHARE"))
     widths: Widths | None = field(default=None, metadata=option(parse=parse_widths, metavar="W,W,...|N"))
     engine: Literal["torch", "onnx"] = "torch"
     name: str | None = None
@@ -63,6 +66,8 @@ class ServeSettings:
         for name in ("slo_ms", "max_batch", "max_queue", "max_body", "max_pixels"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give a number above 0")
+        if not 0 < self.load <= 1:
+            raise SettingsError(f"--load is {self.load}; give a share above 0 and at most 1")
         if not 0 <= self.port < 2**16:
             raise SettingsError(f"--port is {self.port}; give one from 0 to 65535")
 
@@ -74,7 +79,7 @@ def run(settings: ServeSettings) -> int:
     from anywidth.cli.messages import say
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
-    from anywidth.serving import Governor, GovernorSettings, Limits, measure_ladder
+    from anywidth.serving import Governor, GovernorSettings, Limits, kept_memory, measure_ladder
     from anywidth.serving.require import require_serve
 
     require_serve()
@@ -95,13 +100,15 @@ def run(settings: ServeSettings) -> int:
         queue=settings.max_queue,
     )
     device = "cpu" if settings.engine == "onnx" else settings.device
-    opened = open_run(settings.run, device=device, data_root=settings.data_root)
-    with fitting_threads(opened.net, settings.max_batch):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_memory())
+        opened = open_run(settings.run, device=device, data_root=settings.data_root)
+        stack.enter_context(fitting_threads(opened.net, settings.max_batch))
         served = _served(settings, opened, limits, console)
         console.print(f"measuring {len(served.points)} widths in batches of 1 to {settings.max_batch}", soft_wrap=True)
         governor = Governor(
             measure_ladder(served.ladder, rows=settings.max_batch),
-            GovernorSettings(target=settings.slo_ms / 1e3, max_rows=settings.max_batch),
+            GovernorSettings(target=settings.slo_ms / 1e3, load=settings.load, max_rows=settings.max_batch),
         )
         for width in governor.widths:
             took = 1e3 * governor.times.seconds(width, 1)

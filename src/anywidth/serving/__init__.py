@@ -8,6 +8,7 @@ from anywidth.serving.governor_settings import GovernorSettings
 from anywidth.serving.images import ImageReader
 from anywidth.serving.ladder import Ladder, TensorSpec
 from anywidth.serving.limits import Limits
+from anywidth.serving.memory import kept_memory
 from anywidth.serving.refusal import Refusal
 from anywidth.serving.served import Point, Served, measure_ladder
 from anywidth.serving.service_times import ServiceTimes, batch_sizes, measure
@@ -30,6 +31,7 @@ __all__ = [
     "TensorSpec",
     "Waiting",
     "batch_sizes",
+    "kept_memory",
     "measure",
     "measure_ladder",
 ]

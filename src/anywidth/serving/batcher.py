@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from anywidth.serving.governor import Decision, Governor, Waiting
 from anywidth.serving.ladder import Ladder
+from anywidth.serving.out_of_memory import is_out_of_memory
 from anywidth.serving.refusal import Refusal
 
 __all__ = ["Answer", "Batcher"]
@@ -227,13 +228,15 @@ class Batcher:
 
     def _outputs(self, items: Sequence[_Item], width: float) -> list[list[Array] | Exception]:
         """The outputs of every request; if the network does not take a batch, of each alone."""
-        joined = [np.concatenate(arrays) for arrays in zip(*(item.inputs for item in items), strict=True)]
         try:
+            joined = [np.concatenate(arrays) for arrays in zip(*(item.inputs for item in items), strict=True)]
             outputs = self.ladder.run(joined, width=width)
         except Exception as error:
             if len(items) > 1:
                 return [self._outputs([item], width)[0] for item in items]
-            _log.warning("width %g failed on shapes %s: %s", width, [array.shape for array in joined], error)
+            _log.warning("width %g failed on shapes %s: %s", width, [array.shape for array in items[0].inputs], error)
+            if is_out_of_memory(error):
+                return [Refusal(503, "out of memory; try again, or send fewer rows", reason="memory", retry_after=1)]
             return [Refusal(400, f"the network does not take this input: {error}", reason="model")]
         cuts = np.cumsum([item.waiting.rows for item in items])[:-1]
         return [list(parts) for parts in zip(*(np.split(output, cuts) for output in outputs), strict=True)]
