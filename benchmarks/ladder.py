@@ -4,9 +4,10 @@
 
 Speed is that of the ladder file at a width over the dense file of that width, both in ONNX Runtime on one thread. Size
 is that of the ladder over the parameters of the full network in bytes, and over those plus the statistics, which are
-two numbers per channel of a batch norm and width. Memory is how much the resident memory of a fresh process grows by
-opening all widths and calling each, over the same for the full width alone, which is measured for three ways: the one
-session of the ladder file, a session per width (`Ladder.load`), and PyTorch on shared weights (`Ladder.share`).
+two numbers per channel of a batch norm and width. Memory is how much the resident memory of a fresh process has grown
+after all widths were opened and called and what was freed was given back, over the same for the full width alone: its
+dense file, or for PyTorch its subnet. There are three ways: the one session of the ladder file, a session per width
+(`Ladder.load`), and PyTorch on shared weights (`Ladder.share`).
 Switching is choosing the width; `alternating` is the time of calls that change the width every time over the mean of
 those that do not, which shows what caches cost.
 """
@@ -14,6 +15,7 @@ those that do not, which shows what caches cost.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -34,6 +36,7 @@ import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.export.session import open_session
 from anywidth.serving import Ladder
+from anywidth.serving.memory import give_back_memory
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -58,7 +61,9 @@ def statistics_bytes(net: aw.Supernet) -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Bytes of memory that this process holds, without what was freed."""
+    gc.collect()
+    give_back_memory()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -81,6 +86,9 @@ def grown(way: str, widths: tuple[float, ...], file: str, name: str, size: int) 
             session = open_session(Path(file))
             feed = {session.get_inputs()[0].name: x}
             calls = [lambda w=w: session.run(None, {**feed, "width": np.array([w], np.float32)}) for w in widths]
+        elif way == "dense":
+            session = open_session(Path(file).with_name("1.0.onnx"))
+            calls = [lambda: session.run(None, {session.get_inputs()[0].name: x})]
         else:
             ladder = Ladder.load(file, widths)
             calls = [lambda width=width: ladder.run([x], width=width) for width in widths]
@@ -155,12 +163,12 @@ def measure(name: str, size: int, rounds: int, folder: Path) -> list[dict[str, A
     for number in range(100_000):
         ladder._steps.get(WIDTHS[number % 4])
     lookup = (time.perf_counter() - start) / 100_000 * 1e3
-    alone = {way: memory(way, (1.0,), written.path, name, size) for way in ("sessions", "shared")}
+    alone = {way: memory(way, (1.0,), written.path, name, size) for way in ("dense", "shared")}
     for way in ("one session", "sessions", "shared"):
         row = {
             "model": name, "way": way,
             "memory_MB": round(memory(way, WIDTHS, written.path, name, size) / 1e6, 1),
-            "full_width_alone_MB": round(alone["shared" if way == "shared" else "sessions"] / 1e6, 1),
+            "full_width_alone_MB": round(alone["shared" if way == "shared" else "dense"] / 1e6, 1),
             "switch_ms": round(lookup, 5),
             "alternating": round(
                 switching(

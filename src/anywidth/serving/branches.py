@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["branches"]
 
+_ON_WEIGHTS = ("Slice", "Gather", "Mul", "Transpose")
+"""By which a branch makes its weights of the shared ones; see `anywidth.export.shared_weights`."""
 
-def branches(path: Path) -> dict[float, onnx.ModelProto]:
-    """One model per width of a ladder file, in ascending order; weights are still to be cut out of the shared ones.
+
+def branches(path: Path) -> dict[float, Callable[[], onnx.ModelProto]]:
+    """What makes the model of each width of a ladder file, in ascending order; it has the weights of its width alone.
 
     Raises:
         ExportError: the file is missing, damaged or no ladder.
@@ -39,7 +43,7 @@ def branches(path: Path) -> dict[float, onnx.ModelProto]:
         raise ExportError(f"{path} has one width only; write a ladder with anywidth.export_ladder")
     widths = json.loads(listed)
     leaves = list(_leaves(model.graph))
-    return {width: _model(model, leaf) for width, leaf in zip(widths, leaves, strict=True)}
+    return {width: partial(_model, model, leaf) for width, leaf in zip(widths, leaves, strict=True)}
 
 
 def _leaves(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -57,15 +61,45 @@ def _model(ladder: onnx.ModelProto, leaf: onnx.GraphProto) -> onnx.ModelProto:
     from onnx import helper
 
     names = {mine.name: its.name for mine, its in zip(leaf.output, ladder.graph.output, strict=True)}
-    nodes = list(leaf.node)
-    read = set(_inputs(nodes))
+    weights, nodes = _cut(ladder, [*leaf.node, *(helper.make_node("Identity", [m], [its]) for m, its in names.items())])
     graph = helper.make_graph(
-        [*nodes, *(helper.make_node("Identity", [mine], [its]) for mine, its in names.items())],
+        nodes,
         leaf.name,
         [value for value in ladder.graph.input if value.name != WIDTH_INPUT],
         list(ladder.graph.output),
-        initializer=[tensor for tensor in ladder.graph.initializer if tensor.name in read],
+        initializer=weights,
     )
+    return _whole(ladder, graph)
+
+
+def _cut(
+    ladder: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]
+) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """The weights that some nodes read, and those nodes that do not make weights of other weights."""
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    stored = {tensor.name: tensor for tensor in ladder.graph.initializer}
+    known, making, rest = set(stored), [], []
+    for node in nodes:
+        is_constant = node.op_type in _ON_WEIGHTS and known.issuperset(node.input)
+        (making if is_constant else rest).append(node)
+        if is_constant:
+            known.update(node.output)
+    read = set(_inputs(rest)) & known
+    made = sorted(read - set(stored))
+    if not made:
+        return [stored[name] for name in sorted(read)], rest
+    needed = [stored[name] for name in sorted(set(_inputs(making)) & set(stored))]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in made]
+    arrays = ReferenceEvaluator(_whole(ladder, helper.make_graph(making, "cut", [], outputs, needed))).run(None, {})
+    cut = [numpy_helper.from_array(array, name) for name, array in zip(made, arrays, strict=True)]
+    return [*(stored[name] for name in sorted(read & set(stored))), *cut], rest
+
+
+def _whole(ladder: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    from onnx import helper
+
     model = helper.make_model(graph, opset_imports=ladder.opset_import, producer_name=ladder.producer_name)
     model.ir_version = ladder.ir_version
     return model

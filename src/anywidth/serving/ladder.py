@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from anywidth.errors import ExportError, WidthError
 from anywidth.export.session import open_session
 from anywidth.serving.branches import branches
+from anywidth.serving.memory import give_back_memory
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import model_device
 
@@ -98,7 +100,14 @@ class Ladder:
         chosen = list(found) if widths is None else list(widths)
         if not chosen:
             raise WidthError("a ladder needs a width at least")
-        sessions = {width: open_session(found[width].SerializeToString(), threads=threads) for width in chosen}
+        sessions: dict[float, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:  # a session that is given bytes keeps them
+            for width in chosen:
+                file = Path(folder, "branch.onnx")
+                file.write_bytes(found[width]().SerializeToString())
+                sessions[width] = open_session(file, threads=threads)
+        del found
+        give_back_memory()
         first = next(iter(sessions.values()))
         return cls(
             {width: _session_step(session) for width, session in sessions.items()},

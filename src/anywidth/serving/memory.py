@@ -7,7 +7,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 
-__all__ = ["kept_memory"]
+__all__ = ["give_back_memory", "kept_memory"]
 
 # Parameters of mallopt(3), and what glibc starts with.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -24,10 +24,10 @@ def kept_memory() -> Iterator[None]:
     network itself. The price is that the process stays as large as it has been once. Enter it before threads start.
     Without glibc it does nothing.
     """
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         yield
         return
-    libc = ctypes.CDLL(None)
     for parameter, value in _KEEP.items():
         libc.mallopt(parameter, value)
     try:
@@ -35,4 +35,15 @@ def kept_memory() -> Iterator[None]:
     finally:
         for parameter, value in _DEFAULT.items():
             libc.mallopt(parameter, value)
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system, as after loading, which takes several times what stays."""
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
