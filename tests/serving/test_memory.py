@@ -29,7 +29,7 @@ def faults():
 
 try:
     with kept_memory():
-        kept = faults()
+        kept = max(faults() for _ in range(4))
         raise KeyError
 except KeyError:
     print(json.dumps([kept, faults()]))

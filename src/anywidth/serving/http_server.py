@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from anywidth.errors import ExportError
+from anywidth.serving.collector import frozen_objects
 from anywidth.serving.infer_response import to_json
 from anywidth.serving.limits import Limits
 
@@ -56,7 +57,8 @@ def serve_until_stopped(
     # uvicorn raises what stopped it once more when it has ended.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.run()
+        with frozen_objects():
+            server.run()
     except SystemExit as error:
         raise ExportError(f"cannot listen at {host}, port {port}; choose another one") from error
     finally:
