@@ -13,8 +13,8 @@ __all__ = ["frozen_objects"]
 def frozen_objects() -> Iterator[None]:
     """Within it, the garbage collector looks only at objects that are made within it.
 
-    A full collection goes through all objects of all imported packages: with PyTorch that takes some tenths of a second,
-    at any time, in which no thread runs.
+    A full collection goes through all objects of all imported packages. With PyTorch that takes tenths of a second, at
+    a time that nobody chose, in which no thread runs.
     """
     gc.collect()
     gc.freeze()
