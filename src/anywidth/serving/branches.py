@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from anywidth.errors import ExportError
 from anywidth.export.ladder import WIDTH_INPUT, WIDTHS_KEY
 from anywidth.export.require import require_onnx
@@ -93,7 +95,7 @@ def _cut(
     needed = [stored[name] for name in sorted(set(_inputs(making)) & set(stored))]
     outputs = [helper.make_empty_tensor_value_info(name) for name in made]
     arrays = ReferenceEvaluator(_whole(ladder, helper.make_graph(making, "cut", [], outputs, needed))).run(None, {})
-    cut = [numpy_helper.from_array(array, name) for name, array in zip(made, arrays, strict=True)]
+    cut = [numpy_helper.from_array(np.asarray(array), name) for name, array in zip(made, arrays, strict=True)]
     return [*(stored[name] for name in sorted(read & set(stored))), *cut], rest
 
 
