@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TypeVar
 
@@ -13,9 +14,24 @@ from torch import Tensor, nn
 
 from anywidth.errors import TrainingError
 
-__all__ = ["everyone", "same_start", "several_processes", "sync_gradients"]
+__all__ = [
+    "OtherProcessError",
+    "connection_lost",
+    "everyone",
+    "first_of_machine_first",
+    "from_first",
+    "rank_and_count",
+    "same_start",
+    "several_processes",
+    "share_of",
+    "sync_gradients",
+]
 
 T = TypeVar("T")
+
+
+class OtherProcessError(TrainingError):
+    """Another process cannot go on; it says why."""
 
 
 def several_processes() -> bool:
@@ -30,6 +46,87 @@ def everyone(value: T) -> list[T]:
     values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
+
+
+def rank_and_count() -> tuple[int, int]:
+    """The number of this process, from 0, and how many train together.
+
+    >>> rank_and_count()
+    (0, 1)
+    """
+    return (dist.get_rank(), dist.get_world_size()) if several_processes() else (0, 1)
+
+
+def share_of(images: int | None) -> int | None:
+    """How many images each process takes of a number that all take together, rounded up.
+
+    >>> share_of(1000), share_of(None)
+    (1000, None)
+    """
+    return None if images is None else -(-images // rank_and_count()[1])
+
+
+def from_first(compute: Callable[[], T]) -> T:
+    """What process 0 computes, in all processes; for what only one may write, or has to decide for all.
+
+    Raises:
+        OtherProcessError: process 0 raised an error, which it goes on raising.
+
+    >>> from_first(lambda: 3)
+    3
+    """
+    if not several_processes():
+        return compute()
+    value, problem = _attempt(compute) if dist.get_rank() == 0 else (None, None)
+    shared = [(value, problem is not None)]
+    dist.broadcast_object_list(shared, src=0)
+    _raise(problem, elsewhere=shared[0][1])
+    return shared[0][0]  # type: ignore[return-value]
+
+
+def first_of_machine_first(compute: Callable[[], T]) -> T:
+    """What every process computes, the first of each machine before the others, who find what it has downloaded.
+
+    Raises:
+        OtherProcessError: another process raised an error, which it goes on raising.
+
+    >>> first_of_machine_first(lambda: 3)
+    3
+    """
+    if not several_processes():
+        return compute()
+    first = int(os.environ.get("LOCAL_RANK", dist.get_rank())) == 0
+    value: T | None = None
+    for turn in (True, False):
+        problem: Exception | None = None
+        if first == turn:
+            value, problem = _attempt(compute)
+        _raise(problem, elsewhere=any(everyone(problem is not None)))
+    return value  # type: ignore[return-value]
+
+
+def _attempt(compute: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return compute(), None
+    except Exception as problem:  # whatever it is, the other processes wait to be told
+        return None, problem
+
+
+def _raise(problem: Exception | None, *, elsewhere: bool) -> None:
+    if problem is not None:
+        raise problem
+    if elsewhere:
+        raise OtherProcessError("another process cannot go on")
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether an error says that another process has ended.
+
+    >>> connection_lost(RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:9"))
+    True
+    """
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or any(s in str(error) for s in lost))
 
 
 def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:

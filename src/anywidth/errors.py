@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ExportError",
+    "ImageError",
     "MissingExtraError",
     "ModelError",
     "NoEffectWarning",
@@ -51,6 +52,10 @@ class CheckpointError(AnywidthError):
 
 class DataError(AnywidthError, ValueError):
     """A data set is missing, damaged or not of the expected form."""
+
+
+class ImageError(DataError):
+    """One image of a data set cannot be read."""
 
 
 class ExportError(AnywidthError):

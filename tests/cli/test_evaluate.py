@@ -22,7 +22,7 @@ def run(finished, tmp_path) -> Path:
 
 def test_a_new_process_finds_the_same_accuracy_to_the_last_image(finished, tmp_path):
     out = tmp_path / "again.json"
-    command = [sys.executable, "-m", "anywidth.cli", "evaluate", str(finished), "--out", str(out)]
+    command = [sys.executable, "-m", "anywidth", "evaluate", str(finished), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "calibrating" not in done.stdout

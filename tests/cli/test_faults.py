@@ -25,7 +25,7 @@ def start(out: Path, *arguments: str, before: Callable[[], None] | None = None) 
     """A run of its own process, once it has finished an epoch."""
     command = ["train", "--out", str(out), "--epochs", "500", "--widths", "2", *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-m", "anywidth.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "anywidth", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=before, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     deadline = time.monotonic() + 300
@@ -68,7 +68,7 @@ def test_sigkill_at_any_moment_loses_nothing_that_was_written(tmp_path) -> None:
 def _resumed(out: Path) -> subprocess.Popen[str]:
     before = (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns
     process = subprocess.Popen(
-        [sys.executable, "-m", "anywidth.cli", "train", "--resume", str(out)], stdout=subprocess.PIPE,
+        [sys.executable, "-m", "anywidth", "train", "--resume", str(out)], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     deadline = time.monotonic() + 300

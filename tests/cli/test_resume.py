@@ -142,7 +142,7 @@ def test_ctrl_c_in_a_process_says_how_to_go_on(tmp_path):
     out = tmp_path / "run"
     arguments = ["train", "--out", str(out), "--epochs", "500", "--widths", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "anywidth.cli", *arguments],
+        [sys.executable, "-m", "anywidth", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -28,7 +28,7 @@ BODY = {"inputs": [{"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", 
 @contextlib.contextmanager
 def serving(run: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address."""
-    command = [sys.executable, "-m", "anywidth.cli", "serve", str(run), "--port", "0", *arguments]
+    command = [sys.executable, "-m", "anywidth", "serve", str(run), "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,9 +13,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from anywidth.cli.messages import say
+from anywidth.cli.processes import Processes
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
+from anywidth.distributed import first_of_machine_first, rank_and_count
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model, channels_last_, load_initial
 from anywidth.supernet import Supernet
@@ -44,7 +47,11 @@ def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
 
 
 def _whole(settings: TrainSettings) -> DataBundle:
-    bundle = load_data(settings.data, root=settings.data_root, seed=settings.seed)
+    load = partial(
+        load_data, settings.data, root=settings.data_root, seed=settings.seed, skip_corrupt=settings.skip_corrupt
+    )  # fmt: skip
+    on_disk = settings.data.partition(":")[0] in ("digits", "npz", "imagefolder", "webdataset")
+    bundle = load() if on_disk else first_of_machine_first(load)
     if settings.rand_augment is None:
         return bundle
     from anywidth.data.rand_augment import with_rand_augment
@@ -53,8 +60,12 @@ def _whole(settings: TrainSettings) -> DataBundle:
 
 
 def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
-    """Fresh loaders, whose batches depend on the seed and the epoch alone."""
-    return make_loaders(bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0)
+    """Fresh loaders of this process's part, whose batches depend on the seed and the epoch alone."""
+    rank, count = rank_and_count()
+    return make_loaders(
+        bundle, batch_size=settings.batch_size, seed=settings.seed, workers=settings.workers or 0, rank=rank,
+        world_size=count, skip_corrupt=settings.skip_corrupt,
+    )  # fmt: skip
 
 
 def build_supernet(
@@ -99,11 +110,11 @@ def build_supernet(
     )
 
 
-def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle) -> TrainSettings:
+def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle, processes: Processes) -> TrainSettings:
     """The settings with every default that depends on the model, the data or the machine filled in."""
     in_memory = all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration))
     kind, _, place = settings.data.partition(":")
-    workers = 0 if in_memory else min(4, os.cpu_count() or 1)
+    workers = 0 if in_memory else min(4, max(1, (os.cpu_count() or 1) // processes.per_machine))
     return replace(
         settings,
         # A run folder is read from other working folders as well.

@@ -5,15 +5,25 @@ from __future__ import annotations
 import torch
 
 from anywidth.cli.options import SettingsError
+from anywidth.cli.processes import Processes
+from anywidth.distributed import everyone
 
 __all__ = ["pick_device"]
 
 
-def pick_device(name: str, precision: str = "32", *, graphs: bool = False) -> torch.device:
+def pick_device(
+    name: str, precision: str = "32", *, graphs: bool = False, processes: Processes | None = None
+) -> torch.device:
     """The device of a name; `auto` is the GPU if torch can use one.
 
+    Args:
+        name: auto, cpu or cuda.
+        precision: 32, bf16 or 16.
+        graphs: Whether CUDA graphs are wanted.
+        processes: Those that train together, each of which takes a GPU of its own.
+
     Raises:
-        SettingsError: there is no GPU, or the precision or CUDA graphs need one.
+        SettingsError: there is no GPU, or there are too few, or the precision or CUDA graphs need one.
 
     >>> pick_device("cpu")
     device(type='cpu')
@@ -26,4 +36,21 @@ def pick_device(name: str, precision: str = "32", *, graphs: bool = False) -> to
         raise SettingsError("--precision 16 needs a GPU; choose bf16 or 32")
     if graphs and device.type == "cpu":
         raise SettingsError("--graphs needs a GPU, and torch finds none here; leave it out")
-    return device
+    if graphs and processes is not None and processes.together:
+        raise SettingsError("--graphs is for training in one process; leave it out under torchrun")
+    return device if processes is None or not processes.together else _own(device, processes)
+
+
+def _own(device: torch.device, processes: Processes) -> torch.device:
+    """This process's GPU, or the CPU, if the others have the like."""
+    if device.type == "cuda" and torch.cuda.device_count() < processes.per_machine:
+        raise SettingsError(
+            f"{processes.per_machine} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each "
+            f"(--nproc-per-node {torch.cuda.device_count()}), or choose --device cpu"
+        )
+    if len(set(everyone(device.type))) > 1:
+        raise SettingsError("some processes have a GPU and others have none; choose --device cpu or cuda")
+    if device.type == "cpu":
+        return device
+    torch.cuda.set_device(processes.local_rank)
+    return torch.device("cuda", processes.local_rank)

@@ -13,6 +13,7 @@ from anywidth.cli.recipe import average_of, loss_of, recipe_of
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
+from anywidth.distributed import from_first, share_of
 from anywidth.evaluation import Row, evaluate
 from anywidth.export.torch_file import save_dense
 from anywidth.supernet import Supernet
@@ -48,8 +49,9 @@ def train_individual(
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
     alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)
-    calibrate(alone, loaders.calibration, [1.0], images=settings.calibration_images)
+    calibrate(alone, loaders.calibration, [1.0], images=share_of(settings.calibration_images))
     if keep is not None:
-        write_atomically(keep, lambda path: save_dense(dense, net.model, path))
+        file = keep
+        from_first(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
     label = name or (width if isinstance(width, float) else net.label(width))
     return Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))

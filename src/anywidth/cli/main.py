@@ -14,6 +14,7 @@ from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, search
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import say, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
+from anywidth.cli.processes import Processes
 from anywidth.errors import AnywidthError
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -53,8 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the arguments are wrong (code 2), or help was asked for (code 0).
     """
+    processes = Processes.of_environment()
+    with processes.quiet_others():
+        return _run(argv, processes)
+
+
+def _run(argv: Sequence[str] | None, processes: Processes) -> int:
     parsed = _parser().parse_args(argv)
     command = COMMANDS[parsed.command]
+    if processes.together and parsed.command != "train":
+        say("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
+        return 2
     try:
         with warnings_in_one_line():
             return command.run(to_settings(command.settings, parsed[parsed.command]))

@@ -7,20 +7,34 @@ import io
 import time
 from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from anywidth.distributed import everyone
 from anywidth.supernet.checkpoint import write_atomically
 
-__all__ = ["SCORE", "MetricsFile"]
+__all__ = ["SCORE", "MetricsFile", "epoch_means"]
 
 SCORE = "accuracy"
 """The name of the mean score on held-out images among logged metrics; `SCORE@WIDTH` is that of one width."""
 
 
+def epoch_means(trainer: Trainer) -> dict[str, float]:
+    """The logged means of the epoch by name, over what all processes have seen; all of them have to ask."""
+    own = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    everyones = everyone(own)
+    return {
+        name: fmean(means[name] for means in everyones) for name in own if all(name in means for means in everyones)
+    }
+
+
 class MetricsFile(Callback):
-    """Writes the means over each finished epoch; a resumed run goes on below the epochs that it keeps."""
+    """Writes the means over each finished epoch; a resumed run goes on below the epochs that it keeps.
+
+    Of several processes, the first writes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +43,7 @@ class MetricsFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the rows of the epochs before this one."""
-        if self.path.exists():
+        if trainer.is_global_zero and self.path.exists():
             with self.path.open(newline="") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
 
@@ -39,16 +53,18 @@ class MetricsFile(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one row."""
-        means = trainer.callback_metrics
+        means = epoch_means(trainer)
+        if not trainer.is_global_zero:
+            return
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "lr": f"{float(means['lr_epoch']):.6g}",
+            "lr": f"{means['lr_epoch']:.6g}",
             # Missing if every step of the epoch was left out.
-            "loss_widest": f"{float(means.get('loss_widest_epoch', nan)):.6f}",
-            "loss_narrowest": f"{float(means.get('loss_narrowest_epoch', nan)):.6f}",
+            "loss_widest": f"{means.get('loss_widest_epoch', nan):.6f}",
+            "loss_narrowest": f"{means.get('loss_narrowest_epoch', nan):.6f}",
             "seconds": f"{time.perf_counter() - self._start:.2f}",
-            **{name: f"{100 * float(means[name]):.4f}" for name in means if name.split("@")[0] == SCORE},
+            **{name: f"{100 * means[name]:.4f}" for name in means if name.split("@")[0] == SCORE},
         }
         self._rows.append(row)
         text = io.StringIO()

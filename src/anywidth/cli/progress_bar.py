@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from anywidth.cli.metrics_file import SCORE
+from anywidth.cli.metrics_file import SCORE, epoch_means
 
 __all__ = ["ProgressBar"]
 
@@ -58,10 +58,11 @@ class ProgressBar(Callback):
         """Print a line now and then if there is no terminal."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self._progress is None and (epoch % max(1, epochs // 10) == 0 or epoch == epochs):
-            means = {n.removesuffix("_epoch"): v for n, v in trainer.callback_metrics.items() if n.endswith("_epoch")}
+            found = epoch_means(trainer)
+            means = {n.removesuffix("_epoch"): value for n, value in found.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
-            score = trainer.callback_metrics.get(SCORE)
-            losses += "" if score is None else f"  held-out accuracy {100 * float(score):.2f}"
+            score = found.get(SCORE)
+            losses += "" if score is None else f"  held-out accuracy {100 * score:.2f}"
             self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

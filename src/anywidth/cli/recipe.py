@@ -18,6 +18,7 @@ from anywidth.cli.options import SettingsError
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
+from anywidth.distributed import share_of
 from anywidth.errors import MissingExtraError
 from anywidth.evaluation import even_widths
 from anywidth.models.suggest import closest
@@ -30,7 +31,7 @@ from anywidth.training.validation import WidthValidation
 
 __all__ = ["average_of", "logger_of", "loss_of", "recipe_of", "scores_of"]
 
-_SCORED_WIDTHS = 4
+_SCORED_WIDTHS, _SCORED_IMAGES = 4, 1024
 
 
 def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
@@ -70,7 +71,9 @@ def scores_of(
         return []
     widths = even_widths(net, _SCORED_WIDTHS)
     metrics = {SCORE: MulticlassAccuracy(classes, average="micro")}
-    callbacks: list[Callback] = [WidthValidation(net, loaders.calibration, held_out, widths, metrics)]
+    callbacks: list[Callback] = [
+        WidthValidation(net, loaders.calibration, held_out, widths, metrics, images=share_of(_SCORED_IMAGES))
+    ]
     if settings.keep == "best":
         callbacks.append(BestCheckpoint(folder.checkpoint("best"), SCORE))
     if settings.early_stop is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,11 +16,13 @@ from anywidth.cli.device import pick_device
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.options import read_settings
+from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
-from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
-from anywidth.cli.training_run import resumed_settings
+from anywidth.cli.training_run import opened
+from anywidth.data import resident
+from anywidth.distributed import from_first
 from anywidth.errors import SearchError, TrainingError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
@@ -40,23 +43,19 @@ class Retraining:
         AnywidthError: the file holds no such network, or the folder is in the way; nothing was written.
     """
 
-    def __init__(self, settings: TrainSettings, console: Console) -> None:
+    def __init__(self, settings: TrainSettings, console: Console, processes: Processes) -> None:
         self.console = console
+        self.processes = processes
         self.began = time.perf_counter()
-        if settings.resume:
-            self.folder = RunFolder.open(settings.resume)
-            given = resumed_settings(self.folder, settings)
-        else:
-            given = _merged(settings)
-            self.folder = RunFolder.new(given)
+        self.folder, given = from_first(lambda: opened(settings if settings.resume else _merged(settings)))
         assert given.from_search is not None
-        self.device = pick_device(given.device, given.precision)
-        self.bundle = build_data(given)
+        self.device = pick_device(given.device, given.precision, processes=processes)
+        self.bundle = resident(build_data(given), self.device)
         self.net = build_supernet(
             given.model, input_shape=self.bundle.input_shape, classes=len(self.bundle.classes), seed=given.seed,
             divisor=given.divisor, min_width=given.min_width, frozen=given.frozen, width_mult=given.width_mult,
         )  # fmt: skip
-        self.settings = resolve(given, self.net, self.bundle)
+        self.settings = resolve(given, self.net, self.bundle, processes)
         self.loaders = build_loaders(self.settings, self.bundle)
         self.result = SearchResult.from_json(given.from_search)
         self.found = _network(self.result, given.budget)
@@ -65,7 +64,8 @@ class Retraining:
         unit = self.result.unit
         self.console.print(
             f"found: {count(self.found.cost)} {unit}; uniform, width {self.uniform:g}: {count(uniform_cost)} {unit}; "
-            f"each {given.epochs} epochs from new weights, label smoothing {given.smoothing:g}", soft_wrap=True,
+            f"each {given.epochs} epochs from new weights, label smoothing {given.smoothing:g}"
+            + processes.batches(given.batch_size), soft_wrap=True,
         )  # fmt: skip
 
     def run(self) -> int:
@@ -74,13 +74,14 @@ class Retraining:
         Raises:
             TrainingError: training cannot go on; what was saved is kept.
         """
-        self.folder.start(self.settings, self.bundle)
+        from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         file = self.folder.file("comparison.json")
-        rows = list(Spectrum.from_json(file)) if file.exists() else []
+        rows = from_first(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
         networks: dict[str, Width] = {
             "found": self.found.config, "uniform": self.net.config(self.uniform)
         }  # fmt: skip
         try:
+            self.processes.draw_apart(self.settings.seed)
             with fitting_threads(self.net, self.settings.batch_size):
                 for name, width in list(networks.items())[len(rows) :]:
                     rows.append(
@@ -92,21 +93,23 @@ class Retraining:
                         )
                     )  # fmt: skip
                     curve = Spectrum(rows, "trained from scratch")
-                    curve.to_json(file)
+                    from_first(partial(curve.to_json, file))
         except KeyboardInterrupt:
+            if self.processes.failed or self.processes.rank:
+                return 130
             kept = len(rows) or any(self.folder.checkpoint(name).exists() for name in networks)
             if not kept:
                 self.folder.abandon()
                 say("interrupted", "no epoch was finished, so nothing was kept; the same command starts again")
             else:
-                say("interrupted", f"go on with: anywidth train --resume {self.folder.path}")
+                say("interrupted", f"go on with: {self.processes.command} train --resume {self.folder.path}")
             return 130
         except TrainingError:
-            self.folder.abandon()
+            if self.processes.rank == 0:
+                self.folder.abandon()
             raise
         curve = Spectrum(rows, "trained from scratch")
-        curve.to_csv(self.folder.file("comparison.csv"))
-        self.folder.finish()
+        from_first(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
         self.console.print(spectrum_table(curve))
         took = seconds(time.perf_counter() - self.began)
         self.console.print(

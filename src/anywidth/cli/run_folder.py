@@ -111,11 +111,11 @@ class RunFolder:
         """The settings of the run."""
         return read_settings(TrainSettings, self.file("config.yaml"))
 
-    def start(self, settings: TrainSettings, bundle: DataBundle) -> None:
-        """Create the folder, with `config.yaml` and `data.json`."""
+    def start(self, settings: TrainSettings, bundle: DataBundle, *, command: str = "anywidth") -> None:
+        """Create the folder, with `config.yaml` and `data.json`; `command` starts the like again."""
         from anywidth import __version__
 
-        header = f"anywidth {__version__}; the same again: anywidth train --config {self.file('config.yaml')}"
+        header = f"anywidth {__version__}; the same again: {command} train --config {self.file('config.yaml')}"
         text = write_settings(settings, header=header)
         data = {"name": bundle.name, "input_shape": bundle.input_shape, "classes": bundle.classes}
         write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))

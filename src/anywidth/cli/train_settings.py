@@ -21,7 +21,7 @@ class TrainSettings:
     """The options of `anywidth train`.
 
     Attributes:
-        data: digits, cifar10, cifar100, fashion-mnist, npz:FILE, imagefolder:DIR or hf:NAME
+        data: digits, cifar10, cifar100, fashion-mnist, npz:FILE, imagefolder:DIR, webdataset:DIR or hf:NAME
         data_root: folder of downloaded data sets
         model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
         init: start from these weights: a file of tensors by name (.safetensors, .pt) of the same model, such as
@@ -29,7 +29,7 @@ class TrainSettings:
         order: l1 puts the important channels of --init first, so that narrow widths start with them; by default l1, or
             none for what was trained at many widths already
         epochs: passes over the training images
-        batch_size: images per batch
+        batch_size: images per batch, of each process where torchrun starts several
         accumulate: batches per step of the optimizer, whose gradients are averaged
         optimizer: sgd, which has Nesterov momentum 0.9, or any other of timm, such as adamw or lamb
         lr: peak learning rate, which the schedule takes down
@@ -40,6 +40,7 @@ class TrainSettings:
         skip: leave out steps in which a loss is not finite, instead of stopping; 20 in a row stop all the same
         average: train as usual but keep the moving average of the weights with this decay, such as 0.999, or 0 for
             none; by default 0.99 for digits and else 0
+        skip_corrupt: leave out images that cannot be read, and say how many after the epoch, instead of stopping
         mixup: mix images and their labels in pairs, with this alpha, such as 0.2
         cutmix: paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch
         rand_augment: change the training images by RandAugment of this magnitude as well, such as 9
@@ -94,6 +95,7 @@ class TrainSettings:
     warmup_epochs: float = 1.0
     clip: float | None = None
     skip: bool = False
+    skip_corrupt: bool = False
     average: float | None = None
     mixup: float = 0.0
     cutmix: float = 0.0

@@ -11,18 +11,21 @@ from rich.progress import track
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_data, build_held_out, build_loaders, build_supernet, choose_widths, resolve
+from anywidth.cli.corrupt_images import CorruptImages, tell_corrupt
 from anywidth.cli.device import pick_device
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.metrics_file import MetricsFile
 from anywidth.cli.options import SettingsError
+from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
 from anywidth.cli.recipe import average_of, logger_of, loss_of, recipe_of, scores_of
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
-from anywidth.data import DataBundle
+from anywidth.data import DataBundle, resident
+from anywidth.distributed import first_of_machine_first, from_first, share_of
 from anywidth.errors import MissingExtraError, TrainingError
 from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
@@ -33,7 +36,7 @@ from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
 
-__all__ = ["TrainingRun", "resumed_settings"]
+__all__ = ["TrainingRun", "opened"]
 
 
 class TrainingRun:
@@ -43,14 +46,16 @@ class TrainingRun:
         AnywidthError: the settings do not fit together, or the folder is in the way; nothing was written.
     """
 
-    def __init__(self, settings: TrainSettings, console: Console) -> None:
+    def __init__(self, settings: TrainSettings, console: Console, processes: Processes) -> None:
         self.console = console
+        self.processes = processes
         self.began = time.perf_counter()
-        self.device = pick_device(settings.device, settings.precision, graphs=settings.graphs)
-        self.folder = RunFolder.open(settings.resume) if settings.resume else RunFolder.new(settings)
-        given = resumed_settings(self.folder, settings) if settings.resume else settings
-        self.bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
-        self.net = build_supernet(
+        self.device = pick_device(settings.device, settings.precision, graphs=settings.graphs, processes=processes)
+        self.folder, given = from_first(lambda: opened(settings))
+        bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
+        self.bundle = resident(bundle, self.device)
+        build = partial(
+            build_supernet,
             given.model,
             input_shape=self.bundle.input_shape,
             classes=len(self.bundle.classes),
@@ -65,15 +70,18 @@ class TrainingRun:
             init=None if settings.resume else given.init,
             order="none" if given.init is None or settings.resume else given.order or "l1",
         )
+        self.net = first_of_machine_first(build) if given.init == "hub" else build()
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
         ladder = even_widths(self.net, given.rungs) if given.rungs else []
         self.net.sampler = WidthSampler(
             self.net.min_width, seed=given.seed, ends=given.ends, groups=groups, ladder=ladder
         )
-        self.settings = resolve(given, self.net, self.bundle)
+        self.settings = resolve(given, self.net, self.bundle, processes)
         self.loaders = build_loaders(self.settings, self.bundle)
         self.held_out = (
-            None if held_out is None else build_loaders(self.settings, replace(self.bundle, test=held_out)).test
+            None
+            if held_out is None
+            else build_loaders(self.settings, resident(replace(self.bundle, test=held_out), self.device)).test
         )
         self.recipe = recipe_of(self.settings, len(self.bundle.classes))
         self.logger = logger_of(self.settings, self.folder.path)
@@ -87,25 +95,29 @@ class TrainingRun:
         Raises:
             TrainingError: training cannot go on; what was saved is kept.
         """
-        self.console.print(_describe(self.bundle, self.net), soft_wrap=True)
-        self.folder.start(self.settings, self.bundle)
+        together = self.processes.batches(self.settings.batch_size)
+        self.console.print(_describe(self.bundle, self.net) + together, soft_wrap=True)
+        from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         try:
+            self.processes.draw_apart(self.settings.seed)
             with fitting_threads(self.net, self.settings.batch_size):
                 curve = self._supernet()
                 alone = self._individual()
-            self._write(curve, alone)
+            from_first(lambda: self._write(curve, alone))
         except KeyboardInterrupt:
-            self._tell_interrupted()
+            if not (self.processes.failed or self.processes.rank):
+                self._tell_interrupted()
             return 130
         except TrainingError:
-            self.folder.abandon()
+            if self.processes.rank == 0:
+                self.folder.abandon()
             raise
         return 0
 
     def _supernet(self) -> Spectrum:
         """Train, calibrate, save and evaluate the supernet, or read what an interrupted run has of it."""
         file = self.folder.file("spectrum.json")
-        if file.exists():
+        if from_first(file.exists):
             self.net = load(self.folder.path, self.net.model)
             return Spectrum.from_json(file)
         given = self.settings
@@ -125,6 +137,7 @@ class TrainingRun:
                     given, self.net, self.loaders, self.held_out, self.folder, classes=len(self.bundle.classes)
                 ),
                 ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv")),
+                CorruptImages(self.loaders.train),
             ],
             logger=self.logger,
         )  # fmt: skip
@@ -136,11 +149,13 @@ class TrainingRun:
         self.net.model.to(self.device)
         quiet = not self.console.is_terminal
         for width in track(self.widths, "calibrating", console=self.console, transient=True, disable=quiet):
-            calibrate(self.net, self.loaders.calibration, [width], images=given.calibration_images)
-        self.net.save(self.folder.path)
+            calibrate(self.net, self.loaders.calibration, [width], images=share_of(given.calibration_images))
+        from_first(lambda: self.net.save(self.folder.path))
         curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
-        curve.to_csv(self.folder.file("spectrum.csv"))
-        curve.to_json(file)
+        tell_corrupt(self.loaders.test, "test")
+        if self.held_out is not None:
+            tell_corrupt(self.held_out, "held-out")
+        from_first(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
         return curve
 
     def _individual(self) -> Spectrum | None:
@@ -148,7 +163,7 @@ class TrainingRun:
         if not self.alone:
             return None
         file = self.folder.file("individual.json")
-        rows = list(Spectrum.from_json(file)) if file.exists() else []
+        rows = from_first(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
         done = {row.width for row in rows}
         for width in self.alone:
             if width in done:
@@ -162,8 +177,7 @@ class TrainingRun:
                 )
             )  # fmt: skip
             alone = Spectrum(rows, "trained alone")
-            alone.to_csv(self.folder.file("individual.csv"))
-            alone.to_json(file)
+            from_first(lambda alone=alone: (alone.to_csv(self.folder.file("individual.csv")), alone.to_json(file)))
         return Spectrum(rows, "trained alone")
 
     def _write(self, curve: Spectrum, alone: Spectrum | None) -> None:
@@ -189,10 +203,18 @@ class TrainingRun:
             say("interrupted", "no epoch was finished, so nothing was kept; the same command starts again")
             return
         kept = f"{path} keeps epoch {epochs} of {self.settings.epochs}"
-        say("interrupted", f"while {self.stage}; {kept}. Go on with: anywidth train --resume {path}")
+        say("interrupted", f"while {self.stage}; {kept}. Go on with: {self.processes.command} train --resume {path}")
 
 
-def resumed_settings(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
+def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
+    """The folder of a run and its settings: a new one, or one to go on in."""
+    if settings.resume is None:
+        return RunFolder.new(settings), settings
+    folder = RunFolder.open(settings.resume)
+    return folder, _resumed(folder, settings)
+
+
+def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
     """The settings of an interrupted run, on the device that is asked for."""
     if folder.complete:
         raise TrainingError(f"{folder.path} is complete, there is nothing to resume; start another run with --out DIR")

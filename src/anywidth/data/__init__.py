@@ -6,6 +6,7 @@ from anywidth.data.item_loader import ItemLoader
 from anywidth.data.load import load_data
 from anywidth.data.loaders import Loaders, make_loaders
 from anywidth.data.order import BatchOrder
+from anywidth.data.resident import resident
 from anywidth.data.tensor_images import TensorImages
 from anywidth.data.tensor_loader import TensorLoader
 
@@ -19,4 +20,5 @@ __all__ = [
     "hold_out",
     "load_data",
     "make_loaders",
+    "resident",
 ]

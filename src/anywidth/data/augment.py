@@ -61,7 +61,7 @@ def random_affine(
         torch.Size([16, 1, 8, 8])
     """
     batch, _, height, width = images.shape
-    draws = torch.rand(4, batch, generator=generator, dtype=images.dtype) * 2 - 1
+    draws = (torch.rand(4, batch, generator=generator, dtype=images.dtype) * 2 - 1).to(images.device)
     angle, factor = draws[0] * math.radians(degrees), 1 + draws[1] * scale
     cos, sin = angle.cos() * factor, angle.sin() * factor
     # Affine grids measure positions from -1 to 1, so that a pixel is 2 / size.

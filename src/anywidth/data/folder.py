@@ -13,14 +13,16 @@ from torchvision.datasets.folder import default_loader
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError
+from anywidth.errors import DataError, ImageError
 
 __all__ = ["load_folder_bundle"]
 
 _LAYOUT = "DIR/train/CLASS and DIR/val/CLASS (or DIR/test/CLASS), or DIR/CLASS"
 
 
-def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None) -> DataBundle:
+def load_folder_bundle(
+    folder: Path, *, seed: int, image_size: int | None = None, skip_corrupt: bool = False
+) -> DataBundle:
     """The images of a folder, read from disk as they are asked for, in three colours.
 
     The folder holds `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`; `val` is taken if both are there).
@@ -33,6 +35,7 @@ def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None
         seed: Chooses the split.
         image_size: Height and width in pixels. None takes the median of the images' shorter sides, rounded
             down to a multiple of 32 and kept between 32 and 224: 224 for photographs, 32 for tiny images.
+        skip_corrupt: Take no notice of images that cannot be read when a size is chosen.
 
     Raises:
         DataError: If the folder is missing, holds no classes or a class without images, if the two parts have
@@ -54,7 +57,7 @@ def load_folder_bundle(folder: Path, *, seed: int, image_size: int | None = None
     if train.classes != test.classes:
         odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
         raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders")
-    image_size = image_size or fitting_size(_sides(train))
+    image_size = image_size or fitting_size(_sides(train, skip_corrupt=skip_corrupt))
     train.transform, test.transform = train_transform(image_size), test_transform(image_size)
     train_set, test_set = train, test
     if test_dir is None:
@@ -101,13 +104,14 @@ def _read_image(path: str) -> Image.Image:
         return default_loader(path)
     # Whatever a decoder raises on damaged bytes, the user needs the path.
     except Exception as error:
-        raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
+        raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error
 
 
-def _sides(images: ImageFolder) -> Iterator[int]:
+def _sides(images: ImageFolder, *, skip_corrupt: bool) -> Iterator[int]:
     for path, _ in images.samples[:: max(1, len(images.samples) // 50)]:
         try:
             with Image.open(path) as image:
                 yield min(image.size)
         except OSError as error:
-            raise DataError(f"cannot read image {path}: {error}; replace or remove the file") from error
+            if not skip_corrupt:
+                raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
@@ -12,7 +14,7 @@ from torchvision.transforms import v2
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, MissingExtraError, first_line
+from anywidth.errors import DataError, ImageError, MissingExtraError, first_line
 
 __all__ = ["HubImages", "load_hub_bundle"]
 
@@ -38,15 +40,30 @@ class HubImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """One image `(3, height, width)` and its label."""
-        try:
-            picture = self.split[int(index)][self.image].convert("RGB")
-        # Whatever a decoder raises on damaged bytes, the user needs the place.
-        except Exception as error:
-            raise DataError(f"{self.where}: cannot read image {index}: {error}; replace or remove it") from error
+        picture = _picture(self.split, index, self.image, self.where)
         return self.transform(picture), self.targets[index]
 
 
-def load_hub_bundle(name: str, *, seed: int, image_size: int | None = None, download: bool = True) -> DataBundle:
+def _picture(split: Any, index: int, image: str, where: str) -> Image.Image:
+    try:
+        return split[int(index)][image].convert("RGB")
+    # Whatever a decoder raises on damaged bytes, the user needs the place.
+    except Exception as error:
+        raise ImageError(f"{where}: cannot read image {index}: {error}; replace or remove it") from error
+
+
+def _sides(split: Any, image: str, where: str, *, skip_corrupt: bool) -> Iterator[int]:
+    for index in range(0, len(split), max(1, len(split) // 50)):
+        try:
+            yield min(_picture(split, index, image, where).size)
+        except ImageError:
+            if not skip_corrupt:
+                raise
+
+
+def load_hub_bundle(
+    name: str, *, seed: int, image_size: int | None = None, download: bool = True, skip_corrupt: bool = False
+) -> DataBundle:
     """The images and labels of a data set of Hugging Face's `datasets`, with the transforms of image folders.
 
     The split `train` is trained on; `test` or else `validation` is the test set. Without either, about 20% of every
@@ -57,6 +74,7 @@ def load_hub_bundle(name: str, *, seed: int, image_size: int | None = None, down
         seed: Chooses the split.
         image_size: Height and width in pixels; None takes a size that fits, up to 224.
         download: Whether what is not in the cache may be fetched.
+        skip_corrupt: Take no notice of images that cannot be read when a size is chosen.
 
     Raises:
         DataError: there is no such data set, or it has no images with labels of known classes.
@@ -73,8 +91,7 @@ def load_hub_bundle(name: str, *, seed: int, image_size: int | None = None, down
     if min(labels, default=0) < 0:
         raise DataError(f"{where}: some training images have no label (-1); remove them")
     if image_size is None:
-        step = max(1, len(train) // 50)
-        image_size = fitting_size(min(train[number][image].size) for number in range(0, len(train), step))
+        image_size = fitting_size(_sides(train, image, where, skip_corrupt=skip_corrupt))
 
     def images(split: Any, targets: list[int], transform: v2.Compose) -> HubImages:
         return HubImages(split, targets, image=image, transform=transform, where=where)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anywidth.data.order import BatchOrder
+from anywidth.data.skip_corrupt import SkipCorrupt, collate_readable
 from anywidth.errors import DataError
 
 __all__ = ["ItemLoader"]
+
+Corrupt = Literal["raise", "replace", "drop"]
 
 
 class ItemLoader:
@@ -27,9 +30,14 @@ class ItemLoader:
         dataset: Gives an image `(channels, height, width)` and an integer label for every index.
         order: Which images make up each batch, and the source of the transforms' random numbers.
         workers: Processes that load; 0 loads in this one.
+        corrupt: What becomes of images that cannot be read: "raise" an error; "replace" them by the next, for
+            training; or "drop" them.
+
+    Attributes:
+        problems: What was wrong with the images that could not be read so far.
 
     Raises:
-        DataError: If `workers` is negative.
+        DataError: If `workers` is negative, or (when it is read) if an image cannot be read and is not to be left out.
 
     Example:
         >>> dataset = torch.utils.data.TensorDataset(torch.rand(10, 1, 8, 8), torch.arange(10))
@@ -38,10 +46,13 @@ class ItemLoader:
         [4, 4, 2]
     """
 
-    def __init__(self, dataset: Dataset[Any], order: BatchOrder, *, workers: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], order: BatchOrder, *, workers: int = 0, corrupt: Corrupt = "raise"
+    ) -> None:
         if workers < 0:
             raise DataError(f"workers is {workers}; give 0 to load in the main process, or a count")
-        self.dataset = dataset
+        self.dataset = dataset if corrupt == "raise" else SkipCorrupt(dataset, replace=corrupt == "replace")
+        self.problems: set[str] = set()
         # Trainers look for an object with set_epoch under these two names, as a DataLoader has them.
         self.sampler = order
         self.batch_sampler = None
@@ -60,14 +71,17 @@ class ItemLoader:
             num_workers=self.workers,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=collate_readable if isinstance(self.dataset, SkipCorrupt) else None,
         )
         # Without workers the transforms run here and draw from the global generator.
         own = torch.Generator().manual_seed(generator.initial_seed())
         iterator = iter(loader)
         for _ in batches:
             with _global_generator_as(own):
-                inputs, targets = next(iterator)
-            yield inputs, targets
+                inputs, targets, *problems = next(iterator)
+            self.problems.update(*problems)
+            if inputs is not None:
+                yield inputs, targets
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from anywidth.errors import DataError
 __all__ = ["load_data"]
 
 _NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist")
-_WITH_PATH = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR", "hf": "hf:NAME"}
+_WITH_PATH = {
+    "npz": "npz:FILE", "imagefolder": "imagefolder:DIR", "webdataset": "webdataset:DIR", "hf": "hf:NAME"
+}  # fmt: skip
 
 
 def load_data(
@@ -21,6 +23,7 @@ def load_data(
     seed: int = 0,
     download: bool = True,
     image_size: int | None = None,
+    skip_corrupt: bool = False,
 ) -> DataBundle:
     """The data set that a short text names.
 
@@ -32,8 +35,10 @@ def load_data(
     | `npz:FILE` | arrays `x_train, y_train, x_test, y_test`, or `x, y` | none |
     | `hf:NAME` | a data set of Hugging Face with images and class labels, on the hub or in a folder | as below |
     | `imagefolder:DIR` | `DIR/train/CLASS/*` and `DIR/val/CLASS/*`, or `DIR/CLASS/*` | resized crop, mirror |
+    | `webdataset:DIR` | tar files `DIR/train-0000.tar`, ..., `DIR/val-0000.tar` of `KEY.jpg` and `KEY.cls` | the same |
 
-    All images are normalised. Sets other than image folders and those of Hugging Face lie in memory, as `TensorImages`.
+    All images are normalised. Sets other than image folders, shards and those of Hugging Face lie in memory, as
+    `TensorImages`.
 
     Args:
         spec: One of the above. Paths are relative to the working folder; `~` is the home folder.
@@ -44,6 +49,8 @@ def load_data(
             if they are not in its cache.
         image_size: Height and width in pixels that images are resized to. None keeps the images' own size;
             for an image folder it chooses a size that fits, up to 224.
+        skip_corrupt: Take no notice of images that cannot be read when that size is chosen; `make_loaders` has the
+            like for reading them.
 
     Returns:
         The training, test and calibration images, with the shape of an image and the names of the classes.
@@ -66,8 +73,8 @@ def load_data(
         if kind == "hf":
             from anywidth.data.hugging_face import load_hub_bundle
 
-            return load_hub_bundle(path, seed=seed, image_size=image_size, download=download)
-        return _load_path(kind, Path(path).expanduser(), seed=seed, image_size=image_size)
+            return load_hub_bundle(path, seed=seed, image_size=image_size, download=download, skip_corrupt=skip_corrupt)
+        return _load_path(kind, Path(path).expanduser(), seed=seed, image_size=image_size, skip_corrupt=skip_corrupt)
     if spec not in _NAMED:
         known = ", ".join((*_NAMED, *_WITH_PATH.values()))
         raise DataError(f"unknown data set {spec!r}; choose one of {known}")
@@ -81,11 +88,15 @@ def load_data(
     return load_torchvision_bundle(spec, root=Path(root).expanduser(), download=download, image_size=image_size)
 
 
-def _load_path(kind: str, path: Path, *, seed: int, image_size: int | None) -> DataBundle:
+def _load_path(kind: str, path: Path, *, seed: int, image_size: int | None, skip_corrupt: bool) -> DataBundle:
     if kind == "npz":
         from anywidth.data.npz import load_npz_bundle
 
         return load_npz_bundle(path, seed=seed, image_size=image_size)
+    if kind == "webdataset":
+        from anywidth.data.webdataset import load_webdataset_bundle
+
+        return load_webdataset_bundle(path, seed=seed, image_size=image_size, skip_corrupt=skip_corrupt)
     from anywidth.data.folder import load_folder_bundle
 
-    return load_folder_bundle(path, seed=seed, image_size=image_size)
+    return load_folder_bundle(path, seed=seed, image_size=image_size, skip_corrupt=skip_corrupt)

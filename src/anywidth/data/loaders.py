@@ -43,6 +43,7 @@ def make_loaders(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    skip_corrupt: bool = False,
 ) -> Loaders:
     """The loaders of a data set, all of whose randomness is fixed by the seed.
 
@@ -58,6 +59,8 @@ def make_loaders(
         rank: The number of this process among those that train together, from 0.
         world_size: How many processes train together; they share the images of all three loaders between them.
             Every test image is in one of them; `evaluate` and `calibrate` put the parts together.
+        skip_corrupt: Leave out images that cannot be read instead of raising an error, and keep what was wrong in
+            `problems` of the loader. In training the next image takes the place.
 
     Raises:
         DataError: If a number is out of range.
@@ -81,20 +84,22 @@ def make_loaders(
 
     def loader(dataset: Dataset[Any], shuffle: Shuffle, share: Share) -> TensorLoader | ItemLoader:
         length = len(cast(Sized, dataset))
+        # Where there are fewer batches than processes, smaller ones give each its part.
+        size = batch_size if share == "images" else min(batch_size, max(1, length // world_size))
         order = BatchOrder(
             length,
-            batch_size=batch_size,
+            batch_size=size,
             seed=seed,
             shuffle=shuffle,
-            drop_last=shuffle != "never"
-            and _single_left(length // world_size if share == "images" else length, batch_size),
+            drop_last=shuffle != "never" and _single_left(length // world_size if share == "images" else length, size),
             rank=rank,
             world_size=world_size,
             share=share,
         )
         if isinstance(dataset, TensorImages):
             return TensorLoader(dataset, order)
-        return ItemLoader(dataset, order, workers=workers)
+        corrupt = "raise" if not skip_corrupt else "replace" if shuffle == "epoch" else "drop"
+        return ItemLoader(dataset, order, workers=workers, corrupt=corrupt)
 
     return Loaders(
         train=loader(bundle.train, "epoch", "images"),

@@ -8,6 +8,8 @@ from statistics import median
 import torch
 from torchvision.transforms import v2
 
+from anywidth.errors import DataError
+
 __all__ = ["MEAN", "STD", "fitting_size", "test_transform", "train_transform"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -19,8 +21,14 @@ def fitting_size(sides: Iterable[int]) -> int:
 
     >>> fitting_size([100, 200, 300]), fitting_size([28]), fitting_size([1000])
     (192, 32, 224)
+
+    Raises:
+        DataError: there is no side.
     """
-    return min(max(int(median(sides)) // 32 * 32, 32), 224)
+    found = list(sides)
+    if not found:
+        raise DataError("no image can be read, so none tells a size; repair the images")
+    return min(max(int(median(found)) // 32 * 32, 32), 224)
 
 
 def train_transform(size: int) -> v2.Compose:

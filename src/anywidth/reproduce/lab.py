@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from anywidth.batchnorm import calibrate
 from anywidth.cost import macs
-from anywidth.data import DataBundle, Loaders, TensorImages, load_data, make_loaders
+from anywidth.data import DataBundle, Loaders, load_data, make_loaders, resident
 from anywidth.data.subset import fewer_images
 from anywidth.evaluation import evaluate, even_widths, spectrum
 from anywidth.models import build_model, channels_last_
@@ -54,12 +53,7 @@ class Lab:
         bundle = load_data(setup.data, root=self.data_root, seed=self.seed, image_size=setup.image_size)
         if setup.train_images is not None or setup.test_images is not None:
             bundle = fewer_images(bundle, train=setup.train_images, test=setup.test_images, seed=self.seed)
-        if self.device.type == "cuda" and isinstance(bundle.train, TensorImages):
-            # Small images augmented by the CPU would keep a GPU waiting.
-            train = bundle.train.to(self.device)
-            test = bundle.test.to(self.device) if isinstance(bundle.test, TensorImages) else bundle.test
-            bundle = replace(bundle, train=train, calibration=train, test=test)
-        return bundle
+        return resident(bundle, self.device)
 
     def loaders(self) -> Loaders:
         """Fresh loaders, whose batches depend on the seed and the epoch alone."""

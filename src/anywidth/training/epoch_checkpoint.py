@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from anywidth.distributed import rank_and_count
 from anywidth.errors import CheckpointError
 from anywidth.supernet.checkpoint import write_atomically
 
@@ -25,7 +26,20 @@ class EpochCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the file."""
-        write_atomically(self.path, lambda path: trainer.save_checkpoint(path))
+        _save(trainer, self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many processes trained: with another number, batches and steps are others."""
+        return {"processes": rank_and_count()[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with another number of processes."""
+        before, now = state_dict.get("processes", 1), rank_and_count()[1]
+        if before != now:
+            raise CheckpointError(
+                f"{self.path} is of a training by {before} processes and this is one by {now}; go on with {before}"
+                + (" (torchrun --nproc-per-node N)" if before > 1 else ", without torchrun")
+            )
 
 
 class BestCheckpoint(Checkpoint):
@@ -41,7 +55,7 @@ class BestCheckpoint(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and float(value) > self.best:
             self.best = float(value)
-            write_atomically(self.path, lambda path: trainer.save_checkpoint(path))
+            _save(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -50,6 +64,14 @@ class BestCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from it."""
         self.best = state_dict["best"]
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint; all processes take part, and the first writes."""
+    if trainer.is_global_zero:
+        write_atomically(path, lambda temporary: trainer.save_checkpoint(temporary))
+    else:
+        trainer.save_checkpoint(path)
 
 
 def load_weights(module: LightningModule, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -18,8 +19,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 
+from anywidth.distributed import connection_lost, rank_and_count, several_processes
 from anywidth.errors import CheckpointError, DataError, TrainingError, first_line
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
+from anywidth.training.strategy import SandwichStrategy
 
 __all__ = ["fit"]
 
@@ -30,6 +33,8 @@ _NOISE = (
     # Loss scaling skips optimizer steps on purpose.
     ".*lr_scheduler.step.. before .optimizer.step.*",
     ".*isinstance.treespec, LeafSpec.*",
+    # The means that are kept are pooled over processes once per epoch.
+    ".*It is recommended to use .self.log.*sync_dist=True.*",
 )
 
 
@@ -44,13 +49,13 @@ def fit(
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> None:
-    """Train a module, from its checkpoint if there is one.
+    """Train a module, from its checkpoint if there is one, together with the other processes that `torchrun` started.
 
     Args:
         module: What to train, such as `SandwichModule`.
         loader: Batches of (inputs, targets); if its sampler has `set_epoch`, that is called.
         epochs: Passes over the loader, with those that the checkpoint has behind it.
-        device: Where to train.
+        device: Where to train; a process that trains with others takes the one of its `LOCAL_RANK`.
         checkpoint: The file that keeps the state after every epoch.
         precision: 32, bf16 or 16 bits.
         callbacks: Lightning's, such as a progress bar.
@@ -66,9 +71,9 @@ def fit(
         trainer = Trainer(
             max_epochs=epochs,
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            **_share(),
             precision=_PRECISIONS[precision],  # type: ignore[arg-type]
-            callbacks=[*callbacks, EpochCheckpoint(checkpoint)],
+            callbacks=[*callbacks, EpochCheckpoint(checkpoint), *([_SigtermAsBefore()] if several_processes() else [])],
             logger=logger or False,
             enable_checkpointing=True,
             enable_progress_bar=False,
@@ -90,11 +95,35 @@ def fit(
                     f"a process that reads images died: {first_line(error)} The memory may be too small: take fewer "
                     "workers (--workers), and go on with --resume"
                 ) from error
-            if isinstance(error, TrainingError) or resumed is None or trainer.global_step:
+            if isinstance(error, TrainingError) or resumed is None or trainer.global_step or connection_lost(error):
                 raise
             raise CheckpointError(
                 f"cannot continue from {checkpoint}: {error}; remove it to start again from the first epoch"
             ) from error
+
+
+class _SigtermAsBefore(Callback):
+    """Puts back what SIGTERM does: Lightning answers it by a collective, in which a process may wait for ever."""
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After Lightning has taken it."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+
+def _share() -> dict[str, Any]:
+    """The trainer's options for one process, or for those that train together."""
+    _, count = rank_and_count()
+    if count == 1:
+        return {"devices": 1}
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    return {
+        "devices": per_machine, "num_nodes": count // per_machine, "strategy": SandwichStrategy(),
+        "use_distributed_sampler": False,
+    }  # fmt: skip
 
 
 @contextmanager

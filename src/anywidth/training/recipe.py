@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from anywidth.distributed import everyone, sync_gradients
+from anywidth.distributed import everyone, rank_and_count, sync_gradients
 from anywidth.errors import CheckpointError, NotFiniteError, TrainingError
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.schedule import Schedule, warmup_cosine
@@ -133,18 +133,21 @@ class Recipe(LightningModule):
             torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of torch's random numbers, which dropout and the like draw from."""
-        checkpoint[_RANDOM] = {"cpu": torch.get_rng_state()}
+        """Keep the state of torch's random numbers in every process, which dropout and the like draw from."""
+        state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            checkpoint[_RANDOM]["cuda"] = torch.cuda.get_rng_state(self.device)
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint[_RANDOM] = everyone(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on drawing where the checkpoint stopped."""
         if _RANDOM not in checkpoint:
             raise CheckpointError(f"the training checkpoint was not written by {type(self).__name__}")
-        torch.set_rng_state(checkpoint[_RANDOM]["cpu"].cpu())
-        if self.device.type == "cuda" and "cuda" in checkpoint[_RANDOM]:
-            torch.cuda.set_rng_state(checkpoint[_RANDOM]["cuda"].cpu(), self.device)
+        states = checkpoint[_RANDOM]
+        state = states[rank_and_count()[0] % len(states)]
+        torch.set_rng_state(state["cpu"].cpu())
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
 
     def _changed(self, batch: Any) -> Any:
         """The batch, mixed or otherwise changed."""

@@ -1,4 +1,4 @@
-"""`python -m anywidth.cli`, the same as `anywidth`."""
+"""`python -m anywidth`, the same as `anywidth`, and what `torchrun` starts."""
 
 from anywidth.cli.main import main
 

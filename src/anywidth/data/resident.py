@@ -1,0 +1,40 @@
+"""Small data sets that lie in the memory of the device that trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from anywidth.data.bundle import DataBundle
+from anywidth.data.tensor_images import TensorImages
+
+__all__ = ["resident"]
+
+_LARGEST = 4 * 2**30
+"""Bytes of images above which the device's memory is left to the network."""
+
+
+def resident(bundle: DataBundle, device: torch.device) -> DataBundle:
+    """The data set with its images on a device, if they lie in memory and take at most 4 GiB of it.
+
+    There they are cut into batches, augmented and normalised: a CPU that does this to small images keeps a GPU waiting.
+
+    Args:
+        bundle: The data set.
+        device: Where the network trains.
+
+    >>> from anywidth.data import load_data
+    >>> resident(load_data("digits"), torch.device("cpu")).train.images.device
+    device(type='cpu')
+    """
+    parts: list[Any] = list({id(part): part for part in (bundle.train, bundle.test, bundle.calibration)}.values())
+    if device.type == "cpu" or not all(isinstance(part, TensorImages) for part in parts):
+        return bundle
+    if sum(part.images.nbytes for part in parts) > _LARGEST:
+        return bundle
+    moved = {id(part): part.to(device) for part in parts}
+    return replace(
+        bundle, train=moved[id(bundle.train)], test=moved[id(bundle.test)], calibration=moved[id(bundle.calibration)]
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""`anywidth train` started by torchrun: one run folder, one network, one line about an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anywidth.cli import main
+from anywidth.cli.device import pick_device
+from anywidth.cli.options import SettingsError
+from anywidth.cli.processes import Processes
+from anywidth.training.epoch_checkpoint import EpochCheckpoint
+
+DRIVER = Path(__file__).with_name("started_by_torchrun.py")
+OPTIONS = ("--epochs", "3", "--batch-size", "12", "--widths", "0.25,1.0", "--lr", "0.05", "--hold-out", "0.2",
+           "--average", "0.9", "--mixup", "0.2", "--individual", "1")  # fmt: skip
+
+
+def together(folder: Path, *arguments: str, fault: str = "none") -> subprocess.CompletedProcess[str]:
+    """`anywidth` in two processes."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DRIVER)]
+    return subprocess.run(
+        [*command, fault, str(folder), *arguments], capture_output=True, text=True, check=False, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def train(folder: Path, data: Path, *more: str, fault: str = "none") -> subprocess.CompletedProcess[str]:
+    return together(
+        folder, "train", "--data", f"npz:{data}", "--out", str(folder / "run"), *OPTIONS, *more, fault=fault
+    )
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted:"))]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("together")
+    done = train(folder, tiny_data)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results after") == 1
+    assert "2 processes with batches of 12: 24 images a step" in done.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network_into_one_folder(unbroken: Path) -> None:
+    first, second = (torch.load(unbroken / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    run = unbroken / "run"
+    assert not {".lock", "checkpoints"} & {path.name for path in run.iterdir()}
+    assert "torchrun --nproc-per-node 2 -m anywidth train --config" in (run / "config.yaml").read_text()
+    rows = (run / "metrics.csv").read_text().splitlines()
+    # 77 images are left for training, 38 for each process: 4 batches, the last of 2.
+    assert [row.split(",")[:2] for row in rows[1:]] == [["1", "4"], ["2", "8"], ["3", "12"]]
+    assert "accuracy@0.25" in rows[0]
+
+
+@pytest.mark.slow
+def test_every_test_image_was_counted_once(unbroken: Path, tmp_path: Path) -> None:
+    run = unbroken / "run"
+    assert main(["evaluate", str(run), "--widths", "0.25,1.0", "--out", str(tmp_path / "again.csv")]) == 0
+    assert (tmp_path / "again.csv").read_text() == (run / "spectrum.csv").read_text()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_to_the_same_weights(unbroken: Path, tiny_data: Path, tmp_path: Path) -> None:
+    done = train(tmp_path, tiny_data, fault="interrupted")
+    assert done.returncode != 0
+    (line,) = errors(done)
+    assert "keeps epoch 1 of 3" in line
+    assert f"torchrun --nproc-per-node 2 -m anywidth train --resume {tmp_path / 'run'}" in line
+
+    done = together(tmp_path, "train", "--resume", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_file(folder / "run" / "supernet.safetensors") for folder in (tmp_path, unbroken))
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in theirs) <= 1e-6
+    for name in ("spectrum.csv", "individual.csv"):
+        assert (tmp_path / "run" / name).read_text() == (unbroken / "run" / name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("one fails", "error: cannot read image x.png; remove it"),
+        ("all fail", "error: cannot read image x.png; remove it"),
+        ("one is killed", "error: another process of this training has ended"),
+        ("one is ended", "error: another process of this training has ended"),
+    ],
+)
+def test_the_end_of_one_process_ends_all_with_one_line(tiny_data: Path, tmp_path: Path, fault: str, said: str) -> None:
+    began = time.monotonic()
+    done = train(tmp_path, tiny_data, fault=fault)
+    assert done.returncode != 0
+    (line,) = errors(done)
+    assert line.startswith(said)
+    assert "[rank" not in done.stderr  # how torch marks the traceback of a process
+    assert (tmp_path / "run" / "checkpoints" / "supernet.ckpt").exists()
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.slow
+def test_what_fails_at_the_start_is_said_once(tmp_path: Path) -> None:
+    for arguments in (["train", "--epochs", "0"], ["train", "--data", "npz:nowhere.npz"], ["evaluate", "run"]):
+        done = together(tmp_path, *arguments)
+        assert done.returncode != 0
+        assert len(errors(done)) == 1
+        assert "[rank" not in done.stderr
+
+
+def test_processes_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Processes.of_environment().together
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    found = Processes.of_environment()
+    assert (found.rank, found.count, found.local_rank, found.per_machine) == (3, 4, 1, 2)
+    assert found.command == "torchrun --nnodes 2 --nproc-per-node 2 -m anywidth"
+
+
+def test_other_processes_are_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    with Processes(rank=1, count=2).quiet_others():
+        print("hidden")
+        print("hidden", file=sys.stderr)
+    with Processes(rank=0, count=2).quiet_others():
+        print("shown")
+    assert capfd.readouterr() == ("shown\n", "")
+
+
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match=r"2 processes on a machine with 1 GPUs; .*--nproc-per-node 1"):
+        pick_device("cuda", processes=Processes(count=2, per_machine=2))
+
+
+def test_a_training_goes_on_with_as_many_processes(tmp_path: Path) -> None:
+    checkpoint = EpochCheckpoint(tmp_path / "supernet.ckpt")
+    checkpoint.load_state_dict(checkpoint.state_dict())
+    with pytest.raises(Exception, match="by 2 processes and this is one by 1; go on with 2"):
+        checkpoint.load_state_dict({"processes": 2})
