@@ -36,7 +36,7 @@ def test_images_in_memory_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_large_sets_and_files_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load_data("digits")
-    monkeypatch.setattr("anywidth.data.resident._LARGEST", 1000)
+    monkeypatch.setitem(resident.__globals__, "_LARGEST", 1000)
     assert resident(bundle, META) is bundle
     items = TensorDataset(torch.rand(2, 1, 8, 8), torch.arange(2))
     read = DataBundle(name="mine", train=items, test=items, calibration=items, input_shape=(1, 8, 8), classes=("a",))
