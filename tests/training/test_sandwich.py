@@ -14,8 +14,11 @@ from torchvision.ops import StochasticDepth
 
 import anywidth as aw
 from anywidth.errors import TrainingError, WidthError
+from anywidth.groups.trace import normalise_inputs
 from anywidth.models import channels_last_
+from anywidth.supernet import gradients_together
 from anywidth.training import SandwichResult, follow_mode, soft_cross_entropy
+from anywidth.training.distillation import logits_of
 from anywidth.widths import WidthSampler
 from proofs import assert_close
 from zoo import Case, cases, find
@@ -433,24 +436,54 @@ def test_result_is_frozen(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
         result.losses = torch.zeros(2)  # type: ignore[misc]
 
 
-def test_a_backward_that_fails_leaves_nothing_of_its_width(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
-    aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
-    wanted = gradients(net)
+def own(net: aw.Supernet, width: float) -> list[nn.Parameter]:
+    """The parameters of a subnet that are no whole ones of the supernet."""
+    whole = {id(parameter) for parameter in net.model.parameters()}
+    return [parameter for parameter in net.subnet(width).parameters() if id(parameter) not in whole]
 
-    def fail_at_the_second(loss: Tensor) -> None:
-        loss.backward()
-        calls.append(loss)
-        if len(calls) == 2:
+
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic))
+def test_gradients_that_move_together_are_the_same(supernet_of: SupernetOf, case: Case) -> None:
+    net = supernet_of(case)
+    net.model.train()
+    call = normalise_inputs(case.example(1))
+
+    def backward(subnet: nn.Module) -> None:
+        torch.manual_seed(0)
+        logits_of(call.call(subnet)).square().sum().backward()
+
+    subnet = net.subnet(0.5)
+    follow_mode(net.model, subnet, dropout=False)
+    for _ in range(2):
+        backward(subnet)
+    wanted = gradients(net)
+    for _ in range(2):
+        with gradients_together(subnet):
+            backward(subnet)
+    assert all(parameter.grad is None for parameter in own(net, 0.5))
+    assert_same(gradients(net), wanted)
+
+
+def test_a_backward_that_fails_leaves_nothing_of_its_width(net: aw.Supernet, x: Tensor) -> None:
+    subnet = net.subnet(0.5)
+    follow_mode(net.model, subnet, dropout=False)
+
+    def fail() -> None:
+        with gradients_together(subnet):
+            subnet(x).sum().backward()
             raise MemoryError
 
-    calls: list[Tensor] = []
     with pytest.raises(MemoryError):
-        aw.sandwich_step(net, x, y, widths=[1.0, 0.5], backward=fail_at_the_second)
-    whole = {id(parameter) for parameter in net.model.parameters()}
-    assert all(parameter.grad is None for parameter in net.subnet(0.5).parameters() if id(parameter) not in whole)
+        fail()
+    assert own(net, 0.5)
+    assert all(parameter.grad is None for parameter in own(net, 0.5))
+    # Once more, outside: what failed is not added, and gradients move at once again.
     net.model.zero_grad()
-    aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
-    assert_same(gradients(net), wanted)
+    subnet(x).sum().backward()
+    once = gradients(net)
+    with gradients_together(subnet):
+        subnet(x).sum().backward()
+    assert_same(gradients(net), once)
 
 
 def test_channels_last_changes_nothing_but_the_layout(net: aw.Supernet, x: Tensor, y: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from anywidth.errors import NotFiniteError, WidthError
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
 from anywidth.supernet import Supernet, contiguous, gradients_together, norm_modules
+from anywidth.supernet.batches import model_device
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
 from anywidth.widths import Width, WidthConfig, WidthSampler
@@ -158,8 +159,10 @@ def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -
     """Within it, a subnet is ready for one forward and backward of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
+        # On a CPU, a gradient is still in the cache when it moves on at once.
+        together = gradients_together(subnet) if model_device(net.model).type == "cuda" else nullcontext()
         # Also where autocast copies weights: gradients of dense ones move on without another copy.
-        with contiguous(subnet), gradients_together(subnet):
+        with contiguous(subnet), together:
             yield
     elif first:
         yield
