@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.errors import TrainingError
 from anywidth.training.compiled import CompiledSubnets
-from anywidth.widths import WidthSampler
 
 
 @pytest.fixture
@@ -71,8 +70,7 @@ def test_a_compiler_that_fails_is_told(net: aw.Supernet) -> None:
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_gradients(net: aw.Supernet) -> None:
-    net.sampler = WidthSampler(0.25, ladder=(0.25, 1.0))
-    wanted = gradients(net)
-    found = gradients(net, wrap=CompiledSubnets())
+    wanted = gradients(net, widths=[1.0, 0.25])
+    found = gradients(net, widths=[1.0, 0.25], wrap=CompiledSubnets())
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10)
