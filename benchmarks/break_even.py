@@ -12,8 +12,8 @@ import time
 from functools import partial
 
 import torch
+from small_images import add_options, batch_for, shape_for, step
 from timing import interleaved, ratio, write_result
-from torch import Tensor
 
 import anywidth as aw
 from anywidth.evaluation import even_widths
@@ -25,41 +25,27 @@ from anywidth.widths import WidthSampler
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="digits,resnet20")
-    parser.add_argument("--batch", type=int, default=64)
+    add_options(parser, models="digits,resnet20")
     parser.add_argument("--ladder", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
     rows = []
     for name in arguments.models.split(","):
-        shape = (1, 8, 8) if name == "digits" else (3, 32, 32)
+        shape = shape_for(name)
         model = build_model(name, num_classes=10, input_shape=shape)
         net = aw.Supernet(channels_last_(model), torch.randn(2, *shape))
-        model.to(device).train()
+        model.to(arguments.device).train()
         ladder = even_widths(net, arguments.ladder)
         net.sampler = WidthSampler(net.min_width, ladder=ladder)
-        x = torch.randn(arguments.batch, *shape, device=device)
-        y = torch.randint(10, (arguments.batch,), device=device)
+        x, y = batch_for(name, arguments)
         compiled = CompiledSubnets()
-
-        def step(
-            wrap: CompiledSubnets | None, widths: list[float], net: aw.Supernet = net, x: Tensor = x, y: Tensor = y
-        ) -> None:
-            net.model.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
-                aw.sandwich_step(net, x, y, widths=widths, wrap=wrap)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
+        run = partial(step, net, x, y, precision=arguments.precision)
         four = [1.0, net.min_width, ladder[1], ladder[-2]]
         start = time.perf_counter()
-        step(compiled, ladder)
+        run(widths=ladder, wrap=compiled)
         seconds = time.perf_counter() - start
         times = interleaved(
-            {"compiled": partial(step, compiled, four), "eager": partial(step, None, four)}, rounds=arguments.rounds
+            {"compiled": partial(run, widths=four, wrap=compiled), "eager": partial(run, widths=four)},
+            rounds=arguments.rounds,
         )
         faster = ratio(times, "compiled", "eager")
         eager = sorted(times["eager"])[len(times["eager"]) // 2]

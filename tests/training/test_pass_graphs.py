@@ -59,13 +59,17 @@ def test_steps_from_graphs_train_as_steps_do(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@needs_gpu
-def test_weights_that_moved_are_recorded_again() -> None:
+def _net_and_batch() -> tuple[aw.Supernet, Tensor, Tensor]:
     torch.manual_seed(0)
     model = build_model("resnet20", num_classes=10, input_shape=(3, 32, 32)).cuda()
     net = aw.Supernet(model, torch.randn(1, 3, 32, 32, device="cuda"))
-    graphs = PassGraphs(net)
-    x, y = torch.randn(8, 3, 32, 32, device="cuda"), torch.randint(10, (8,), device="cuda")
+    return net, torch.randn(8, 3, 32, 32, device="cuda"), torch.randint(10, (8,), device="cuda")
+
+
+@needs_gpu
+def test_weights_that_moved_are_recorded_again() -> None:
+    net, x, y = _net_and_batch()
+    model, graphs = net.model, PassGraphs(net)
 
     def step(runner: Callable[..., object]) -> Tensor:
         model.zero_grad()
@@ -86,11 +90,8 @@ def test_weights_that_moved_are_recorded_again() -> None:
 
 @needs_gpu
 def test_half_precision_and_gradients_of_several_batches_add_up() -> None:
-    torch.manual_seed(0)
-    model = build_model("resnet20", num_classes=10, input_shape=(3, 32, 32)).cuda()
-    net = aw.Supernet(model, torch.randn(1, 3, 32, 32, device="cuda"))
-    graphs = PassGraphs(net)
-    x, y = torch.randn(8, 3, 32, 32, device="cuda"), torch.randint(10, (8,), device="cuda")
+    net, x, y = _net_and_batch()
+    model, graphs = net.model, PassGraphs(net)
 
     def gradients(batches: int, *, scale: float) -> Tensor:
         model.zero_grad()

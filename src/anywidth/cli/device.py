@@ -35,7 +35,7 @@ def pick_device(
     if precision == "16" and device.type == "cpu":
         raise SettingsError("--precision 16 needs a GPU; choose bf16 or 32")
     if graphs and device.type == "cpu":
-        raise SettingsError("--graphs needs a GPU, and torch finds none here; leave it out")
+        raise SettingsError("--graphs needs a GPU; leave it out on a CPU")
     if graphs and processes is not None and processes.together:
         raise SettingsError("--graphs is for training in one process; leave it out under torchrun")
     return device if processes is None or not processes.together else _own(device, processes)

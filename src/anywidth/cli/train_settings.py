@@ -178,8 +178,6 @@ class TrainSettings:
             raise SettingsError("--random nonuniform has too many networks for --ladder, --compile and --graphs")
         if self.ladder and self.switches:
             raise SettingsError("--switches are the only widths of their network; leave out --ladder")
-        if self.graphs and self.device == "cpu":
-            raise SettingsError("--graphs needs a GPU; leave it out with --device cpu")
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise SettingsError(f"--weight-decay is {self.weight_decay:g}; give 0 or more")
         if not 0 <= self.warmup_epochs <= self.epochs:

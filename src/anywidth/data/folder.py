@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -11,7 +10,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
 from anywidth.data.bundle import DataBundle
-from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
+from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
 from anywidth.errors import DataError, ImageError
 
@@ -57,7 +56,9 @@ def load_folder_bundle(
     if train.classes != test.classes:
         odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
         raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders")
-    image_size = image_size or fitting_size(_sides(train, skip_corrupt=skip_corrupt))
+    image_size = image_size or fitting_size(
+        sampled_sides(len(train), lambda index: _side(train.samples[index][0]), skip_corrupt=skip_corrupt)
+    )
     train.transform, test.transform = train_transform(image_size), test_transform(image_size)
     train_set, test_set = train, test
     if test_dir is None:
@@ -107,11 +108,9 @@ def _read_image(path: str) -> Image.Image:
         raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error
 
 
-def _sides(images: ImageFolder, *, skip_corrupt: bool) -> Iterator[int]:
-    for path, _ in images.samples[:: max(1, len(images.samples) // 50)]:
-        try:
-            with Image.open(path) as image:
-                yield min(image.size)
-        except OSError as error:
-            if not skip_corrupt:
-                raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error
+def _side(path: str) -> int:
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except OSError as error:
+        raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error

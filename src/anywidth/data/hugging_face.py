@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
 from anywidth.data.bundle import DataBundle
-from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
+from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
 from anywidth.errors import DataError, ImageError, MissingExtraError, first_line
 
@@ -52,15 +51,6 @@ def _picture(split: Any, index: int, image: str, where: str) -> Image.Image:
         raise ImageError(f"{where}: cannot read image {index}: {error}; replace or remove it") from error
 
 
-def _sides(split: Any, image: str, where: str, *, skip_corrupt: bool) -> Iterator[int]:
-    for index in range(0, len(split), max(1, len(split) // 50)):
-        try:
-            yield min(_picture(split, index, image, where).size)
-        except ImageError:
-            if not skip_corrupt:
-                raise
-
-
 def load_hub_bundle(
     name: str, *, seed: int, image_size: int | None = None, download: bool = True, skip_corrupt: bool = False
 ) -> DataBundle:
@@ -91,7 +81,11 @@ def load_hub_bundle(
     if min(labels, default=0) < 0:
         raise DataError(f"{where}: some training images have no label (-1); remove them")
     if image_size is None:
-        image_size = fitting_size(_sides(train, image, where, skip_corrupt=skip_corrupt))
+        image_size = fitting_size(
+            sampled_sides(
+                len(train), lambda index: min(_picture(train, index, image, where).size), skip_corrupt=skip_corrupt
+            )
+        )
 
     def images(split: Any, targets: list[int], transform: v2.Compose) -> HubImages:
         return HubImages(split, targets, image=image, transform=transform, where=where)

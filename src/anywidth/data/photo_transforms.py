@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 import torch
 from torchvision.transforms import v2
 
-from anywidth.errors import DataError
+from anywidth.errors import DataError, ImageError
 
-__all__ = ["MEAN", "STD", "fitting_size", "test_transform", "train_transform"]
+__all__ = ["MEAN", "STD", "fitting_size", "sampled_sides", "test_transform", "train_transform"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of photographs, by colour: what pretrained networks expect."""
@@ -29,6 +29,25 @@ def fitting_size(sides: Iterable[int]) -> int:
     if not found:
         raise DataError("no image can be read, so none tells a size; repair the images")
     return min(max(int(median(found)) // 32 * 32, 32), 224)
+
+
+def sampled_sides(count: int, side: Callable[[int], int], *, skip_corrupt: bool) -> Iterator[int]:
+    """The shorter sides, in pixels, of about 50 images of a data set, for `fitting_size`.
+
+    Args:
+        count: The images of the data set.
+        side: The shorter side of the image of a number, from 0.
+        skip_corrupt: Take no notice of images that cannot be read.
+
+    Raises:
+        ImageError: `side` raised it, and such images are not to be left out.
+    """
+    for index in range(0, count, max(1, count // 50)):
+        try:
+            yield side(index)
+        except ImageError:
+            if not skip_corrupt:
+                raise
 
 
 def train_transform(size: int) -> v2.Compose:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from anywidth.data.bundle import DataBundle
-from anywidth.data.photo_transforms import fitting_size, test_transform, train_transform
+from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
 from anywidth.errors import DataError, ImageError
 
@@ -104,7 +104,9 @@ def load_webdataset_bundle(
         if max(part.targets) >= len(classes) or min(part.targets) < 0:
             raise DataError(f"{folder}: labels go from {min(part.targets)} to {max(part.targets)}, but there are "
                             f"{len(classes)} classes, numbered from 0")  # fmt: skip
-    size = image_size or fitting_size(_sides(train, skip_corrupt=skip_corrupt))
+    size = image_size or fitting_size(
+        sampled_sides(len(train), lambda index: min(train.picture(index).size), skip_corrupt=skip_corrupt)
+    )
     train.transform, test.transform = train_transform(size), test_transform(size)
     train_set: Dataset[Any] = train
     test_set: Dataset[Any] = test
@@ -210,12 +212,3 @@ def _classes(folder: Path, highest: int) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise DataError(f"{file} is no list of names; give one, in the order of the labels")
     return tuple(map(str, names))
-
-
-def _sides(images: ShardImages, *, skip_corrupt: bool) -> Iterator[int]:
-    for index in range(0, len(images), max(1, len(images) // 50)):
-        try:
-            yield min(images.picture(index).size)
-        except ImageError:
-            if not skip_corrupt:
-                raise
