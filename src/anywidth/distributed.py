@@ -29,6 +29,11 @@ __all__ = [
 
 T = TypeVar("T")
 
+if dist.is_available():
+    # Its functions keep the process group that exists when it is first imported, as their default. torch.compile and
+    # the optimizers import it; after init_process_group, that group's threads outlive Python and abort the process.
+    import torch.distributed.nn.functional
+
 
 class OtherProcessError(TrainingError):
     """Another process cannot go on; it says why."""

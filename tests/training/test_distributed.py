@@ -89,3 +89,19 @@ def test_alone_nothing_is_synchronised() -> None:
     sync_gradients(net.model.parameters())
     assert_close(two.gradients(net), before, 0.0)
     assert same_start(net.model, {"a": 1}) == {"a": 1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
+def test_no_thread_of_a_group_outlives_it() -> None:
+    # Those that do abort the process at its end, now and then. torch.compile and the optimizers import torch._dynamo.
+    program = """
+import anywidth.distributed, os, torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+import torch._dynamo
+names = lambda: [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+assert any("gloo" in name for name in names())
+dist.destroy_process_group()
+assert not any("gloo" in name for name in names()), names()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
