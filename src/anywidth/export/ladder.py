@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from anywidth.cost import macs, params
 from anywidth.errors import ExportError, WidthError
 from anywidth.export.check import TOLERANCE, check_outputs
 from anywidth.export.export import Exported
-from anywidth.export.onnx_model import LARGEST, onnx_model
+from anywidth.export.onnx_model import LARGEST, content, onnx_model
 from anywidth.export.program import DenseProgram, dense_program
 from anywidth.export.require import require_onnx
 from anywidth.export.session import open_session, runner
@@ -125,7 +126,8 @@ def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DensePr
     if WIDTH_INPUT in {value.name for value in inputs}:
         raise ExportError(f"the network has an input called {WIDTH_INPUT!r}, as the one of the ladder; rename it")
     taken = {value.name for value in (*inputs, *outputs)} | {WIDTH_INPUT}
-    weights = SharedWeights(net=net, widest=configs[-1], taken=taken)
+    repeated = Counter(content(initializer) for model in models for initializer in model.graph.initializer)
+    weights = SharedWeights(net=net, widest=configs[-1], taken=taken, repeated=repeated)
     for number, (dense, program, config) in enumerate(zip(models, programs, configs, strict=True)):
         branches.append(_branch(dense, weights, weights.recipes(program, config), str(number)))
     nodes = []
@@ -150,21 +152,27 @@ def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DensePr
 
 def _branch(dense: onnx.ModelProto, weights: SharedWeights, recipes: dict, prefix: str) -> onnx.GraphProto:
     """The graph of one width as the body of a branch, its weights made of shared ones."""
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     graph = dense.graph
     names = {value.name: value.name for value in graph.input}
-    nodes = []
+    nodes, own = [], []
     for initializer in graph.initializer:
         start = f"{prefix}.{len(names)}."
-        names[initializer.name], made = weights.nodes(initializer, recipes, start)
-        nodes += made
+        made = weights.nodes(initializer, recipes, start)
+        if made is None:
+            made = f"{start}own", []
+            own.append(TensorProto())
+            own[-1].CopyFrom(initializer)
+            own[-1].name = made[0]
+        names[initializer.name] = made[0]
+        nodes += made[1]
     _rename(graph.node, names, prefix)
     outputs = [
         helper.make_value_info(_inner(names, value.name, prefix, nodes), value.type)
         for value in graph.output
     ]  # fmt: skip
-    return helper.make_graph([*nodes, *graph.node], f"width_{prefix}", [], outputs)
+    return helper.make_graph([*nodes, *graph.node], f"width_{prefix}", [], outputs, initializer=own)
 
 
 def _inner(names: dict[str, str], output: str, prefix: str, nodes: list) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ class SharedWeights:
         net: The supernet.
         widest: The widest config of the file; the weights are stored at this one.
         taken: Names that no initializer may have.
+        repeated: How often a tensor is found in all widths together, by its content.
         tensors: The initializers so far, by name.
     """
 
     net: Supernet
     widest: WidthConfig
     taken: set[str]
+    repeated: Counter[bytes]
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     _known: dict[bytes, str] = field(default_factory=dict)
 
@@ -68,16 +71,25 @@ class SharedWeights:
                     found.setdefault(_digest(value.T), _Recipe(recipe.name, recipe.kept, recipe.scale, turned=True))
         return found
 
-    def nodes(self, initializer: onnx.TensorProto, recipes: Mapping[bytes, _Recipe], prefix: str) -> Any:
-        """The name that stands for a width's initializer, and the nodes that make it of shared ones."""
+    def nodes(
+        self, initializer: onnx.TensorProto, recipes: Mapping[bytes, _Recipe], prefix: str
+    ) -> tuple[str, list[onnx.NodeProto]] | None:
+        """The name that stands for a width's initializer, and the nodes that make it of shared ones.
+
+        None if the width has to keep it: it is no other width's, or no larger than the nodes would be.
+        """
         from onnx import numpy_helper
 
-        recipe = recipes.get(content(initializer))
-        # What is as small as a recipe is stored as it is.
-        if recipe is None or (len(initializer.raw_data) < _SMALL and not recipe.is_plain):
-            return self.constant(numpy_helper.to_array(initializer)), []
+        if len(initializer.raw_data) < _SMALL:
+            return None
+        digest = content(initializer)
+        recipe, is_repeated = recipes.get(digest), self.repeated[digest] > 1
+        if recipe is None:
+            return (self.constant(numpy_helper.to_array(initializer)), []) if is_repeated else None
         stored = self.constant(self._base(recipe.name).numpy(), recipe.name)
-        return recipe.nodes(stored, self.constant, prefix)
+        if recipe.is_plain and is_repeated:
+            return stored, []
+        return recipe.nodes(stored, self.constant, prefix, rows=initializer.dims[0])
 
     def _base(self, name: str) -> Tensor:
         """A tensor of the supernet at the widest config, in 32-bit floats."""
@@ -131,8 +143,12 @@ class _Recipe:
         part = take(base, self.kept)
         return part if self.scale is None else part * self.scale
 
-    def nodes(self, source: str, constant: Any, prefix: str) -> tuple[str, list[onnx.NodeProto]]:
-        """The name of the result, and the nodes that compute it; the runtime does so once, when it loads the file."""
+    def nodes(self, source: str, constant: Any, prefix: str, *, rows: int) -> tuple[str, list[onnx.NodeProto]]:
+        """The name of the result, and the nodes that compute it; the runtime does so once, when it loads the file.
+
+        The result has so many `rows` in its first dimension. A tensor that is plain is cut as well, at its end: a
+        branch that reads it outside of itself takes longer to call, the more so the more of them it reads.
+        """
         from onnx import helper
 
         nodes: list[onnx.NodeProto] = []
@@ -144,6 +160,8 @@ class _Recipe:
             source = result
 
         cut = [(dim, k) for dim, k in enumerate(self.kept) if isinstance(k, int)]
+        if self.is_plain:
+            cut = [(0, rows)]
         if cut:
             axes, ends = (np.array(part, dtype=np.int64) for part in zip(*cut, strict=True))
             add("Slice", constant(np.zeros(len(cut), dtype=np.int64)), constant(ends), constant(axes))

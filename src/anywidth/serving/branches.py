@@ -63,7 +63,8 @@ def _model(ladder: onnx.ModelProto, leaf: onnx.GraphProto) -> onnx.ModelProto:
     from onnx import helper
 
     names = {mine.name: its.name for mine, its in zip(leaf.output, ladder.graph.output, strict=True)}
-    weights, nodes = _cut(ladder, [*leaf.node, *(helper.make_node("Identity", [m], [its]) for m, its in names.items())])
+    passed_on = [helper.make_node("Identity", [mine], [its]) for mine, its in names.items()]
+    weights, nodes = _cut(ladder, leaf, [*leaf.node, *passed_on])
     graph = helper.make_graph(
         nodes,
         leaf.name,
@@ -75,13 +76,13 @@ def _model(ladder: onnx.ModelProto, leaf: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _cut(
-    ladder: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]
+    ladder: onnx.ModelProto, leaf: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]
 ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     """The weights that some nodes read, and those nodes that do not make weights of other weights."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    stored = {tensor.name: tensor for tensor in ladder.graph.initializer}
+    stored = {tensor.name: tensor for tensor in (*ladder.graph.initializer, *leaf.initializer)}
     known, making, rest = set(stored), [], []
     for node in nodes:
         is_constant = node.op_type in _ON_WEIGHTS and known.issuperset(node.input)
