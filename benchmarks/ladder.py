@@ -6,8 +6,8 @@ Speed is that of the ladder file at a width over the dense file of that width, b
 is that of the ladder over the parameters of the full network in bytes, and over those plus the statistics, which are
 two numbers per channel of a batch norm and width. Memory is how much the resident memory of a fresh process has grown
 after all widths were opened and called and what was freed was given back, over the same for the full width alone: its
-dense file, or for PyTorch its subnet. There are three ways: the one session of the ladder file, a session per width
-(`Ladder.load`), and PyTorch on shared weights (`Ladder.share`).
+dense file, or for PyTorch its subnet. There are three ways: the one session of the ladder file, a session per width of
+it (`Ladder.load` of the file), and PyTorch on shared weights (`Ladder.load` of a folder, or `Ladder.share`).
 Switching is choosing the width; `alternating` is the time of calls that change the width every time over the mean of
 those that do not, which shows what caches cost.
 """

@@ -102,23 +102,12 @@ def unknown_setting(run: Path) -> None:
     (run / "config.yaml").write_text("nonsense: 3")
 
 
-def damage_data(run: Path) -> None:
-    (run / "data.json").write_text("{")
-
-
-def other_model(run: Path) -> None:
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("model: digits", "model: resnet20"))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (damage_weights, "supernet.safetensors is damaged"),
         (damage_config, "config.yaml"),
         (unknown_setting, "nonsense"),
-        (damage_data, "data.json"),
-        (other_model, "checkpoint of another model"),
     ],
 )
 def test_a_damaged_run_is_one_line(run, capsys, damage, message):

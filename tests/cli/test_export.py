@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import anywidth as aw
 from anywidth.cli import main
-from anywidth.cli.open_run import load_net
-from anywidth.cli.run_folder import RunFolder
 from anywidth.export import load_dense
 from anywidth.export.session import open_session
 from proofs import assert_close
@@ -22,7 +21,7 @@ def test_a_width_is_written_with_its_card(finished, tmp_path, capsys):
     assert main(["export", str(finished), "--width", "0.5", "--out", str(out), "--license", "mit"]) == 0
     printed = capsys.readouterr().out
     assert f"written to {out} and {out}.md" in printed
-    net, x = load_net(RunFolder.open(finished)), torch.randn(5, 1, 8, 8)
+    net, x = aw.load(finished), torch.randn(5, 1, 8, 8)
     (got,) = open_session(out).run(None, {open_session(out).get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
         assert_close(torch.from_numpy(got), net.extract(0.5).eval()(x), 1e-4)
@@ -36,14 +35,14 @@ def test_a_width_is_written_with_its_card(finished, tmp_path, capsys):
 def test_torch_files_load_into_the_model(finished, tmp_path, capsys):
     out = tmp_path / "small.weights"
     assert main(["export", str(finished), "--width", "0.25", "--format", "torch", "--out", str(out)]) == 0
-    net, x = load_net(RunFolder.open(finished)), torch.randn(5, 1, 8, 8)
+    net, x = aw.load(finished), torch.randn(5, 1, 8, 8)
     wanted = net.extract(0.25).eval()
     with torch.no_grad():
         assert_close(load_dense(out, net.model).eval()(x), wanted(x), 1e-6)
 
 
 def test_a_budget_chooses_among_the_calibrated_widths(finished, tmp_path, capsys):
-    net = load_net(RunFolder.open(finished))
+    net = aw.load(finished)
     from anywidth import macs
 
     limit = (macs(net, 0.5) + macs(net, 1.0)) // 2
@@ -88,6 +87,12 @@ def test_places_that_cannot_be_written_and_missing_runs_are_errors(finished, tmp
     with pytest.raises(SystemExit):
         main(["export", str(finished), "--width", "0.5"])
     assert "out" in capsys.readouterr().err
+    damaged = shutil.copytree(finished, tmp_path / "damaged")
+    (damaged / "data.json").write_text("{")
+    assert main(["export", str(damaged), "--width", "0.5", "--out", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "data.json" in error
 
 
 @pytest.mark.slow

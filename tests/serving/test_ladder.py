@@ -12,7 +12,7 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import ExportError, UncalibratedError, WidthError
+from anywidth.errors import CheckpointError, ExportError, UncalibratedError, WidthError
 from anywidth.serving import Ladder
 from proofs import assert_close
 from zoo import Residual, TwoInputs
@@ -34,9 +34,11 @@ def file(net: aw.Supernet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return aw.export_ladder(net, WIDTHS, tmp_path_factory.mktemp("serving") / "ladder.onnx").path
 
 
-@pytest.fixture(params=["onnx", "torch"])
-def ladder(request: pytest.FixtureRequest, net: aw.Supernet, file: Path) -> Ladder:
-    return Ladder.load(file) if request.param == "onnx" else Ladder.share(net, WIDTHS)
+@pytest.fixture(params=["onnx", "torch", "folder"])
+def ladder(request: pytest.FixtureRequest, net: aw.Supernet, file: Path, tmp_path: Path) -> Ladder:
+    if request.param == "torch":
+        return Ladder.share(net, WIDTHS)
+    return Ladder.load(file) if request.param == "onnx" else Ladder.load(net.save(tmp_path), model=Residual())
 
 
 def test_every_width_answers_as_the_subnet(ladder, net):
@@ -83,6 +85,26 @@ def test_a_file_gives_the_widths_that_are_asked_for(file):
         Ladder.load(file, [0.5, 0.75])
     with pytest.raises(WidthError, match="a width at least"):
         Ladder.load(file, [])
+
+
+def test_a_folder_gives_any_width_that_is_calibrated(net, tmp_path):
+    folder = net.save(tmp_path / "run")
+    assert Ladder.load(folder, [0.5], model=Residual()).widths == (0.5,)
+    with pytest.raises(UncalibratedError, match=r"width 0.75 has no"):
+        Ladder.load(folder, [0.5, 0.75], model=Residual())
+    with pytest.raises(CheckpointError, match=r"how to build its Residual.*anywidth.load\(folder, model\)"):
+        Ladder.load(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        Ladder.load(tmp_path)
+
+
+def test_a_folder_without_batch_norms_needs_widths(tmp_path):
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
+    model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2))
+    folder = net.save(tmp_path)
+    with pytest.raises(WidthError, match="any width; say which"):
+        Ladder.load(folder, model=model)
+    assert Ladder.load(folder, [0.3, 0.4], model=model).widths == (0.3, 0.4)
 
 
 def test_wrong_files_are_errors(file, net, tmp_path):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.errors import CheckpointError, UncalibratedError
 from anywidth.groups import analyse
+from anywidth.models import build_model
 from anywidth.supernet.checkpoint import write_atomically
 from proofs import assert_close, call, configs
 from zoo import Case, cases, find
@@ -285,6 +286,42 @@ def test_same_tensors_in_another_forward(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="other channel groups"):
         aw.load(saved, model)
     assert torch.equal(model.head.weight, before)
+
+
+# -- building ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """A checkpoint of a model that was built by its name."""
+    model = build_model("resnet20", num_classes=3, input_shape=(1, 16, 16), width=0.5)
+    return aw.Supernet(model.eval(), torch.randn(1, 1, 16, 16)).save(tmp_path / "named")
+
+
+def test_a_model_built_by_name_need_not_be_given(named: Path) -> None:
+    net = aw.load(named)
+    again = aw.load(net.save(named.parent / "again"))  # it still knows its name
+    wanted = aw.load(named, build_model("resnet20", num_classes=3, input_shape=(1, 16, 16), width=0.5))
+    x = torch.randn(2, 1, 16, 16)
+    for found in (net, again):
+        assert torch.equal(found.model.eval()(x), wanted.model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "built_as",
+    [{"name": "resnet21", "num_classes": 3, "input_shape": [1, 16, 16]}, {"name": "resnet20"}, {"shape": 3}, 3],
+)
+def test_a_name_that_cannot_be_built(named: Path, built_as: object) -> None:
+    rewrite(named, lambda settings: json.dumps({**settings, "built_as": built_as}))
+    with pytest.raises(CheckpointError, match="its ResNet cannot be built from"):
+        aw.load(named)
+
+
+def test_a_model_without_a_name_has_to_be_given(saved: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"does not say how to build its Residual.*anywidth.load\(folder, model\)"
+    ):
+        aw.load(saved)
 
 
 # -- writing -----------------------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def run(settings: InspectSettings) -> int:
     from rich.console import Console
 
     from anywidth.cli.build import build_supernet, choose_widths
-    from anywidth.cli.open_run import load_net
     from anywidth.cli.run_folder import RunFolder
     from anywidth.cost import macs, params, uncounted_operators
     from anywidth.report import cost_table
+    from anywidth.supernet import load
 
     console = Console(highlight=False)
     if settings.run is not None:
-        net = load_net(RunFolder.open(settings.run))
+        net = load(RunFolder.open(settings.run).path)
     else:
         assert settings.model is not None
         small = settings.model == "digits"

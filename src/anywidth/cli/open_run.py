@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from anywidth.batchnorm import calibrate
@@ -15,11 +14,10 @@ from anywidth.cli.device import pick_device
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
-from anywidth.models import build_model
 from anywidth.supernet import Supernet, load
 from anywidth.widths import Width
 
-__all__ = ["OpenRun", "load_net", "open_run"]
+__all__ = ["OpenRun", "open_run"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,6 @@ class OpenRun:
         return missing
 
 
-def load_net(folder: RunFolder, device: torch.device | None = None) -> Supernet:
-    """The supernet of a run; its data are not read."""
-    settings = folder.settings
-    shape, classes = folder.data()
-    model = build_model(settings.model, num_classes=len(classes), input_shape=shape, width=settings.width_mult)
-    return load(folder.path, model.to(device or torch.device("cpu")))
-
-
 def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenRun:
     """The supernet and the loaders of a run folder.
 
@@ -66,6 +56,7 @@ def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenR
     folder = RunFolder.open(path)
     settings = folder.settings
     settings = settings if data_root is None else replace(settings, data_root=data_root)
-    net = load_net(folder, chosen)
+    net = load(folder.path)
+    net.model.to(chosen)
     bundle = build_data(settings)
     return OpenRun(folder, settings, net, build_loaders(settings, bundle), bundle.name)

@@ -100,6 +100,8 @@ def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int
     else:
         model = _from_library(name, num_classes, input_shape, width)
     check_fit(model, name=name, num_classes=num_classes, input_shape=input_shape)
+    arguments = {"name": name, "num_classes": num_classes, "input_shape": list(input_shape), "width": width}
+    model.built_as = arguments  # pyright: ignore[reportArgumentType]
     return model
 
 

@@ -18,7 +18,7 @@ from anywidth.errors import ExportError, WidthError
 from anywidth.export.session import open_session
 from anywidth.serving.branches import branches
 from anywidth.serving.memory import give_back_memory
-from anywidth.supernet import Supernet
+from anywidth.supernet import Supernet, load
 from anywidth.supernet.batches import model_device
 
 __all__ = ["Ladder", "TensorSpec"]
@@ -40,10 +40,10 @@ class TensorSpec:
 class Ladder:
     """Several widths of one network, ready at once; every call says which, from any thread.
 
-    There are two kinds. `Ladder.load` opens an ONNX ladder file: each width is a session of ONNX Runtime whose weights
-    are cut out of the file's one copy as it is opened, which is the fastest to run and takes the memory of its dense
-    weights. `Ladder.share` runs the subnets of a supernet in PyTorch: all widths read one copy of the weights, which
-    takes hardly more memory than the full network.
+    There are two kinds. Of a supernet (`Ladder.share`) or the folder of one (`Ladder.load`), the subnets run in
+    PyTorch: any widths, which all read one copy of the weights, so that they take hardly more memory than the full
+    network. Of an ONNX ladder file (`Ladder.load`), each width is a session of ONNX Runtime, whose weights are cut out
+    of the file's one copy as it is opened: the fastest to run, but each width has dense weights in memory.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
     >>> ladder = Ladder.share(net, [0.25, 1.0])
@@ -77,19 +77,33 @@ class Ladder:
         return step(inputs)
 
     @classmethod
-    def load(cls, path: str | Path, widths: Sequence[float] | None = None, *, threads: int | None = None) -> Ladder:
-        """Widths of an ONNX ladder file, by ONNX Runtime on the CPU.
+    def load(
+        cls,
+        path: str | Path,
+        widths: Sequence[float] | None = None,
+        *,
+        model: nn.Module | None = None,
+        threads: int | None = None,
+    ) -> Ladder:
+        """Widths of the folder of a supernet, by PyTorch as in `share`, or of an ONNX ladder file, by ONNX Runtime.
 
         Args:
-            path: What `anywidth.export_ladder` wrote.
-            widths: Which of the file's widths; by default all.
-            threads: Within an operator; by default as many as torch uses.
+            path: A folder that `anywidth train` or `Supernet.save` wrote, or what `anywidth.export_ladder` wrote.
+            widths: Of a folder, any that are calibrated, by default all of these; of a file, any of the file's, by
+                default all.
+            model: For a folder: as in `anywidth.load`.
+            threads: For a file: within an operator; by default as many as torch uses.
 
         Raises:
+            CheckpointError: the folder holds no supernet, it is damaged, or its model has to be given.
             ExportError: the file is missing, damaged or no ladder.
-            WidthError: it does not have a width.
+            UncalibratedError: a width of a folder has no up-to-date batch-norm statistics.
+            WidthError: the file does not have a width, or the folder does not say which are calibrated.
             MissingExtraError: the packages of the extra `onnx` are not installed.
         """
+        if Path(path).is_dir():
+            net = load(path, model)
+            return cls.share(net, _calibrated(net) if widths is None else widths)
         found = branches(Path(path))
         for width in widths or ():
             if width not in found:
@@ -144,6 +158,15 @@ class Ladder:
             returned = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             steps[float(width)] = _module_step(subnet, device)
         return cls(steps, _specs("input", net.inputs.tensors()), _specs("output", returned), "torch")
+
+
+def _calibrated(net: Supernet) -> list[float]:
+    """The numbers among the widths of a supernet that are calibrated."""
+    if not net.statistics.needed:
+        raise WidthError("the network has no batch norms and runs at any width; say which")
+    labels = (net.statistics.labels[config] for config in net.statistics.configs)
+    numbers = {float(label) for label in labels if label.replace(".", "", 1).isdigit()}
+    return sorted(numbers | {1.0})
 
 
 def _session_step(session: Any) -> Step:

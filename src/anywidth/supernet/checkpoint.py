@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import CheckpointError, WidthError
+from anywidth.errors import CheckpointError, MissingExtraError, ModelError, WidthError
 from anywidth.groups import analyse
 from anywidth.groups.trace import Inputs, named_tensors
 from anywidth.supernet.batches import model_device
@@ -97,6 +97,7 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": type(net.model).__name__,
+        "built_as": getattr(net.model, "built_as", None),
         "torch": torch.__version__,
         "divisor": net.divisor,
         "min_width": net.min_width,
@@ -116,15 +117,17 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
     }
 
 
-def load(folder: str | Path, model: nn.Module) -> Supernet:
+def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     """The supernet saved in a folder, on a model of the same architecture, whose weights are overwritten.
 
     Args:
-        folder: What `save` wrote.
-        model: A network built like the saved one; it is changed only if everything fits.
+        folder: What `save` or `anywidth train` wrote.
+        model: A network built like the saved one; it is changed only if everything fits. It may be left out if
+            `anywidth.models.build_model` made the saved one, as in all that `anywidth train` writes.
 
     Raises:
-        CheckpointError: missing, truncated or foreign files, or a checkpoint of another model.
+        CheckpointError: missing, truncated or foreign files, a checkpoint of another model, or of one that cannot be
+            built by its name.
 
     >>> def model() -> nn.Module:
     ...     return nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
@@ -136,6 +139,8 @@ def load(folder: str | Path, model: nn.Module) -> Supernet:
     """
     tensors, settings = _read(Path(folder))
     path = Path(folder) / _TENSORS
+    if model is None:
+        model = _build(settings, path)
     saved = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     own = model.state_dict()
     names: dict[int, str] = {}
@@ -164,6 +169,20 @@ def load(folder: str | Path, model: nn.Module) -> Supernet:
     for config, (values, label) in statistics.items():
         net.statistics.store(config, values, label)
     return net
+
+
+def _build(settings: Mapping[str, Any], path: Path) -> nn.Module:
+    from anywidth.models import build_model
+
+    arguments = settings.get("built_as")
+    if arguments is None:
+        raise CheckpointError(
+            f"{path} does not say how to build its {settings['model']}; build it yourself: anywidth.load(folder, model)"
+        )
+    try:
+        return build_model(**{**arguments, "input_shape": tuple(arguments["input_shape"])})
+    except (TypeError, KeyError, ModelError, MissingExtraError) as error:
+        raise CheckpointError(f"{path}: its {settings['model']} cannot be built from {arguments}: {error}") from error
 
 
 def _statistics(
