@@ -6,8 +6,9 @@ Speed is that of the ladder file at a width over the dense file of that width, b
 is that of the ladder over the parameters of the full network in bytes, and over those plus the statistics, which are
 two numbers per channel of a batch norm and width. Memory is how much the resident memory of a fresh process has grown
 after all widths were opened and called and what was freed was given back, over the same for the full width alone: its
-dense file, or for PyTorch its subnet. There are three ways: the one session of the ladder file, a session per width of
-it (`Ladder.load` of the file), and PyTorch on shared weights (`Ladder.load` of a folder, or `Ladder.share`).
+dense file, or for PyTorch the same folder with that width alone. There are three ways: the one session of the ladder
+file, a session per width of it (`Ladder.load` of the file), and PyTorch on shared weights (`Ladder.load` of a folder,
+or `Ladder.share`).
 Switching is choosing the width; `alternating` is the time of calls that change the width every time over the mean of
 those that do not, which shows what caches cost.
 """
@@ -28,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from timing import interleaved, ratio, write_result
 from torch import nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.export.session import open_session
+from anywidth.models import build_model
 from anywidth.serving import Ladder
 from anywidth.serving.memory import give_back_memory
 
@@ -44,7 +45,7 @@ WIDTHS = (0.25, 0.5, 0.75, 1.0)
 def supernet(name: str, size: int) -> aw.Supernet:
     """A supernet that can be exported at all widths of the ladder."""
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None, num_classes=1000).eval()
+    model = build_model(f"torchvision/{name}", num_classes=1000, input_shape=(3, size, size)).eval()
     net = aw.Supernet(model, torch.randn(1, 3, size, size))
     share_statistics(net, WIDTHS)
     return net
@@ -68,16 +69,14 @@ def resident() -> int:
     return pages * 4096
 
 
-def grown(way: str, widths: tuple[float, ...], file: str, name: str, size: int) -> int:
+def grown(way: str, widths: tuple[float, ...], file: str, size: int) -> int:
     """Bytes by which a process grows when it opens widths and calls each once; run in a process of its own."""
     x = np.zeros((1, 3, size, size), np.float32)
     calls: list[Callable[[], Any]] = []
     if way == "shared":
-        net = supernet(name, size)
-        run = Ladder.share(net, widths)
-        # What building the supernet took is not part of it: the weights are counted as they are.
-        weights = sum(p.numel() * 4 for p in net.model.parameters())
-        before = resident() - weights
+        aw.load(Path(file).with_name("warm"))  # what the first supernet of a process takes is code
+        before = resident()
+        run = Ladder.load(Path(file).with_name("run"), widths)
         calls = [lambda width=width: run.run([x], width=width) for width in widths]
     else:
         open_session(Path(file).with_name("warm.onnx"))
@@ -97,9 +96,9 @@ def grown(way: str, widths: tuple[float, ...], file: str, name: str, size: int) 
     return resident() - before
 
 
-def memory(way: str, widths: tuple[float, ...], file: Path, name: str, size: int) -> int:
+def memory(way: str, widths: tuple[float, ...], file: Path, size: int) -> int:
     """`grown` in a fresh process, the median of three."""
-    command = [sys.executable, __file__, "--grown", json.dumps([way, widths, str(file), name, size])]
+    command = [sys.executable, __file__, "--grown", json.dumps([way, widths, str(file), size])]
     found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
     return int(statistics.median(int(text.split()[-1]) for text in found))
 
@@ -126,7 +125,9 @@ def measure(name: str, size: int, rounds: int, folder: Path) -> list[dict[str, A
     net = supernet(name, size)
     written = aw.export_ladder(net, WIDTHS, folder / "ladder.onnx")
     full = 4 * aw.params(net)
-    warm = aw.Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
+    net.save(folder / "run")
+    warm = aw.Supernet(build_model("digits", num_classes=2, input_shape=(1, 8, 8)).eval(), torch.randn(1, 1, 8, 8))
+    warm.save(folder / "warm")
     aw.export(warm, 1.0, folder / "warm.onnx")
     session = open_session(written.path)
     ladder, shared = Ladder.load(written.path), Ladder.share(net, WIDTHS)
@@ -163,11 +164,11 @@ def measure(name: str, size: int, rounds: int, folder: Path) -> list[dict[str, A
     for number in range(100_000):
         ladder._steps.get(WIDTHS[number % 4])
     lookup = (time.perf_counter() - start) / 100_000 * 1e3
-    alone = {way: memory(way, (1.0,), written.path, name, size) for way in ("dense", "shared")}
+    alone = {way: memory(way, (1.0,), written.path, size) for way in ("dense", "shared")}
     for way in ("one session", "sessions", "shared"):
         row = {
             "model": name, "way": way,
-            "memory_MB": round(memory(way, WIDTHS, written.path, name, size) / 1e6, 1),
+            "memory_MB": round(memory(way, WIDTHS, written.path, size) / 1e6, 1),
             "full_width_alone_MB": round(alone["shared" if way == "shared" else "dense"] / 1e6, 1),
             "switch_ms": round(lookup, 5),
             "alternating": round(
@@ -200,8 +201,8 @@ def main() -> None:
     parser.add_argument("--grown", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.grown:
-        way, widths, file, name, size = json.loads(arguments.grown)
-        print(grown(way, tuple(widths), file, name, size))
+        way, widths, file, size = json.loads(arguments.grown)
+        print(grown(way, tuple(widths), file, size))
         return
     rows: list[dict[str, Any]] = []
     for name in arguments.models.split(","):
