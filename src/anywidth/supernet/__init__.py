@@ -1,8 +1,19 @@
 """The supernet, its subnets and its checkpoints."""
 
+from anywidth.supernet.autocast_weights import castable, noting_autocast
 from anywidth.supernet.checkpoint import load, save
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import contiguous, gradients_together
 from anywidth.supernet.supernet import Supernet
 
-__all__ = ["Statistics", "Supernet", "contiguous", "gradients_together", "load", "norm_modules", "save"]
+__all__ = [
+    "Statistics",
+    "Supernet",
+    "castable",
+    "contiguous",
+    "gradients_together",
+    "load",
+    "norm_modules",
+    "noting_autocast",
+    "save",
+]

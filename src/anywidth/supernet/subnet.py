@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import is_leading, narrow, take
 
-__all__ = ["Private", "bind_subnet", "contiguous", "gradients_together"]
+__all__ = ["Private", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
 Private = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
 """What a subnet has instead of a part of the supernet's tensor of this name, or None."""
@@ -41,6 +41,11 @@ class _Inflow:
         place = _Place(parent, tuple(leaf.shape), kept, is_leading(kept))
         self._leaves.append((ref(leaf), place))
         leaf.register_post_accumulate_grad_hook(lambda leaf: None if self.held else _move([(leaf, place)]))
+
+    @property
+    def leading(self) -> list[nn.Parameter]:
+        """The leaves whose parts are leading blocks."""
+        return [leaf for weak, place in self._leaves if place.leading and (leaf := weak()) is not None]
 
     def release(self) -> None:
         """Move what was held."""
@@ -88,6 +93,12 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
             parts[0].add_(gradients[0])
         elif parts:
             torch._foreach_add_(parts, gradients)  # type: ignore[attr-defined]
+
+
+def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a subnet that are leading blocks of the supernet's."""
+    inflow = _inflows.get(subnet)
+    return [] if inflow is None else inflow.leading
 
 
 @contextmanager
@@ -167,15 +178,19 @@ def bind_subnet(
 
 
 @contextmanager
-def contiguous(subnet: nn.Module) -> Iterator[None]:
+def contiguous(
+    subnet: nn.Module, *, cast: Sequence[nn.Parameter] = (), dtype: torch.dtype = torch.float32
+) -> Iterator[None]:
     """Within it, the weights of a subnet are dense copies; the supernet's must not change meanwhile.
 
-    Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward.
+    Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward. Those in
+    `cast` are copied to `dtype`, whether they are strided or not.
     """
-    views = [(leaf, leaf.data) for leaf in subnet.parameters() if not _is_dense(leaf)]
+    lower = set(map(id, cast))
+    views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
     try:
         for leaf, view in views:
-            leaf.data = view.clone()
+            leaf.data = view.to(dtype) if id(leaf) in lower else view.clone()
         yield
     finally:
         for leaf, view in views:

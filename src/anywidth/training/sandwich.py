@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from anywidth.errors import NotFiniteError, WidthError
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
-from anywidth.supernet import Supernet, contiguous, gradients_together, norm_modules
+from anywidth.supernet import (
+    Supernet,
+    castable,
+    contiguous,
+    gradients_together,
+    norm_modules,
+    noting_autocast,
+)
 from anywidth.supernet.batches import model_device
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
@@ -125,8 +132,10 @@ def sandwich_step(
             inputs: Inputs, targets: Any, soft: Tensor | None, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
+            noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
             with _prepared(net, subnet, first=number == 0, dropout=not learns):
-                output = inputs.call(subnet if wrap is None else wrap(subnet))
+                with noting:
+                    output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if not learns or distillation is None:
                     value = loss(output, targets)
                 else:
@@ -159,10 +168,13 @@ def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -
     """Within it, a subnet is ready for one forward and backward of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
+        device = model_device(net.model).type
         # On a CPU, a gradient is still in the cache when it moves on at once.
-        together = gradients_together(subnet) if model_device(net.model).type == "cuda" else nullcontext()
+        together = gradients_together(subnet) if device == "cuda" else nullcontext()
         # Also where autocast copies weights: gradients of dense ones move on without another copy.
-        with contiguous(subnet), together:
+        lower = castable(net.model, subnet, device)
+        dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
+        with dense, together:
             yield
     elif first:
         yield
