@@ -8,7 +8,7 @@ import yaml
 
 from anywidth.export import CardFacts, Exported, model_card, write_card
 
-FACTS = {"model": "DigitsNet", "data": "digits", "inputs": (1, 8, 8), "classes": 10}
+FACTS = {"model": "DigitsNet", "data": "digits", "inputs": (1, 8, 8), "classes": "0123456789"}
 
 
 def written(path: Path, widths: tuple[str, ...]) -> Exported:
@@ -38,3 +38,13 @@ def test_a_card_lies_beside_its_file(tmp_path):
     path = write_card(written(tmp_path / "small.onnx", ("0.5",)), CardFacts(**FACTS))
     assert path == tmp_path / "small.onnx.md"
     assert path.read_text().startswith("---\nlicense: unknown\n")
+
+
+def test_a_card_says_what_goes_in_and_what_comes_out():
+    facts = CardFacts(
+        model="M", data="d", inputs=(3, 32, 32), classes=("cat", "a|b"), mean=(0.5, 0.25, 0.1), std=(1, 2, 3)
+    )
+    text = model_card(written(Path("m.onnx"), ("1",)), facts)
+    assert "batches of 3 x 32 x 32: pixels from 0 to 1, minus 0.5, 0.25, 0.1, divided by 1, 2, 3 by channel" in text
+    assert "2 classes, in this order: cat, a\\|b" in text
+    assert "their numbers do not go from 0 to 1" in model_card(written(Path("m.onnx"), ("1",)), CardFacts(**FACTS))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -74,14 +76,15 @@ def run(settings: ExportSettings) -> int:
     opened = open_run(settings.run, device="cpu", data_root=settings.data_root)
     with fitting_threads(opened.net, opened.settings.batch_size):
         rows, written, accuracy = _ladder(settings, opened) if settings.ladder else _single(settings, opened, console)
-    shape, classes = opened.folder.data()
     card = write_card(
         written,
         CardFacts(
             model=type(opened.net.model).__name__,
-            data=opened.data,
-            inputs=shape,
-            classes=len(classes),
+            data=opened.data.name,
+            inputs=opened.data.input_shape,
+            classes=opened.data.classes,
+            mean=opened.data.mean,
+            std=opened.data.std,
             license=settings.license,
             accuracy=accuracy,
             measured_with="ONNX Runtime" if kind == "onnx" else "PyTorch",
@@ -96,19 +99,21 @@ def run(settings: ExportSettings) -> int:
 Row = tuple[str, str, int, int, int, float | None]
 
 
-def _ladder(settings: ExportSettings, opened: OpenRun) -> tuple[list[Row], Exported, list[float]]:
+def _ladder(settings: ExportSettings, opened: OpenRun) -> tuple[list[Row], Exported, list[float | None]]:
     from anywidth.export import evaluate_onnx, export_ladder
 
     assert settings.ladder is not None
     for width in settings.ladder:
         _check_calibrated(opened, width, settings.run)
     written = export_ladder(opened.net, settings.ladder, settings.out)
-    accuracy = [evaluate_onnx(written.path, opened.loaders.test, width=float(w)) for w in written.widths]
+    accuracy = [_measured(opened, partial(evaluate_onnx, written.path, width=float(w))) for w in written.widths]
     costs = zip(written.widths, written.macs, written.params, accuracy, strict=True)
     return [(w, "float32", macs, params, written.size, found) for w, macs, params, found in costs], written, accuracy
 
 
-def _single(settings: ExportSettings, opened: OpenRun, console: Console) -> tuple[list[Row], Exported, list[float]]:
+def _single(
+    settings: ExportSettings, opened: OpenRun, console: Console
+) -> tuple[list[Row], Exported, list[float | None]]:
     import tempfile
 
     from anywidth.evaluation import evaluate
@@ -124,10 +129,8 @@ def _single(settings: ExportSettings, opened: OpenRun, console: Console) -> tupl
     _check_calibrated(opened, width, settings.run)
 
     def row(written: Exported, precision: str) -> Row:
-        if kind == "onnx":
-            accuracy = evaluate_onnx(written.path, opened.loaders.test)
-        else:
-            accuracy = evaluate(net, opened.loaders.test, width)
+        measure = partial(evaluate_onnx, written.path) if kind == "onnx" else partial(evaluate, net, width=width)
+        accuracy = _measured(opened, measure)
         return written.widths[0], precision, written.macs[0], written.params[0], written.size, accuracy
 
     if settings.int8:
@@ -138,7 +141,20 @@ def _single(settings: ExportSettings, opened: OpenRun, console: Console) -> tupl
     else:
         written = export(net, width, settings.out, kind)
         rows = [row(written, "float32")]
-    return rows, written, [float(rows[-1][-1] or 0)]
+    return rows, written, [rows[-1][-1]]
+
+
+def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:
+    """The accuracy on the run's test images; None, and a warning, if they are not there."""
+    from anywidth.cli.messages import say
+    from anywidth.errors import DataError
+
+    try:
+        images = opened.loaders.test
+    except DataError as error:
+        say("warning", f"the accuracy is not measured: {error}")
+        return None
+    return accuracy(images)
 
 
 def _check_calibrated(opened: OpenRun, width: Width, run: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_data, build_loaders
+from anywidth.cli.data_facts import DataFacts
 from anywidth.cli.device import pick_device
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
@@ -27,8 +29,18 @@ class OpenRun:
     folder: RunFolder
     settings: TrainSettings
     net: Supernet
-    loaders: Loaders
-    data: str
+    data: DataFacts
+
+    @cached_property
+    def loaders(self) -> Loaders:
+        """Its images, which are not read before somebody asks.
+
+        Raises:
+            DataError: they are not there any more, or have changed.
+        """
+        bundle = build_data(self.settings)
+        self.data.check(bundle)
+        return build_loaders(self.settings, bundle)
 
     def calibrate_missing(self, widths: Iterable[Width], console: Console) -> list[Width]:
         """Calibrate the widths that have no statistics yet, and say so; returns them."""
@@ -41,16 +53,16 @@ class OpenRun:
                 missing += [] if statistics.is_current(config) else [width]
         if missing:
             names = ", ".join(self.net.label(width) for width in missing)
-            console.print(f"calibrating batch norm at width {names} from the training images of {self.data}")
+            console.print(f"calibrating batch norm at width {names} from the training images of {self.data.name}")
             calibrate(self.net, self.loaders.calibration, missing, images=self.settings.calibration_images)
         return missing
 
 
 def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenRun:
-    """The supernet and the loaders of a run folder.
+    """The supernet of a run folder.
 
     Raises:
-        AnywidthError: the folder holds no run, it is damaged, or its data are not there any more.
+        AnywidthError: the folder holds no run, or it is damaged.
     """
     chosen = pick_device(device)
     folder = RunFolder.open(path)
@@ -58,5 +70,4 @@ def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenR
     settings = settings if data_root is None else replace(settings, data_root=data_root)
     net = load(folder.path)
     net.model.to(chosen)
-    bundle = build_data(settings)
-    return OpenRun(folder, settings, net, build_loaders(settings, bundle), bundle.name)
+    return OpenRun(folder, settings, net, folder.data())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from anywidth.cli.data_facts import DataFacts
 from anywidth.cli.options import read_settings, write_settings
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.errors import CheckpointError, TrainingError
@@ -42,7 +42,7 @@ class RunFolder:
     | file | content |
     |---|---|
     | `config.yaml` | the resolved settings, good for `--config` |
-    | `data.json` | the shape of an image and the names of the classes |
+    | `data.json` | of the data set: shape and normalisation of images, their number, the names of the classes |
     | `metrics.csv` | one row per epoch |
     | `supernet.safetensors`, `supernet.json` | weights, batch-norm statistics of the calibrated widths, settings |
     | `spectrum.csv`, `spectrum.json`, `spectrum.png` | accuracy and cost by width |
@@ -112,27 +112,28 @@ class RunFolder:
         return read_settings(TrainSettings, self.file("config.yaml"))
 
     def start(self, settings: TrainSettings, bundle: DataBundle, *, command: str = "anywidth") -> None:
-        """Create the folder, with `config.yaml` and `data.json`; `command` starts the like again."""
+        """Create the folder, with `config.yaml` and `data.json`; `command` starts the like again.
+
+        Raises:
+            DataError: the run goes on, and its data set has changed.
+        """
         from anywidth import __version__
 
         header = f"anywidth {__version__}; the same again: {command} train --config {self.file('config.yaml')}"
         text = write_settings(settings, header=header)
-        data = {"name": bundle.name, "input_shape": bundle.input_shape, "classes": bundle.classes}
+        if self.file("data.json").exists():
+            self.data().check(bundle)
+        facts = DataFacts.of(bundle)
         write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))
-        write_atomically(self.file("data.json"), lambda path: path.write_text(json.dumps(data, indent=2) + "\n"))
+        write_atomically(self.file("data.json"), lambda path: path.write_text(facts.json()))
 
-    def data(self) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-        """The shape of an image and the names of the classes.
+    def data(self) -> DataFacts:
+        """What is kept of the data set.
 
         Raises:
             CheckpointError: `data.json` is missing or damaged.
         """
-        try:
-            content = json.loads(self.file("data.json").read_text())
-            channels, height, width = content["input_shape"]
-            return (channels, height, width), tuple(map(str, content["classes"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"cannot read {self.file('data.json')}: {error}; restore the file") from error
+        return DataFacts.read(self.file("data.json"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ def run(settings: SearchCommandSettings) -> int:
     result.to_csv(out.with_suffix(".csv"))
     names = f"{out}, {out.with_suffix('.csv').name}"
     try:
-        result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data}")
+        result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data.name}")
         names += f", {out.with_suffix('.png').name}"
     except MissingExtraError as error:
         say("warning", f"no picture was drawn: {error}")
@@ -140,6 +140,7 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     if settings.data_root is not None:
         run = replace(run, data_root=settings.data_root)
     bundle, held_out = build_held_out(run)
+    opened.data.check(bundle)
     loaders = build_loaders(run, replace(bundle, test=held_out))
     data = SearchData.of(
         loaders.calibration, loaders.test, images=settings.calibration_images, limit=settings.held_out_images
@@ -147,7 +148,7 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     count = sum(targets.shape[0] for _, targets in data.held_out)
     calibration = data.calibration[0].tensors()[0].shape[0]
     console.print(
-        f"{opened.data}: networks are scored on {count:,} held-out training images, with batch-norm statistics of "
+        f"{opened.data.name}: networks are scored on {count:,} held-out training images, with batch-norm statistics of "
         f"{calibration:,} others", soft_wrap=True,
     )  # fmt: skip
     return data

@@ -16,6 +16,7 @@ from anywidth.cli.values import Widths, parse_widths
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from anywidth.cli.data_facts import DataFacts
     from anywidth.cli.open_run import OpenRun
     from anywidth.serving import ImageReader, Ladder, Limits, Served
 
@@ -134,15 +135,14 @@ def _served(settings: ServeSettings, opened: OpenRun, limits: Limits, console: C
     widths = choose_widths(net, opened.settings.widths if settings.widths is None else settings.widths)
     opened.calibrate_missing(widths, console)
     accuracy = _accuracy(opened)
-    _, classes = opened.folder.data()
     return Served(
         name=settings.name or opened.settings.model.replace("/", "-"),
         ladder=_ladder(settings, opened, widths),
         points=[
             Point(width=w, macs=macs(net, w), params=params(net, w), accuracy=accuracy.get(round(w, 6))) for w in widths
         ],
-        classes=classes,
-        reader=_reader(opened, limits),
+        classes=opened.data.classes,
+        reader=_reader(opened.data, limits),
     )
 
 
@@ -168,19 +168,13 @@ def _accuracy(opened: OpenRun) -> dict[float, float]:
     return {row.width: row.accuracy for row in Spectrum.from_json(file) if isinstance(row.width, float)}
 
 
-def _reader(opened: OpenRun, limits: Limits) -> ImageReader:
-    """Reads image files as the run's test images were."""
-    from anywidth.data import TensorImages
-    from anywidth.data.photo_transforms import MEAN, STD
+def _reader(data: DataFacts, limits: Limits) -> ImageReader | None:
+    """Reads image files as the run's test images were; None if their pixels had another range."""
     from anywidth.serving import ImageReader
 
-    shape, _ = opened.folder.data()
-    images = opened.loaders.test.dataset
-    if not isinstance(images, TensorImages):
-        return ImageReader(shape=shape, mean=MEAN, std=STD, pixels=limits.pixels)
-    white = 255.0 if float(images.images.max()) > 1 else 1.0
-    mean, std = ((values / white).flatten().tolist() for values in (images.mean, images.std))
-    return ImageReader(shape=shape, mean=mean, std=std, pixels=limits.pixels)
+    if data.mean is None or data.std is None:
+        return None
+    return ImageReader(shape=data.input_shape, mean=data.mean, std=data.std, pixels=limits.pixels)
 
 
 def _token(file: Path | None) -> str | None:

@@ -20,21 +20,25 @@ class CardFacts:
         model: The name of the architecture.
         data: The data set that it was trained on.
         inputs: The shape of one input, such as (3, 224, 224).
-        classes: How many classes it tells apart.
+        classes: The names of the classes that it tells apart, in the order of its outputs.
         license: An SPDX identifier of the weights' licence, or `unknown`.
         accuracy: Top-1 accuracy in percent on the test images, by width; None if it was not measured.
         measured_with: What measured it, such as ONNX Runtime.
         precision: Of weights and activations.
+        mean: Per channel, subtracted from pixels that go from 0 to 1; None if they had another range in training.
+        std: Per channel, divided by; None likewise.
     """
 
     model: str
     data: str
     inputs: tuple[int, ...]
-    classes: int
+    classes: Sequence[str]
     license: str = "unknown"
     accuracy: Sequence[float | None] = ()
     measured_with: str = "PyTorch"
     precision: str = "32-bit floats"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
 
 def card_path(path: Path) -> Path:
@@ -57,7 +61,7 @@ def model_card(written: Exported, facts: CardFacts) -> str:
 
     >>> written = Exported(path=Path("small.onnx"), format="onnx", widths=("0.5",), macs=(2000,), params=(300,),
     ...                    size=1400, difference=1e-7)
-    >>> facts = CardFacts(model="DigitsNet", data="digits", inputs=(1, 8, 8), classes=10, accuracy=[98.5])
+    >>> facts = CardFacts(model="DigitsNet", data="digits", inputs=(1, 8, 8), classes="0123456789", accuracy=[98.5])
     >>> print(model_card(written, facts).splitlines()[-1])
     | 0.5 | 98.50 % | 2,000 | 300 |
     """
@@ -79,8 +83,8 @@ def model_card(written: Exported, facts: CardFacts) -> str:
         "|---|---|",
         f"| file | `{written.path.name}`, {written.size:,} bytes, format {written.format} |",
         f"| precision | {facts.precision} |",
-        f"| input | batches of {shape}, normalised as in training |",
-        f"| output | one number per class, {facts.classes} classes |",
+        f"| input | batches of {shape}{_normalised(facts)} |",
+        f"| output | one number for each of {len(facts.classes)} classes, in this order: {_listed(facts.classes)} |",
         *([_LADDER] if several else []),
         f"| training data | {facts.data} |",
         f"| licence | {facts.license}{_ASK if facts.license == 'unknown' else ''} |",
@@ -96,6 +100,18 @@ def model_card(written: Exported, facts: CardFacts) -> str:
     for width, found, macs, params in zip(written.widths, accuracy, written.macs, written.params, strict=False):
         lines.append(f"| {width} | {'not measured' if found is None else f'{found:.2f} %'} | {macs:,} | {params:,} |")
     return "\n".join(lines) + "\n"
+
+
+def _normalised(facts: CardFacts) -> str:
+    if facts.mean is None or facts.std is None:
+        return ", as in training; their numbers do not go from 0 to 1"
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (facts.mean, facts.std))
+    per = " by channel" if len(facts.mean) > 1 else ""
+    return f": pixels from 0 to 1, minus {mean}, divided by {std}{per}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return ", ".join(name.replace("|", "\\|") for name in classes)
 
 
 _LADDER = "| width | the input `width`, 32-bit float of shape (1,): the widest below is run that is not above it |"

@@ -1,0 +1,112 @@
+"""What a run folder keeps of its data set, so that the network can be used without it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anywidth.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from anywidth.data import DataBundle
+
+__all__ = ["DataFacts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The content of `data.json`.
+
+    Attributes:
+        name: The spec that the data set was loaded from.
+        input_shape: The (channels, height, width) of an image.
+        classes: The names of the classes, in the order of the labels.
+        images: How many there are to train on and to test on.
+        mean: Per channel, subtracted from pixels that go from 0 to 1; None if the range of pixels is not known.
+        std: Per channel, divided by; None likewise.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    images: tuple[int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, bundle: DataBundle) -> DataFacts:
+        """Those of a data set."""
+        mean, std = _normalisation(bundle.test)
+        return cls(
+            name=bundle.name, input_shape=bundle.input_shape, classes=bundle.classes, images=_sizes(bundle), mean=mean,
+            std=std,
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, file: Path) -> DataFacts:
+        """Those in a file.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            content = json.loads(file.read_text())
+            channels, height, width = map(int, content["input_shape"])
+            train, test = int(content["images"]["train"]), int(content["images"]["test"])
+            pixels = content["pixels"]
+            mean, std = (None if pixels is None else tuple(map(float, pixels[key])) for key in ("mean", "std"))
+            return cls(
+                name=str(content["name"]), input_shape=(channels, height, width),
+                classes=tuple(map(str, content["classes"])), images=(train, test), mean=mean, std=std,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read {file}: {error}; restore the file") from error
+
+    def json(self) -> str:
+        """As a file has them."""
+        content = {
+            "name": self.name,
+            "input_shape": self.input_shape,
+            "images": dict(zip(("train", "test"), self.images, strict=True)),
+            "pixels": None if self.mean is None else {"from": 0, "to": 1, "mean": self.mean, "std": self.std},
+            "classes": self.classes,
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    def check(self, bundle: DataBundle) -> None:
+        """Raise unless a data set is the one that was trained on, as far as numbers of images and names can tell.
+
+        Raises:
+            DataError: images were added or removed, so that others may be held out now, or it has other classes.
+        """
+        train, test = _sizes(bundle)
+        if (train, test) != self.images:
+            was = f"{self.images[0]:,} images to train on and {self.images[1]:,} to test on"
+            raise DataError(
+                f"{self.name} has changed since training: it had {was}, now {train:,} and {test:,}. Restore it: a "
+                "split of other images may test on what was trained on"
+            )
+        if bundle.classes != self.classes:
+            raise DataError(f"{self.name} has changed since training: its classes have other names. Restore it")
+
+
+def _sizes(bundle: DataBundle) -> tuple[int, int]:
+    return len(bundle.train), len(bundle.test)  # type: ignore[arg-type]
+
+
+def _normalisation(images: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation per channel of pixels from 0 to 1, where that is what the images have."""
+    import torch
+
+    from anywidth.data import TensorImages
+    from anywidth.data.photo_transforms import MEAN, STD
+
+    if not isinstance(images, TensorImages):
+        return MEAN, STD
+    white = 255.0 if images.images.dtype == torch.uint8 else 1.0
+    if white == 1.0 and not (float(images.images.min()) >= 0 and float(images.images.max()) <= 1):
+        return None, None
+    mean, std = (tuple((values.cpu() / white).flatten().tolist()) for values in (images.mean, images.std))
+    return mean, std

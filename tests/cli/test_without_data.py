@@ -1,0 +1,131 @@
+"""A run is used where its data set is not, or is another one by now."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anywidth.cli import main
+from anywidth.cli.data_facts import DataFacts
+from anywidth.cli.open_run import open_run
+from anywidth.cli.serve import _reader
+from anywidth.data import TensorImages, load_data
+from anywidth.serving import Limits
+
+
+def written(folder: Path, *, count: int = 60, pixels: Any = np.uint8) -> Path:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, size=(count, 8, 8)).astype(pixels)
+    np.savez(folder / "mine.npz", x=images if pixels is np.uint8 else images / 16, y=np.arange(count) % 3)
+    return folder / "mine.npz"
+
+
+def trained(folder: Path, file: Path, *more: str) -> Path:
+    run = folder / "run"
+    fast = ["--epochs", "1", "--batch-size", "16", "--widths", "0.5,1.0", "--samples", "2"]
+    assert main(["train", "--data", f"npz:{file}", *fast, "--out", str(run), *more]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose data set is gone; do not change it."""
+    folder = tmp_path_factory.mktemp("moved")
+    file = written(folder)
+    run = trained(folder, file)
+    file.unlink()
+    return run
+
+
+def test_a_width_is_exported_and_its_accuracy_not_measured(moved, tmp_path, capsys):
+    for arguments in (["--width", "0.5"], ["--ladder", "0.5,1"], ["--width", "1", "--format", "torch"]):
+        assert main(["export", str(moved), *arguments, "--out", str(tmp_path / "a.onnx")]) == 0
+        shown = capsys.readouterr()
+        assert "warning: the accuracy is not measured" in shown.err
+        assert "not measured" in shown.out
+    card = (tmp_path / "a.onnx.md").read_text()
+    assert "pixels from 0 to 1, minus 0.5" in card
+    assert "3 classes, in this order: 0, 1, 2" in card
+
+
+def test_what_needs_the_images_says_so_in_one_line(moved, tmp_path, capsys):
+    for arguments in (
+        ["evaluate", str(moved)],
+        ["calibrate", str(moved), "--widths", "0.75"],
+        ["export", str(moved), "--width", "0.5", "--int8", "--out", str(tmp_path / "a.onnx")],
+        ["serve", str(moved), "--widths", "0.75"],
+    ):
+        assert main(arguments) == 2
+        *_, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ")
+        assert "mine.npz is not a file" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_reads_pictures_as_in_training(moved, monkeypatch, capsys):
+    served: list[Any] = []
+
+    def create_app(service: Any, *, token: str | None) -> None:
+        served.append(service.served)
+
+    monkeypatch.setattr("anywidth.serving.app.create_app", create_app)
+    monkeypatch.setattr("anywidth.serving.http_server.serve_until_stopped", lambda *_, **__: None)
+    assert main(["serve", str(moved), "--max-batch", "1"]) == 0
+    assert served[0].classes == ("0", "1", "2")
+    content = json.loads((moved / "data.json").read_text())["pixels"]
+    assert served[0].reader.mean == tuple(content["mean"])
+    assert served[0].reader.std == tuple(content["std"])
+
+
+def test_pixels_are_normalised_as_the_data_set_does(tmp_path):
+    from PIL import Image
+
+    for bundle in (load_data("digits"), load_data(f"npz:{written(tmp_path)}")):
+        images = bundle.test
+        assert isinstance(images, TensorImages)
+        facts = DataFacts.of(bundle)
+        reader = _reader(facts, Limits())
+        assert reader is not None
+        grey = images.images[0, 0] if images.images.dtype == torch.uint8 else (images.images[0, 0] * 255).round()
+        file = io.BytesIO()
+        Image.fromarray(grey.numpy().astype(np.uint8), "L").save(file, "PNG")
+        assert np.abs(reader.read(file.getvalue())[0] - images[0][0].numpy()).max() < 0.02
+
+
+def test_pixels_of_an_unknown_range_are_not_guessed(tmp_path):
+    facts = DataFacts.of(load_data(f"npz:{written(tmp_path, pixels=np.float32)}"))
+    assert facts.mean is None
+    assert _reader(facts, Limits()) is None
+    (tmp_path / "data.json").write_text(facts.json())
+    assert DataFacts.read(tmp_path / "data.json") == facts
+
+
+@pytest.mark.parametrize("change", ["more images", "other names"])
+def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(8):
+                Image.new("RGB", (32, 32), (number * 20, 0, 0)).save(folder / part / name / f"{number}.png")
+    run = tmp_path / "run"
+    fast = ["--epochs", "1", "--batch-size", "4", "--widths", "0.5,1.0", "--samples", "2", "--model", "resnet20"]
+    assert main(["train", "--data", f"imagefolder:{folder}", *fast, "--out", str(run)]) == 0
+    if change == "more images":
+        shutil.copy(folder / "train/cat/0.png", folder / "train/cat/8.png")
+    else:
+        for part in ("train", "test"):
+            (folder / part / "cat").rename(folder / part / "ant")
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 2
+    assert f"imagefolder:{folder} has changed since training" in capsys.readouterr().err
+    assert open_run(run, device="cpu").data.images == (16, 16)
