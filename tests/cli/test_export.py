@@ -108,7 +108,17 @@ def test_ladders_and_integers_are_written_with_their_accuracy(finished, tmp_path
     printed = capsys.readouterr().out
     assert "float32" in printed
     assert "int8" in printed
-    assert "8-bit integers" in Path(f"{small}.md").read_text()
+    card = Path(f"{small}.md").read_text()
+    assert "8-bit integers" in card
+    assert "largest difference" not in card  # is that of the file in floats
+    half = tmp_path / "half.onnx"
+    assert main(["export", str(finished), "--width", "0.5", "--int8", "--out", str(half)]) == 0
+    assert "do not make this file smaller" in capsys.readouterr().err
+    limit = (half.stat().st_size + small.stat().st_size) // 2
+    for budget, fits in ((limit, half), (small.stat().st_size, small)):
+        out = tmp_path / "budget.onnx"
+        assert main(["export", str(finished), "--budget", f"size<={budget}b", "--int8", "--out", str(out)]) == 0
+        assert out.stat().st_size == fits.stat().st_size
 
 
 def test_a_config_file_gives_options(finished, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ import anywidth as aw
 from anywidth.errors import ExportError
 from anywidth.export import Budget, known_widths, onnx_latency, parse_budget, widest_within
 from anywidth.export import budget as module
+from anywidth.widths import Width
 
 PLAIN = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
 
@@ -81,6 +84,20 @@ def test_latency_is_measured_by_bisection_in_the_runtime_of_the_format(monkeypat
     assert len(measured) <= 5
     with pytest.raises(ExportError, match=r"within 5.2 ms: the narrowest, 0.25, takes 1000 ms"):
         widest_within(PLAIN, Budget(quantity="latency", limit=5.2), widths, format="pt2")
+
+
+def test_another_file_has_to_keep_to_the_limit():
+    def write(width: Width, path: Path) -> None:
+        path.write_bytes(bytes(int(1000 * float(width))))  # type: ignore[arg-type]
+
+    def onnx(width: Width, path: Path) -> None:
+        aw.export(PLAIN, 1.0, path)
+
+    widths = [0.25, 0.5, 0.75, 1.0]
+    assert widest_within(PLAIN, Budget(quantity="size", limit=800), widths, write=write) == 0.75
+    assert widest_within(PLAIN, Budget(quantity="latency", limit=1000), widths, write=onnx) == 1.0
+    with pytest.raises(ExportError, match="the narrowest, 0.25, takes"):
+        widest_within(PLAIN, Budget(quantity="latency", limit=1e-6), widths, write=onnx)
 
 
 def test_calibrated_widths_are_those_to_choose_from(net):

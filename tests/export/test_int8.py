@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 import anywidth as aw
+from anywidth.data import load_data, make_loaders
 from anywidth.errors import DataError
 from anywidth.export import evaluate_onnx, export_int8
+from anywidth.models import MobileNetV2
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,32 @@ def test_a_file_of_integers_is_small_and_answers_alike(wide, tmp_path):
     assert kinds == {onnx.TensorProto.INT8}
     assert evaluate_onnx(written.path, [(x, labels)]) > 85
     assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+@pytest.mark.slow
+def test_a_trained_network_with_batch_norms_loses_little(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loaders = make_loaders(load_data("digits"), batch_size=64)
+        model = MobileNetV2(width=0.5, num_classes=10, in_channels=1, downsamplings=1)
+        net = aw.Supernet(model.train(), torch.randn(2, 1, 8, 8))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=4 * len(loaders.train))
+        for _ in range(4):
+            for images, labels in loaders.train:
+                optimizer.zero_grad()
+                aw.sandwich_step(net, images, labels, widths=[1.0, 0.5])
+                optimizer.step()
+                schedule.step()
+    aw.calibrate(net, loaders.calibration, widths=[0.5, 1.0])
+    for width in (0.5, 1.0):
+        plain = aw.export(net, width, tmp_path / "plain.onnx")
+        small = export_int8(net, width, tmp_path / "small.onnx", loaders.calibration)
+        exact, rounded = (evaluate_onnx(file.path, loaders.test) for file in (plain, small))
+        print(f"width {width}: {exact:.2f} % at {plain.size:,} bytes, in 8 bits {rounded:.2f} % at {small.size:,}")
+        assert exact > 90
+        assert rounded > exact - 3
+        assert small.size < 0.6 * plain.size
 
 
 def test_no_images_are_an_error(wide, tmp_path):

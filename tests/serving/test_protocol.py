@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from fastapi.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from anywidth.serving.app import create_app
@@ -125,6 +126,22 @@ def test_a_token_is_wanted_where_one_is_set(served, start, images):
                 client.infer("tiny", [asked(images)], headers=headers)
         result = client.infer("tiny", [asked(images)], headers={"Authorization": "Bearer geheim"})
         assert result.as_numpy("output").shape == (3, 4)
+
+
+def test_every_address_but_health_and_the_page_wants_the_token(served):
+    app = create_app(Service(served, make_governor(), LIMITS), token="geheim")
+    client = TestClient(app)
+    ready = {"/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"}
+    free = {"/", "/v2/health/live", "/v2/health/ready", *ready}
+    seen = set()
+    for route in app.routes:
+        path = getattr(route, "path", "")
+        seen.add(path)
+        for method in getattr(route, "methods", None) or ():
+            status = client.request(method, path.format(name="tiny", version="1")).status_code
+            assert (status == 401) == (path not in free), (method, path, status)
+    assert seen > free
+    assert client.get("/openapi.json").status_code in (401, 404)
 
 
 def test_json_by_hand(client, served, images):

@@ -116,12 +116,14 @@ def _single(
 ) -> tuple[list[Row], Exported, list[float | None]]:
     import tempfile
 
+    from anywidth.cli.messages import say
     from anywidth.evaluation import evaluate
-    from anywidth.export import evaluate_onnx, export, export_int8, format_of, parse_budget, widest_within
+    from anywidth.export import evaluate_onnx, export, format_of, parse_budget, widest_within
 
     net, kind = opened.net, format_of(settings.out, settings.format)
     if settings.budget is not None:
-        width: Width = widest_within(net, parse_budget(settings.budget), format=kind)
+        write = partial(_write_int8, opened) if settings.int8 else None
+        width: Width = widest_within(net, parse_budget(settings.budget), format=kind, write=write)
         console.print(f"the widest with {settings.budget} is {net.label(width)}", soft_wrap=True, markup=False)
     else:
         assert settings.width is not None
@@ -136,12 +138,20 @@ def _single(
     if settings.int8:
         with tempfile.TemporaryDirectory() as folder:
             plain = row(export(net, width, Path(folder, "plain.onnx")), "float32")
-        written = export_int8(net, width, settings.out, opened.loaders.calibration)
+        written = _write_int8(opened, width, settings.out)
         rows = [plain, row(written, "int8")]
+        if written.size >= plain[4]:
+            say("warning", "8-bit integers do not make this file smaller: the network has few weights for its layers")
     else:
         written = export(net, width, settings.out, kind)
         rows = [row(written, "float32")]
     return rows, written, [rows[-1][-1]]
+
+
+def _write_int8(opened: OpenRun, width: Width, path: Path) -> Exported:
+    from anywidth.export import export_int8
+
+    return export_int8(opened.net, width, path, opened.loaders.calibration)
 
 
 def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:

@@ -13,13 +13,15 @@ from anywidth.cost import latency, macs, params
 from anywidth.errors import ExportError
 from anywidth.evaluation import even_widths
 from anywidth.export.export import Format, export
-from anywidth.export.latency import onnx_latency
+from anywidth.export.latency import onnx_latency, session_latency
+from anywidth.export.session import open_session
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
 __all__ = ["Budget", "Quantity", "known_widths", "parse_budget", "widest_within"]
 
 Quantity = Literal["latency", "macs", "params", "size"]
+Write = Callable[[Width, Path], object]
 
 _UNITS: dict[Quantity, dict[str, float]] = {
     "latency": {"ms": 1.0, "us": 1e-3, "s": 1e3},
@@ -65,7 +67,12 @@ def parse_budget(text: str) -> Budget:
 
 
 def widest_within(
-    net: Supernet, budget: Budget, widths: Sequence[Width] | None = None, *, format: Format = "onnx"
+    net: Supernet,
+    budget: Budget,
+    widths: Sequence[Width] | None = None,
+    *,
+    format: Format = "onnx",
+    write: Write | None = None,
 ) -> Width:
     """The widest width that keeps within a budget.
 
@@ -76,6 +83,7 @@ def widest_within(
         budget: The limit.
         widths: To choose from; by default those that are calibrated, or 16 evenly spaced ones if none has to be.
         format: Of the file; latency is that of ONNX Runtime for `onnx`, and of PyTorch for the others.
+        write: Writes another ONNX file of a width, such as one of 8-bit integers, which has to keep to the limit.
 
     Raises:
         ExportError: even the narrowest is above the limit; the message says what it takes.
@@ -88,10 +96,10 @@ def widest_within(
     """
     found = sorted(known_widths(net) if widths is None else widths, key=lambda width: macs(net, width))
     cost: Callable[[Width], float] = {
-        "latency": lambda width: (onnx_latency if format == "onnx" else latency)(net, width),
+        "latency": lambda width: _latency(net, width, format, write),
         "macs": lambda width: macs(net, width),
         "params": lambda width: params(net, width),
-        "size": lambda width: _size(net, width, format),
+        "size": lambda width: _size(net, width, format, write),
     }[budget.quantity]
     low, high = 0, len(found)  # below `low` all are within the budget, from `high` on none is
     taken: dict[int, float] = {}
@@ -116,6 +124,19 @@ def known_widths(net: Supernet) -> list[Width]:
     return list(dict.fromkeys([*map(net.config, (*net.switches, 1.0)), *calibrated]))
 
 
-def _size(net: Supernet, width: Width, format: Format) -> int:
+def _size(net: Supernet, width: Width, format: Format, write: Write | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        return export(net, width, Path(folder, "file"), format).size
+        file = Path(folder, "file")
+        if write is None:
+            return export(net, width, file, format).size
+        write(width, file)
+        return file.stat().st_size
+
+
+def _latency(net: Supernet, width: Width, format: Format, write: Write | None) -> float:
+    if write is None:
+        return (onnx_latency if format == "onnx" else latency)(net, width)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "file.onnx")
+        write(width, file)
+        return session_latency(open_session(file), net)

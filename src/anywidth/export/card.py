@@ -9,6 +9,9 @@ from pathlib import Path
 from anywidth.export.export import Exported
 from anywidth.supernet.checkpoint import write_atomically
 
+FLOATS = "32-bit floats"
+"""The precision for which a file is compared with the trained network."""
+
 __all__ = ["CardFacts", "card_path", "model_card", "write_card"]
 
 
@@ -36,7 +39,7 @@ class CardFacts:
     license: str = "unknown"
     accuracy: Sequence[float | None] = ()
     measured_with: str = "PyTorch"
-    precision: str = "32-bit floats"
+    precision: str = FLOATS
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -88,7 +91,7 @@ def model_card(written: Exported, facts: CardFacts) -> str:
         *([_LADDER] if several else []),
         f"| training data | {facts.data} |",
         f"| licence | {facts.license}{_ASK if facts.license == 'unknown' else ''} |",
-        f"| largest difference to the trained network | {written.difference:.1e} (of outputs in 32-bit floats) |",
+        *([_DIFFERENCE.format(written.difference)] if facts.precision == FLOATS else []),
         "",
         f"Top-1 accuracy on the test images, measured with {facts.measured_with}; "
         "1 MAC is one multiply-add, per image.",
@@ -114,5 +117,8 @@ def _listed(classes: Sequence[str]) -> str:
     return ", ".join(name.replace("|", "\\|") for name in classes)
 
 
+_DIFFERENCE = (
+    "| largest difference to the trained network's outputs | {:.1e}, as a share of the largest if that is above 1 |"
+)
 _LADDER = "| width | the input `width`, 32-bit float of shape (1,): the widest below is run that is not above it |"
 _ASK = ": ask whoever trained it"

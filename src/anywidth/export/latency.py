@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import TYPE_CHECKING
 
 from anywidth.export.onnx_model import onnx_model
 from anywidth.export.program import dense_program
@@ -11,7 +12,10 @@ from anywidth.export.session import feeds, open_session
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
-__all__ = ["onnx_latency"]
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["onnx_latency", "session_latency"]
 
 
 def onnx_latency(
@@ -42,7 +46,15 @@ def onnx_latency(
     True
     """
     model = onnx_model(dense_program(net, width, dynamic_batch=False, calibrated=calibrated))
-    session = open_session(model.SerializeToString(), threads=threads)
+    return session_latency(
+        open_session(model.SerializeToString(), threads=threads), net, repeats=repeats, warmup=warmup
+    )
+
+
+def session_latency(
+    session: onnxruntime.InferenceSession, net: Supernet, *, repeats: int = 20, warmup: int = 3
+) -> float:
+    """Median time of one call of a session, for the example inputs of a supernet, in milliseconds."""
     inputs = feeds(session, net.inputs)
     times = []
     for number in range(warmup + repeats):

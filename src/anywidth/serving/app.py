@@ -59,7 +59,7 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
     async def refused(_: Request, error: Exception) -> Response:
         return _refused(service, error)
 
-    app = FastAPI(title="anywidth", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="anywidth", openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, refused)
     app.include_router(_health(service))
