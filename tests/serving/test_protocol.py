@@ -132,7 +132,7 @@ def test_every_address_but_health_and_the_page_wants_the_token(served):
     app = create_app(Service(served, make_governor(), LIMITS), token="geheim")
     client = TestClient(app)
     ready = {"/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"}
-    free = {"/", "/v2/health/live", "/v2/health/ready", *ready}
+    free = {"/", "/page.js", "/page.css", "/v2/health/live", "/v2/health/ready", *ready}
     seen = set()
     for route in app.routes:
         path = getattr(route, "path", "")
