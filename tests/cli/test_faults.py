@@ -131,7 +131,40 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_befo
     with monkeypatch.context() as patch:
         poisoned(patch, {5})  # three steps an epoch
         assert train("--out", str(out), "--epochs", "3") == 2
-    assert "step 5, epoch 2: the loss is not finite at width" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "step 5, epoch 2: the loss is not finite at width" in error
+    kept = out / "checkpoints" / "supernet.ckpt"
+    assert f"{kept} keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
+    assert error.count("\n") == 1
+    assert kept.is_file()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert epochs(out) == 3
+
+
+def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_path, monkeypatch, capsys) -> None:
+    poisoned(monkeypatch, {2})
+    assert train("--out", str(tmp_path / "run")) == 2
+    assert "check the data for NaN. No epoch was finished, so nothing was kept" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_memory_on_the_device_is_one_line_and_keeps_the_epochs_before(train, tmp_path, monkeypatch, capsys) -> None:
+    out, steps = tmp_path / "run", [0]
+    step = SandwichModule.training_step
+
+    def broken(self: SandwichModule, *arguments: object) -> object:
+        steps[0] += 1
+        if steps[0] == 5:  # three steps an epoch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SandwichModule, "training_step", broken)
+        assert train("--out", str(out), "--epochs", "3") == 2
+    error = capsys.readouterr().err
+    assert "out of memory: train with smaller batches (--batch-size)" in error
+    assert "keeps epoch 1 of 3" in error
+    assert error.count("\n") == 1
     assert main(["train", "--resume", str(out)]) == 0
     assert epochs(out) == 3
 

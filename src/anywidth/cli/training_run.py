@@ -25,7 +25,7 @@ from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle, resident
-from anywidth.distributed import first_of_machine_first, from_first, share_of
+from anywidth.distributed import OtherProcessError, first_of_machine_first, from_first, share_of
 from anywidth.errors import MissingExtraError, TrainingError
 from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
@@ -108,10 +108,13 @@ class TrainingRun:
             if not (self.processes.failed or self.processes.rank):
                 self._tell_interrupted()
             return 130
-        except TrainingError:
+        except OtherProcessError:
+            raise
+        except TrainingError as error:
+            kept = self._kept()
             if self.processes.rank == 0:
                 self.folder.abandon()
-            raise
+            raise type(error)(f"{error}. {kept}") from error
         return 0
 
     def _supernet(self) -> Spectrum:
@@ -197,13 +200,23 @@ class TrainingRun:
         self.console.print(f"results after {took} in {self.folder.path}: {names}", soft_wrap=True)
 
     def _tell_interrupted(self) -> None:
+        if not self.folder.epochs:
+            self.folder.abandon()
+            say("interrupted", f"{_NOTHING}; the same command starts again")
+            return
+        say("interrupted", f"while {self.stage}; {self._kept()}")
+
+    def _kept(self) -> str:
         path, epochs = self.folder.path, self.folder.epochs
         if not epochs:
-            self.folder.abandon()
-            say("interrupted", "no epoch was finished, so nothing was kept; the same command starts again")
-            return
-        kept = f"{path} keeps epoch {epochs} of {self.settings.epochs}"
-        say("interrupted", f"while {self.stage}; {kept}. Go on with: {self.processes.command} train --resume {path}")
+            return _NOTHING[0].upper() + _NOTHING[1:]
+        go_on = f"{self.processes.command} train --resume {path}"
+        return (
+            f"{self.folder.checkpoint('supernet')} keeps epoch {epochs} of {self.settings.epochs}. Go on with: {go_on}"
+        )
+
+
+_NOTHING = "no epoch was finished, so nothing was kept"
 
 
 def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
