@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from anywidth.cli import main
+from anywidth.batchnorm import calibrate
+from anywidth.cli import main, training_run
 from anywidth.training.lightning import SandwichModule
 
 
@@ -79,23 +82,48 @@ def _resumed(out: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_full_disk_keeps_the_last_epoch(train, tmp_path, monkeypatch, capsys) -> None:
-    out, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    step = SandwichModule.training_step
-
-    def fill(self: SandwichModule, batch: object, index: int) -> object:
-        if self.current_epoch == 1:  # files may not grow beyond this from now on, as on a full disk
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SandwichModule, "training_step", fill)
-    monkeypatch.setattr(signal, "signal", signal.signal)
+@contextmanager
+def room() -> Iterator[Callable[[], None]]:
+    """What makes the disk full, as far as this process can tell: within it, files may not grow any more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        assert train("--out", str(out), "--epochs", "3") == 2
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, kept)
+
+
+def test_a_full_disk_at_the_end_keeps_what_was_trained(train, tmp_path, monkeypatch, capsys) -> None:
+    out = tmp_path / "run"
+    with room() as fill, monkeypatch.context() as patch:
+
+        def full(*arguments: Any, **options: Any) -> None:
+            calibrate(*arguments, **options)
+            fill()
+
+        patch.setattr(training_run, "calibrate", full)
+        assert train("--out", str(out)) == 2
+    error = capsys.readouterr().err
+    assert f"could not write {out / 'supernet.safetensors'}" in error
+    assert error.count("\n") == 1
+    assert not (out / "supernet.safetensors").exists()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert (out / "spectrum.csv").exists()
+
+
+def test_a_full_disk_keeps_the_last_epoch(train, tmp_path, monkeypatch, capsys) -> None:
+    out = tmp_path / "run"
+    step = SandwichModule.training_step
+    with room() as fill:
+
+        def training_step(self: SandwichModule, batch: object, index: int) -> object:
+            if self.current_epoch == 1:
+                fill()
+            return step(self, batch, index)
+
+        monkeypatch.setattr(SandwichModule, "training_step", training_step)
+        assert train("--out", str(out), "--epochs", "3") == 2
     assert "could not write" in capsys.readouterr().err
     assert torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)["epoch"] == 0
     monkeypatch.setattr(SandwichModule, "training_step", step)
