@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 import anywidth as aw
@@ -189,6 +190,22 @@ def test_half_precision_trains_too():
     trainer(epochs=1, precision="bf16-mixed").fit(SandwichModule(net, lr=LR), loader())
     assert any(not torch.equal(a, b) for a, b in zip(net.model.parameters(), before.parameters(), strict=True))
     assert all(parameter.dtype == torch.float32 for parameter in net.model.parameters())
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_sixteen_bits_with_a_scaler_train_alike(clip):
+    trained = []
+    for exact in (True, False):
+        net = supernet()
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)  # pyright: ignore[reportPrivateImportUsage]
+        more = {} if exact else {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+        module = SandwichModule(net, lr=LR, clip=clip, accumulate=2)
+        start = torch.cat([parameter.detach().flatten() for parameter in supernet().model.parameters()])
+        trainer(**more).fit(module, loader())
+        trained.append(torch.cat([parameter.detach().flatten() for parameter in net.model.parameters()]) - start)
+    exact_change, change = trained
+    assert float(exact_change.norm()) > 1e-3
+    assert float((change - exact_change).norm()) < 0.05 * float(exact_change.norm())
 
 
 def test_another_optimizer_and_explicit_widths():
