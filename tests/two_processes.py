@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +22,10 @@ from anywidth.training.lightning import SandwichModule
 from anywidth.training.strategy import SandwichStrategy
 
 WIDTHS = (0.25, 0.6, 1.0)
+COLLECTIVES = (
+    "all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "all_to_all", "barrier", "broadcast",
+    "broadcast_object_list", "gather", "gather_object", "reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter",
+)  # fmt: skip
 
 
 def plain_network() -> nn.Module:
@@ -61,6 +69,13 @@ def gradients(net: aw.Supernet) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in net.model.named_parameters() if p.grad is not None}
 
 
+def switched(rank: int, world: int) -> aw.Supernet:
+    """A network with batch norms of each width, after a step on this process's part of the batch."""
+    net = supernet(norm_network(), switches=(0.5, 1.0))
+    aw.sandwich_step(net, *(part.float() if part.is_floating_point() else part for part in batch(rank, world)))
+    return net
+
+
 def synchronised(rank: int, world: int, **options: object) -> dict[str, Tensor]:
     """The gradients of a step, synchronised after it."""
     net = supernet(plain_network())
@@ -69,7 +84,41 @@ def synchronised(rank: int, world: int, **options: object) -> dict[str, Tensor]:
     return gradients(net)
 
 
-def trained(rank: int, world: int, folder: Path) -> dict[str, object]:
+@contextmanager
+def collectives() -> Iterator[Counter[str]]:
+    """Counts the collective operations that are called within it, by name."""
+    counted: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            counted[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    whole = {name: getattr(dist, name) for name in COLLECTIVES}
+    for name, function in whole.items():
+        setattr(dist, name, counting(name, function))
+    try:
+        yield counted
+    finally:
+        for name, function in whole.items():
+            setattr(dist, name, function)
+
+
+class CountedSteps(SandwichModule):
+    """Keeps the collectives of every training step."""
+
+    steps: list[dict[str, int]]
+
+    def training_step(self, *arguments: Any) -> Any:
+        with collectives() as counted:
+            result = super().training_step(*arguments)
+        self.steps = [*getattr(self, "steps", []), dict(counted)]
+        return result
+
+
+def trained(rank: int, world: int, folder: Path, **options: Any) -> dict[str, object]:
     """Weights, widths, statistics and accuracy after two epochs by Lightning, of a network with batch norms."""
     torch.manual_seed(rank)  # processes that draw other random numbers and start from other weights
     net = supernet(norm_network())
@@ -82,12 +131,14 @@ def trained(rank: int, world: int, folder: Path) -> dict[str, object]:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(SandwichModule(net, lr=0.05), loaders.train)
+    module = CountedSteps(net, lr=0.05, **options)
+    trainer.fit(module, loaders.train)
     aw.calibrate(net, loaders.calibration, [0.5])
     return {
         "weights": {name: p.detach().clone() for name, p in net.model.named_parameters()},
         "sampler": net.sampler.state_dict(),
         "accuracy": evaluate(net, loaders.test, 0.5),
+        "collectives": module.steps,
     }
 
 
@@ -95,21 +146,11 @@ def main() -> None:
     """Everything, in two processes."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    counted = 0
-    whole = dist.all_reduce
+    with collectives() as counted:
+        found: dict[str, object] = {"gradients": synchronised(rank, world)}
+    found["counted"] = dict(counted)
 
-    def counting(*arguments: object, **options: object) -> object:
-        nonlocal counted
-        counted += 1
-        return whole(*arguments, **options)  # type: ignore[arg-type]
-
-    dist.all_reduce = counting  # type: ignore[assignment]
-    found: dict[str, object] = {"gradients": synchronised(rank, world)}
-    dist.all_reduce = whole
-    found["counted"] = counted
-
-    net = supernet(norm_network(), switches=(0.5, 1.0))
-    aw.sandwich_step(net, *(part.float() if part.is_floating_point() else part for part in batch(rank, world)))
+    net = switched(rank, world)
     sync_gradients(net.parameters())
     found["switches"] = [p.grad.clone() for p in net.parameters() if p.grad is not None]
 
@@ -129,6 +170,7 @@ def main() -> None:
         found["different"] = str(error)
     dist.barrier()
     found["trained"] = trained(rank, world, Path(sys.argv[1]).parent)
+    found["skipping"] = trained(rank, world, Path(sys.argv[1]).parent, skip=True)["collectives"]
     every: list[object] = [None] * world
     dist.all_gather_object(every, found)
     if rank == 0:
