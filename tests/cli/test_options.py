@@ -83,3 +83,28 @@ def test_widths_that_cannot_be_read(value):
 def test_shapes_that_cannot_be_read(value):
     with pytest.raises(ValueProblem):
         parse_shape(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "abc"], "argument --rate: cannot read a number from 'abc'"),
+        (["--rate", "nan"], "argument --rate: cannot read a number from 'nan'"),
+        (["--batch-size", "1.5"], "argument --batch-size: cannot read a whole number from '1.5'"),
+        (["--batch-size", "null"], "cannot read a whole number from 'null'"),
+    ],
+)
+def test_what_is_no_number_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse("a", *arguments)
+    *_, line = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_numbers_in_yaml_are_not_rounded(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("place: a\nbatch_size: 1.5\n")
+    with pytest.raises(SettingsError, match="whole number"):
+        read_settings(Settings, file)
+    file.write_text("place: a\nbatch_size: 8.0\nrate: null\n")
+    assert read_settings(Settings, file) == Settings(place=Path("a"), batch_size=8)

@@ -75,13 +75,18 @@ class DataFacts:
         }
         return json.dumps(content, indent=2) + "\n"
 
-    def check(self, bundle: DataBundle) -> None:
+    def check(self, bundle: DataBundle, *, taken: int = 0) -> None:
         """Raise unless a data set is the one that was trained on, as far as numbers of images and names can tell.
+
+        Args:
+            bundle: The data set.
+            taken: How many of the images that were trained on it does not have, as they are held out only now.
 
         Raises:
             DataError: images were added or removed, so that others may be held out now, or it has other classes.
         """
         train, test = _sizes(bundle)
+        train += taken
         if (train, test) != self.images:
             was = f"{self.images[0]:,} images to train on and {self.images[1]:,} to test on"
             raise DataError(

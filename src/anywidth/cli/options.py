@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -12,7 +13,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from anywidth.cli.help_format import HelpFormat
-from anywidth.cli.values import parse_text
+from anywidth.cli.values import parse_number, parse_text
 from anywidth.errors import AnywidthError
 
 __all__ = ["SettingsError", "make_parser", "option", "read_settings", "to_settings", "write_settings"]
@@ -83,7 +84,10 @@ def _arguments(hint: Any, details: dict[str, Any]) -> dict[str, Any]:
     if hint == tuple[str, ...]:
         return {"type": str, "nargs": "*", "metavar": metavar}
     plain = next((part for part in (hint, *get_args(hint)) if part in _METAVARS), str)
-    return {"type": hint, "metavar": metavar or _METAVARS[plain]}
+    kind: Any = hint
+    if plain in (int, float):
+        kind = partial(parse_number, kind=plain, optional=plain is not hint)
+    return {"type": kind, "metavar": metavar or _METAVARS[plain]}
 
 
 def to_settings(settings: type[S], values: Namespace) -> S:

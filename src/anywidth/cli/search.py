@@ -140,7 +140,7 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     if settings.data_root is not None:
         run = replace(run, data_root=settings.data_root)
     bundle, held_out = build_held_out(run)
-    opened.data.check(bundle)
+    opened.data.check(bundle, taken=0 if opened.settings.hold_out else len(held_out))  # type: ignore[arg-type]
     loaders = build_loaders(run, replace(bundle, test=held_out))
     data = SearchData.of(
         loaders.calibration, loaders.test, images=settings.calibration_images, limit=settings.held_out_images

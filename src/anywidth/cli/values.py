@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "parse_any_widths",
     "parse_budget_list",
     "parse_ladder",
+    "parse_number",
     "parse_optional_text",
     "parse_shape",
     "parse_switches",
@@ -28,6 +30,24 @@ AnyWidths = int | tuple[float | dict[str, float], ...]
 
 class ValueProblem(argparse.ArgumentTypeError, ValueError):
     """A value that cannot be read; the parser prints the message."""
+
+
+def parse_number(value: Any, *, kind: type[int] | type[float], optional: bool = False) -> float | None:
+    """A number, or None (in text `null`) where that is allowed.
+
+    >>> parse_number("1e-3", kind=float), parse_number(5, kind=int), parse_number("null", kind=int, optional=True)
+    (0.001, 5, None)
+    """
+    if optional and value in (None, "null", "None"):
+        return None
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    # What is cut off or made a number is not what was written.
+    if isinstance(value, bool) or number != (value if isinstance(value, (int, float)) else number):
+        raise ValueProblem(f"cannot read a {'whole ' if kind is int else ''}number from {value!r}")
+    return number
 
 
 def parse_widths(value: Any) -> Widths:
