@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from anywidth.data.carried_errors import CarriedErrors, collate_unless_error
 from anywidth.data.order import BatchOrder
 from anywidth.data.skip_corrupt import SkipCorrupt, collate_readable
 from anywidth.errors import DataError
@@ -65,20 +67,24 @@ class ItemLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
         batches, generator = self.sampler.start_epoch()
+        collate = collate_readable if isinstance(self.dataset, SkipCorrupt) else default_collate
         loader = DataLoader(
-            self.dataset,
+            CarriedErrors(self.dataset),
             batch_sampler=[indices.tolist() for indices in batches],
             num_workers=self.workers,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate_readable if isinstance(self.dataset, SkipCorrupt) else None,
+            collate_fn=partial(collate_unless_error, collate=collate),
         )
         # Without workers the transforms run here and draw from the global generator.
         own = torch.Generator().manual_seed(generator.initial_seed())
         iterator = iter(loader)
         for _ in batches:
             with _global_generator_as(own):
-                inputs, targets, *problems = next(iterator)
+                batch = next(iterator)
+            if isinstance(batch, DataError):
+                raise batch
+            inputs, targets, *problems = batch
             self.problems.update(*problems)
             if inputs is not None:
                 yield inputs, targets
