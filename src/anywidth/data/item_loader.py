@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -67,7 +67,7 @@ class ItemLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
         batches, generator = self.sampler.start_epoch()
-        collate = collate_readable if isinstance(self.dataset, SkipCorrupt) else default_collate
+        collate: Callable[[Any], Any] = collate_readable if isinstance(self.dataset, SkipCorrupt) else default_collate
         loader = DataLoader(
             CarriedErrors(self.dataset),
             batch_sampler=[indices.tolist() for indices in batches],
