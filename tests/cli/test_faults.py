@@ -21,7 +21,7 @@ from PIL import Image
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli import main, training_run
-from anywidth.training.lightning import SandwichModule
+from anywidth.training.lightning import PlainModule, SandwichModule
 
 
 def start(out: Path, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
@@ -140,16 +140,16 @@ def test_a_folder_that_another_run_writes_into_is_left_alone(train, tmp_path, ca
     assert [path.name for path in out.iterdir()] in ([".lock"], [])
 
 
-def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Batches with NaN at some steps, counted from 1."""
-    step, counted = SandwichModule.training_step, [0]
+def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], module: type[Any] = SandwichModule) -> None:
+    """Batches with NaN at some steps of a kind of training, counted from 1."""
+    step, counted = module.training_step, [0]
 
-    def broken(self: SandwichModule, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> object:
+    def broken(self: Any, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> object:
         counted[0] += 1
         images, labels = batch
         return step(self, (images * torch.nan if counted[0] in steps else images, labels), index)
 
-    monkeypatch.setattr(SandwichModule, "training_step", broken)
+    monkeypatch.setattr(module, "training_step", broken)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_before(
@@ -174,6 +174,17 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_p
     assert train("--out", str(tmp_path / "run")) == 2
     assert "check the data for NaN. No epoch was finished, so nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_separate_network_that_stops_names_its_own_checkpoint(train, tmp_path, monkeypatch, capsys) -> None:
+    out, kept = tmp_path / "run", tmp_path / "run" / "checkpoints" / "individual-1.ckpt"
+    with monkeypatch.context() as patch:
+        poisoned(patch, {8}, PlainModule)  # three steps an epoch
+        assert train("--out", str(out), "--individual", "1", "--epochs", "4") == 2
+    error = capsys.readouterr().err
+    assert f"{kept} keeps epoch 2 of 4. Go on with: anywidth train --resume {out}" in error
+    assert error.count("\n") == 1
+    assert main(["train", "--resume", str(out)]) == 0
 
 
 def test_no_memory_on_the_device_is_one_line_and_keeps_the_epochs_before(train, tmp_path, monkeypatch, capsys) -> None:

@@ -91,7 +91,7 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing(train, tmp_path, monk
     interrupt_at(monkeypatch, SandwichModule, step=1)
     before = signal.getsignal(signal.SIGINT)
     assert train("--out", str(tmp_path / "run")) == 130
-    assert "no epoch was finished" in capsys.readouterr().err
+    assert "No epoch was finished, so nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(signal.SIGINT) is before
 

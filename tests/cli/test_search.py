@@ -172,9 +172,36 @@ def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, caps
     with monkeypatch.context() as patch:
         patch.setattr(PlainModule, "training_step", stop)
         assert main([*asked, str(out)]) == 130
-    assert f"go on with: anywidth train --resume {out}" in capsys.readouterr().err
+    assert f"{out / 'checkpoints' / 'found.ckpt'} keeps epoch" in (error := capsys.readouterr().err)
+    assert f"Go on with: anywidth train --resume {out}" in error
     assert main(["train", "--resume", str(out)]) == 0
     assert (out / "comparison.csv").read_text() == (whole / "comparison.csv").read_text()
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_retraining_whose_loss_is_not_finite_says_what_is_kept(
+    searched, tmp_path, epoch, monkeypatch, capsys
+) -> None:
+    out, step = tmp_path / "retrained", PlainModule.training_step
+
+    def broken(self, batch, index):
+        images, labels = batch
+        return step(self, (images * torch.nan if self.current_epoch + 1 == epoch else images, labels), index)
+
+    asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--epochs", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainModule, "training_step", broken)
+        assert main([*asked, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f"epoch {epoch}: the loss is not finite" in error
+    assert error.count("\n") == 1
+    if epoch == 1:
+        assert "No epoch was finished, so nothing was kept" in error
+        assert not out.exists()
+        return
+    kept = out / "checkpoints" / "found.ckpt"
+    assert f"{kept} keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
+    assert main(["train", "--resume", str(out)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.training_run import opened
 from anywidth.data import resident
-from anywidth.distributed import from_first
+from anywidth.distributed import OtherProcessError, from_first
 from anywidth.errors import SearchError, TrainingError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
@@ -97,17 +97,17 @@ class Retraining:
         except KeyboardInterrupt:
             if self.processes.failed or self.processes.rank:
                 return 130
-            kept = len(rows) or any(self.folder.checkpoint(name).exists() for name in networks)
-            if not kept:
-                self.folder.abandon()
-                say("interrupted", "no epoch was finished, so nothing was kept; the same command starts again")
-            else:
-                say("interrupted", f"go on with: {self.processes.command} train --resume {self.folder.path}")
+            kept = self.folder.kept(networks, self.settings.epochs, command=self.processes.command)
+            say("interrupted", f"while training. {kept}")
+            self.folder.abandon()
             return 130
-        except TrainingError:
+        except OtherProcessError:
+            raise
+        except TrainingError as error:
+            kept = self.folder.kept(networks, self.settings.epochs, command=self.processes.command)
             if self.processes.rank == 0:
                 self.folder.abandon()
-            raise
+            raise type(error)(f"{error}. {kept}") from error
         curve = Spectrum(rows, "trained from scratch")
         from_first(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
         self.console.print(spectrum_table(curve))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from anywidth.cli.options import read_settings, write_settings
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.errors import CheckpointError, TrainingError
 from anywidth.supernet.checkpoint import write_atomically
+from anywidth.training.epoch_checkpoint import finished_epochs
 
 if TYPE_CHECKING:
     from anywidth.data import DataBundle
@@ -98,13 +98,19 @@ class RunFolder:
         results = self.file("spectrum.csv"), self.file("comparison.csv")
         return any(file.exists() for file in results) and not self.file("checkpoints").exists()
 
-    @property
-    def epochs(self) -> int:
-        """How many epochs of the supernet are finished and kept."""
-        if not self.checkpoint("supernet").exists() or not self.file("metrics.csv").exists():
-            return 0
-        with self.file("metrics.csv").open(newline="") as file:
-            return sum(1 for _ in csv.DictReader(file))
+    def kept(self, networks: Iterable[str], epochs: int, *, command: str = "anywidth") -> str:
+        """What a training that ended early keeps, and how to go on, in words.
+
+        Args:
+            networks: Names of the checkpoints, in the order of training.
+            epochs: How many each network is to be trained.
+            command: What starts `train`.
+        """
+        files = [file for file in map(self.checkpoint, networks) if file.exists()]
+        if not files:
+            return "No epoch was finished, so nothing was kept"
+        done = finished_epochs(files[-1])
+        return f"{files[-1]} keeps epoch {done} of {epochs}. Go on with: {command} train --resume {self.path}"
 
     @property
     def settings(self) -> TrainSettings:

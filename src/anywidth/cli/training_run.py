@@ -111,7 +111,7 @@ class TrainingRun:
         except OtherProcessError:
             raise
         except TrainingError as error:
-            kept = self._kept()
+            kept = self.folder.kept(self._networks(), self.settings.epochs, command=self.processes.command)
             if self.processes.rank == 0:
                 self.folder.abandon()
             raise type(error)(f"{error}. {kept}") from error
@@ -200,23 +200,13 @@ class TrainingRun:
         self.console.print(f"results after {took} in {self.folder.path}: {names}", soft_wrap=True)
 
     def _tell_interrupted(self) -> None:
-        if not self.folder.epochs:
-            self.folder.abandon()
-            say("interrupted", f"{_NOTHING}; the same command starts again")
-            return
-        say("interrupted", f"while {self.stage}; {self._kept()}")
+        kept = self.folder.kept(self._networks(), self.settings.epochs, command=self.processes.command)
+        say("interrupted", f"while {self.stage}. {kept}")
+        self.folder.abandon()
 
-    def _kept(self) -> str:
-        path, epochs = self.folder.path, self.folder.epochs
-        if not epochs:
-            return _NOTHING[0].upper() + _NOTHING[1:]
-        go_on = f"{self.processes.command} train --resume {path}"
-        return (
-            f"{self.folder.checkpoint('supernet')} keeps epoch {epochs} of {self.settings.epochs}. Go on with: {go_on}"
-        )
-
-
-_NOTHING = "no epoch was finished, so nothing was kept"
+    def _networks(self) -> list[str]:
+        """The names of the checkpoints, in the order of training."""
+        return ["supernet", *(f"individual-{width:g}" for width in self.alone)]
 
 
 def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:

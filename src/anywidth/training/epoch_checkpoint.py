@@ -15,7 +15,7 @@ from anywidth.distributed import rank_and_count
 from anywidth.errors import CheckpointError
 from anywidth.supernet.checkpoint import write_atomically
 
-__all__ = ["BestCheckpoint", "EpochCheckpoint", "load_weights"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "finished_epochs", "load_weights"]
 
 
 class EpochCheckpoint(Checkpoint):
@@ -72,6 +72,18 @@ def _save(trainer: Trainer, path: Path) -> None:
         write_atomically(path, lambda temporary: trainer.save_checkpoint(temporary))
     else:
         trainer.save_checkpoint(path)
+
+
+def finished_epochs(path: Path) -> int:
+    """How many epochs a checkpoint has behind it.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)["epoch"] + 1
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
 def load_weights(module: LightningModule, path: Path) -> None:
