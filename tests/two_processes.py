@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.data import DataBundle, TensorImages, make_loaders
+from anywidth.distributed import anyone
 from anywidth.evaluation import evaluate
 from anywidth.training import same_start, sync_gradients
 from anywidth.training.lightning import SandwichModule
@@ -149,6 +150,7 @@ def main() -> None:
     with collectives() as counted:
         found: dict[str, object] = {"gradients": synchronised(rank, world)}
     found["counted"] = dict(counted)
+    found["anyone"] = [anyone(rank == 1), anyone(False)]
 
     net = switched(rank, world)
     sync_gradients(net.parameters())

@@ -16,6 +16,7 @@ from anywidth.errors import TrainingError
 
 __all__ = [
     "OtherProcessError",
+    "anyone",
     "connection_lost",
     "everyone",
     "first_of_machine_first",
@@ -51,6 +52,23 @@ def everyone(value: T) -> list[T]:
     values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
+
+
+def anyone(condition: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether a condition holds in some process, by one collective operation; alone, whether it holds.
+
+    Args:
+        condition: What this process has found.
+        device: Where the processes exchange it: that of the training.
+
+    >>> anyone(True), anyone(False)
+    (True, False)
+    """
+    if not several_processes():
+        return condition
+    found = torch.tensor(float(condition), device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def rank_and_count() -> tuple[int, int]:

@@ -48,7 +48,11 @@ def test_a_step_by_lightning_synchronises_once(found) -> None:
         assert len(process["trained"]["collectives"]) >= 8
         assert all(step == {"all_reduce": 1} for step in process["trained"]["collectives"])
         # Whether a step is left out is for all to know.
-        assert all(step == {"all_reduce": 1, "all_gather_object": 1} for step in process["skipping"])
+        assert all(step == {"all_reduce": 2} for step in process["skipping"])
+
+
+def test_all_know_what_one_process_found(found) -> None:
+    assert [process["anyone"] for process in found] == [[True, False]] * 2
 
 
 def test_batch_norms_of_switches_are_synchronised(found) -> None:

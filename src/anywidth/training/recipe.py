@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from anywidth.distributed import everyone, rank_and_count, sync_gradients
+from anywidth.distributed import anyone, everyone, rank_and_count, sync_gradients
 from anywidth.errors import CheckpointError, NotFiniteError, TrainingError
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.schedule import Schedule, warmup_cosine
@@ -188,7 +188,7 @@ class Recipe(LightningModule):
 
     def _finish(self, optimizer: Any) -> None:
         """Step the optimizer, unless a loss was not finite in some process."""
-        if self.skip and any(everyone(self._bad)):
+        if self.skip and anyone(self._bad, self.device):
             optimizer.zero_grad()
             self.skipped += 1
             self._in_a_row += 1
