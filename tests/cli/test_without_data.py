@@ -107,19 +107,38 @@ def test_pixels_of_an_unknown_range_are_not_guessed(tmp_path):
     assert DataFacts.read(tmp_path / "data.json") == facts
 
 
-@pytest.mark.parametrize("change", ["more images", "other names"])
-def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, tmp_path, capsys):
-    folder = tmp_path / "pictures"
+def pictures(tmp_path: Path) -> Path:
     from PIL import Image
 
+    folder = tmp_path / "pictures"
     for part in ("train", "test"):
         for name in ("cat", "dog"):
             (folder / part / name).mkdir(parents=True)
             for number in range(8):
                 Image.new("RGB", (32, 32), (number * 20, 0, 0)).save(folder / part / name / f"{number}.png")
-    run = tmp_path / "run"
+    return folder
+
+
+def train_on(folder: Path, run: Path) -> int:
     fast = ["--epochs", "1", "--batch-size", "4", "--widths", "0.5,1.0", "--samples", "2", "--model", "resnet20"]
-    assert main(["train", "--data", f"imagefolder:{folder}", *fast, "--out", str(run)]) == 0
+    return main(["train", "--data", f"imagefolder:{folder}", *fast, "--out", str(run)])
+
+
+def test_a_run_that_never_finished_an_epoch_holds_nobody_to_its_images(tmp_path, capsys):
+    folder, run = pictures(tmp_path), tmp_path / "run"
+    broken = folder / "train" / "cat" / "9.png"
+    broken.write_bytes(b"no picture")
+    assert train_on(folder, run) == 2
+    assert "9.png" in capsys.readouterr().err
+    assert not run.exists()
+    broken.unlink()
+    assert train_on(folder, run) == 0
+
+
+@pytest.mark.parametrize("change", ["more images", "other names"])
+def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, tmp_path, capsys):
+    folder, run = pictures(tmp_path), tmp_path / "run"
+    assert train_on(folder, run) == 0
     if change == "more images":
         shutil.copy(folder / "train/cat/0.png", folder / "train/cat/8.png")
     else:

@@ -23,7 +23,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.training_run import opened
 from anywidth.data import resident
 from anywidth.distributed import OtherProcessError, from_first
-from anywidth.errors import SearchError, TrainingError
+from anywidth.errors import AnywidthError, SearchError, TrainingError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.search import Evaluated, SearchResult, uniform_costs
@@ -108,6 +108,10 @@ class Retraining:
             if self.processes.rank == 0:
                 self.folder.abandon()
             raise type(error)(f"{error}. {kept}") from error
+        except AnywidthError:
+            if self.processes.rank == 0:
+                self.folder.abandon()
+            raise
         curve = Spectrum(rows, "trained from scratch")
         from_first(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
         self.console.print(spectrum_table(curve))

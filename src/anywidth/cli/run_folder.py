@@ -98,6 +98,11 @@ class RunFolder:
         results = self.file("spectrum.csv"), self.file("comparison.csv")
         return any(file.exists() for file in results) and not self.file("checkpoints").exists()
 
+    @property
+    def _begun(self) -> bool:
+        """Whether there is anything to keep."""
+        return any(self.file(name).exists() for name in _RESULTS)
+
     def kept(self, networks: Iterable[str], epochs: int, *, command: str = "anywidth") -> str:
         """What a training that ended early keeps, and how to go on, in words.
 
@@ -127,7 +132,7 @@ class RunFolder:
 
         header = f"anywidth {__version__}; the same again: {command} train --config {self.file('config.yaml')}"
         text = write_settings(settings, header=header)
-        if self.file("data.json").exists():
+        if self._begun and self.file("data.json").exists():
             self.data().check(bundle)
         facts = DataFacts.of(bundle)
         write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))
@@ -172,7 +177,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Remove a folder in which no epoch was finished, so that the same command can be run again."""
-        if any(self.file(name).exists() for name in _RESULTS):
+        if self._begun:
             return
         for name in ("config.yaml", "data.json"):
             self.file(name).unlink(missing_ok=True)

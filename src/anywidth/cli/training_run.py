@@ -26,7 +26,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle, resident
 from anywidth.distributed import OtherProcessError, first_of_machine_first, from_first, share_of
-from anywidth.errors import MissingExtraError, TrainingError
+from anywidth.errors import AnywidthError, MissingExtraError, TrainingError
 from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
@@ -115,6 +115,10 @@ class TrainingRun:
             if self.processes.rank == 0:
                 self.folder.abandon()
             raise type(error)(f"{error}. {kept}") from error
+        except AnywidthError:
+            if self.processes.rank == 0:
+                self.folder.abandon()
+            raise
         return 0
 
     def _supernet(self) -> Spectrum:
