@@ -13,15 +13,17 @@ import torch
 from anywidth.cli import main, training_run
 from anywidth.errors import DataError
 from anywidth.evaluation import spectrum
-from anywidth.training.lightning import SandwichModule
+from anywidth.training.lightning import PlainModule, SandwichModule
 
 FAULT, FOLDER = sys.argv.pop(1), Path(sys.argv.pop(1))
 RANK = int(os.environ["RANK"])
-step = SandwichModule.training_step
+step, plain_step = SandwichModule.training_step, PlainModule.training_step
 
 
 def training_step(self: SandwichModule, batch: Any, index: int) -> Any:
-    """As ever, with a fault in the second epoch."""
+    """As ever, with a fault in the second epoch, or after another."""
+    if index == 0 and f"after epoch {self.current_epoch}" == FAULT:
+        raise DataError("that is enough")
     if self.current_epoch == 1 and index == 1:
         if FAULT == "interrupted":
             os.kill(os.getpid(), signal.SIGINT)
@@ -36,12 +38,19 @@ def training_step(self: SandwichModule, batch: Any, index: int) -> Any:
     return step(self, batch, index)
 
 
+def plain_training_step(self: PlainModule, batch: Any, index: int) -> Any:
+    """As ever; the last epoch of the second network is interrupted, if that is the fault."""
+    if FAULT == "the second network is interrupted" and self.current_epoch == 2 and list(FOLDER.glob("*/found.*")):
+        os.kill(os.getpid(), signal.SIGINT)
+    return plain_step(self, batch, index)
+
+
 def weighed(net: Any, *arguments: Any, **options: Any) -> Any:
     """The spectrum, and the weights of this process in a file."""
     torch.save(dict(net.model.named_parameters()), FOLDER / f"rank{RANK}.pt")
     return spectrum(net, *arguments, **options)
 
 
-SandwichModule.training_step = training_step
+SandwichModule.training_step, PlainModule.training_step = training_step, plain_training_step
 setattr(training_run, "spectrum", weighed)  # noqa: B010 - a name that the module only imports
 raise SystemExit(main())

@@ -21,6 +21,7 @@ from PIL import Image
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli import main, training_run
+from anywidth.cli.run_folder import RunFolder
 from anywidth.training.lightning import PlainModule, SandwichModule
 
 
@@ -106,6 +107,7 @@ def test_a_full_disk_at_the_end_keeps_what_was_trained(train, tmp_path, monkeypa
         assert train("--out", str(out)) == 2
     error = capsys.readouterr().err
     assert f"could not write {out / 'supernet.safetensors'}" in error
+    assert f"keeps epoch 2 of 2. Go on with: anywidth train --resume {out}" in error
     assert error.count("\n") == 1
     assert not (out / "supernet.safetensors").exists()
     assert main(["train", "--resume", str(out)]) == 0
@@ -124,11 +126,49 @@ def test_a_full_disk_keeps_the_last_epoch(train, tmp_path, monkeypatch, capsys) 
 
         monkeypatch.setattr(SandwichModule, "training_step", training_step)
         assert train("--out", str(out), "--epochs", "3") == 2
-    assert "could not write" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "could not write" in error
+    assert f"keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
     assert torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)["epoch"] == 0
     monkeypatch.setattr(SandwichModule, "training_step", step)
     assert main(["train", "--resume", str(out)]) == 0
     assert epochs(out) == 3
+
+
+def _may_mount() -> bool:
+    done = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _may_mount(), reason="mounting needs a user namespace; full disks are simulated above")
+def test_a_disk_that_is_really_full(train, tiny_data, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", lambda self: None)
+        assert train("--out", str(tmp_path / "elsewhere")) == 0
+    size = (tmp_path / "elsewhere" / "checkpoints" / "supernet.ckpt").stat().st_size
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # There is room for the state of one epoch and not for a second one beside it.
+    script = f"""
+        mount -t tmpfs -o size={int(1.7 * size)} none {disk}
+        {sys.executable} -m anywidth train --data npz:{tiny_data} --out {disk}/run --epochs 3 --widths 0.25,1.0
+        echo "code $?"; ls -A {disk}/run {disk}/run/checkpoints
+        mount -o remount,size={8 * size} {disk}
+        {sys.executable} -m anywidth train --resume {disk}/run
+        echo "code $?"; wc -l {disk}/run/metrics.csv
+    """
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    first, _, second = done.stdout.partition("code 2")
+    assert "results after" not in first
+    assert second.index("supernet.ckpt") < second.index("results after") < second.index("code 0")
+    assert second.split()[-2] == "4"  # a head and three epochs
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: could not write")
+    assert f"keeps epoch 1 of 3. Go on with: anywidth train --resume {disk}/run" in line
 
 
 def test_a_folder_that_another_run_writes_into_is_left_alone(train, tmp_path, capsys) -> None:
@@ -214,6 +254,7 @@ def test_steps_that_are_not_finite_are_left_out_when_asked(train, tmp_path, monk
     assert "4 steps were left out" in capsys.readouterr().err
     rows = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert [row[:2] for row in rows] == [["1", "2"], ["2", "2"], ["3", "5"]]
+    assert [row[3] == "nan" for row in rows] == [False, True, False]
 
 
 def test_too_many_in_a_row_stop_all_the_same(train, tmp_path, monkeypatch, capsys) -> None:
@@ -244,7 +285,8 @@ def test_a_data_worker_that_dies_is_told_and_the_run_goes_on_later(tmp_path) -> 
     assert killed
     assert process.returncode == 2, error
     assert "Traceback" not in error
-    assert "worker" in error
+    assert "a process that reads images died" in error
+    assert f"Go on with: anywidth train --resume {out}" in error
     assert epochs(out) >= 1
 
 

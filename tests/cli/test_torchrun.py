@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -87,6 +88,62 @@ def test_an_interrupted_run_resumes_to_the_same_weights(unbroken: Path, tiny_dat
     assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in theirs) <= 1e-6
     for name in ("spectrum.csv", "individual.csv"):
         assert (tmp_path / "run" / name).read_text() == (unbroken / "run" / name).read_text()
+
+
+@pytest.mark.slow
+def test_both_processes_stop_early_and_take_the_best_epoch(tiny_data: Path, tmp_path: Path) -> None:
+    # Nothing gets better at such a learning rate, so the first epoch is the best, and the second the last.
+    done = train(
+        tmp_path, tiny_data, "--individual", "0", "--average", "0", "--epochs", "30", "--lr", "1e-12", "--keep", "best",
+        "--early-stop", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["1", "4"], ["2", "8"]]
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_that_of_the_scores(tiny_data: Path, tmp_path: Path) -> None:
+    given = ("--individual", "0", "--average", "0", "--lr", "0.2", "--epochs", "6")
+    assert train(tmp_path / "long", tiny_data, *given, "--keep", "best").returncode == 0
+    with (tmp_path / "long" / "run" / "metrics.csv").open(newline="") as file:
+        scores = [float(row["accuracy"]) for row in csv.DictReader(file)]
+    best = scores.index(max(scores)) + 1
+    assert best < 6, "the last epoch is the best, which shows nothing"
+    # A constant learning rate would not do: the schedule of the same epochs, left when the best is over.
+    assert train(tmp_path / "short", tiny_data, *given, fault=f"after epoch {best}").returncode != 0
+    kept = torch.load(tmp_path / "short" / "run" / "checkpoints" / "supernet.ckpt", weights_only=True)["state_dict"]
+    for rank in range(2):
+        ours = torch.load(tmp_path / "long" / f"rank{rank}.pt", weights_only=True)
+        assert all(torch.equal(value, kept[f"model.{name}"]) for name, value in ours.items())
+
+
+@pytest.fixture(scope="module")
+def searched(unbroken: Path) -> Path:
+    """The result of a search."""
+    file = unbroken / "search.json"
+    assert main(["search", str(unbroken / "run"), "--budgets", "60%", "--piece", "0.5", "--out", str(file)]) == 0
+    return file
+
+
+@pytest.mark.slow
+def test_a_found_network_is_trained_by_two_processes(searched: Path, tmp_path: Path) -> None:
+    given = ("train", "--from-search", str(searched), "--out", str(tmp_path / "whole" / "run"))
+    done = together(tmp_path / "whole", *given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results after") == 1
+    table = (tmp_path / "whole" / "run" / "comparison.csv").read_text()
+    assert [row.partition(" ")[0].partition(",")[0] for row in table.splitlines()] == ["width", "found", "uniform"]
+
+    out = tmp_path / "stopped" / "run"
+    done = together(tmp_path / "stopped", *given[:-1], str(out), fault="the second network is interrupted")
+    (line,) = errors(done)
+    assert f"torchrun --nproc-per-node 2 -m anywidth train --resume {out}" in line
+    done = together(tmp_path / "stopped", "train", "--resume", str(out))
+    assert done.returncode == 0, done.stderr
+    assert (out / "comparison.csv").read_text() == table
 
 
 @pytest.mark.slow

@@ -107,3 +107,25 @@ def test_a_run_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.Captur
     assert "cat/1.png" in lines[0]
     assert lines[0].endswith("and 1 more")
     assert lines[1].startswith("warning: 1 test images were left out: cannot read image")
+
+
+@pytest.mark.slow
+def test_left_out_images_are_told_once_for_all_networks_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data" / "train", 12, damaged=(1,))
+    write(tmp_path / "data" / "val", 3, damaged=(0,))
+    command = ["train", "--data", f"imagefolder:{tmp_path / 'data'}", "--model", "resnet20", "--epochs", "1",
+               "--batch-size", "8", "--widths", "0.25,1.0", "--workers", "0", "--skip-corrupt"]  # fmt: skip
+    run, found = str(tmp_path / "run"), str(tmp_path / "found.json")
+    training, test = (f"warning: 1 {part} images were left out" for part in ("training", "test"))
+
+    def told() -> list[str]:
+        return [line.partition(": cannot read")[0] for line in capsys.readouterr().err.splitlines()]
+
+    assert main([*command, "--individual", "2", "--out", run]) == 0
+    assert told() == [training, test]
+    assert main(["search", run, "--budgets", "90%", "--piece", "0.5", "--out", found]) == 0
+    capsys.readouterr()
+    assert main(["train", "--from-search", found, "--out", str(tmp_path / "again")]) == 0
+    assert told() == [training, test]

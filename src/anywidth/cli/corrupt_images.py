@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anywidth.cli.messages import say
 from anywidth.data import ItemLoader, TensorLoader
 from anywidth.distributed import everyone
 
-__all__ = ["CorruptImages", "tell_corrupt"]
+__all__ = ["CorruptImages"]
 
 _NAMED = 3
 
 
-class CorruptImages(Callback):
-    """Says after an epoch how many training images were left out so far, and which, if there are more than before.
+class CorruptImages:
+    """Says of a run how many images were left out, and which, once for all of its networks."""
 
-    Args:
-        loader: The loader of the training images.
-    """
+    def __init__(self) -> None:
+        self._told: dict[str, set[str]] = defaultdict(set)
 
-    def __init__(self, loader: TensorLoader | ItemLoader) -> None:
-        self.loader = loader
-        self._told = 0
+    def tell(self, loader: TensorLoader | ItemLoader, part: str) -> None:
+        """Say how many images of a part, such as "test", no process could read, if they are more than before."""
+        if not isinstance(loader, ItemLoader):
+            return
+        told = self._told[part]
+        before = len(told)
+        told.update(*everyone(loader.problems))
+        if len(told) > before:
+            more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+            first = "; ".join(problem.rpartition("; ")[0] or problem for problem in sorted(told)[:_NAMED])
+            say("warning", f"{len(told)} {part} images were left out: {first}{more}")
+
+    def after_epochs(self, loader: TensorLoader | ItemLoader) -> Callback:
+        """Tells of the training images after every epoch."""
+        return _AfterEpochs(self, loader)
+
+
+class _AfterEpochs(Callback):
+    def __init__(self, images: CorruptImages, loader: TensorLoader | ItemLoader) -> None:
+        self._images, self._loader = images, loader
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
-        self._told = tell_corrupt(self.loader, "training", told=self._told)
-
-
-def tell_corrupt(loader: TensorLoader | ItemLoader, part: str, *, told: int = 0) -> int:
-    """Say how many images of a part could not be read, in all processes, and which; how many it were.
-
-    Args:
-        loader: Of that part.
-        part: Its name.
-        told: How many of them were told before.
-    """
-    if not isinstance(loader, ItemLoader):
-        return 0
-    problems = sorted(set().union(*everyone(loader.problems)))
-    if len(problems) > told:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        first = "; ".join(problem.rpartition("; ")[0] or problem for problem in problems[:_NAMED])
-        say("warning", f"{len(problems)} {part} images were left out: {first}{more}")
-    return len(problems)
+        self._images.tell(self._loader, "training")

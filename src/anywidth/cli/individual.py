@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_loaders
+from anywidth.cli.corrupt_images import CorruptImages
 from anywidth.cli.recipe import average_of, loss_of, recipe_of
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
@@ -33,6 +34,7 @@ def train_individual(
     device: torch.device,
     checkpoint: Path,
     progress: Callback,
+    corrupt: CorruptImages,
     name: str | None = None,
     keep: Path | None = None,
 ) -> Row:
@@ -44,7 +46,8 @@ def train_individual(
     loaders = build_loaders(settings, bundle)
     dense = train_alone(
         net, width, loaders.train, epochs=settings.epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
-        precision=settings.precision, callbacks=[*average_of(settings), progress], loss=loss_of(settings),
+        precision=settings.precision, loss=loss_of(settings),
+        callbacks=[*average_of(settings), progress, corrupt.after_epochs(loaders.train)],
         **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
@@ -54,4 +57,6 @@ def train_individual(
         file = keep
         from_first(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
     label = name or (width if isinstance(width, float) else net.label(width))
-    return Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
+    row = Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
+    corrupt.tell(loaders.test, "test")
+    return row

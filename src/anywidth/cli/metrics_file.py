@@ -40,6 +40,7 @@ class MetricsFile(Callback):
         self.path = path
         self._rows: list[dict[str, Any]] = []
         self._start = 0.0
+        self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the rows of the epochs before this one."""
@@ -49,20 +50,21 @@ class MetricsFile(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._start = time.perf_counter()
+        self._start, self._steps = time.perf_counter(), trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one row."""
         means = epoch_means(trainer)
         if not trainer.is_global_zero:
             return
+        # If every step was left out, there is none, or that of the epoch before.
+        losses = means if trainer.global_step > self._steps else {}
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": f"{means['lr_epoch']:.6g}",
-            # Missing if every step of the epoch was left out.
-            "loss_widest": f"{means.get('loss_widest_epoch', nan):.6f}",
-            "loss_narrowest": f"{means.get('loss_narrowest_epoch', nan):.6f}",
+            "loss_widest": f"{losses.get('loss_widest_epoch', nan):.6f}",
+            "loss_narrowest": f"{losses.get('loss_narrowest_epoch', nan):.6f}",
             "seconds": f"{time.perf_counter() - self._start:.2f}",
             **{name: f"{100 * means[name]:.4f}" for name in means if name.split("@")[0] == SCORE},
         }

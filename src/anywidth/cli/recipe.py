@@ -19,8 +19,8 @@ from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
 from anywidth.distributed import share_of
-from anywidth.errors import MissingExtraError
 from anywidth.evaluation import even_widths
+from anywidth.extras import from_extra
 from anywidth.models.suggest import closest
 from anywidth.supernet import Supernet
 from anywidth.training.epoch_checkpoint import BestCheckpoint
@@ -91,10 +91,8 @@ def logger_of(settings: TrainSettings, folder: Path) -> Logger | None:
     """
     if not settings.tensorboard:
         return None
-    try:
+    with from_extra("tensorboard", "--tensorboard needs TensorBoard"):
         import tensorboard as _  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("--tensorboard needs TensorBoard: pip install 'anywidth[tensorboard]'") from error
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(folder, name="tensorboard", version="")

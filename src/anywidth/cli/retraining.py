@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from anywidth.cli.build import build_data, build_loaders, build_supernet, resolve
+from anywidth.cli.corrupt_images import CorruptImages
 from anywidth.cli.costs import cost_of_result
 from anywidth.cli.device import pick_device
+from anywidth.cli.early_end import exit_code
 from anywidth.cli.individual import train_individual
-from anywidth.cli.messages import say
 from anywidth.cli.options import read_settings
 from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
@@ -22,8 +23,8 @@ from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.training_run import opened
 from anywidth.data import resident
-from anywidth.distributed import OtherProcessError, from_first
-from anywidth.errors import AnywidthError, SearchError, TrainingError
+from anywidth.distributed import from_first
+from anywidth.errors import SearchError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.search import Evaluated, SearchResult, uniform_costs
@@ -56,7 +57,7 @@ class Retraining:
             divisor=given.divisor, min_width=given.min_width, frozen=given.frozen, width_mult=given.width_mult,
         )  # fmt: skip
         self.settings = resolve(given, self.net, self.bundle, processes)
-        self.loaders = build_loaders(self.settings, self.bundle)
+        build_loaders(self.settings, self.bundle)  # refuses what does not fit before anything is written
         self.result = SearchResult.from_json(given.from_search)
         self.found = _network(self.result, given.budget)
         self.net.config(self.found.config)
@@ -72,46 +73,34 @@ class Retraining:
         """Train both networks, print and write the table, and return the exit code.
 
         Raises:
-            TrainingError: training cannot go on; what was saved is kept.
+            AnywidthError: training cannot go on; what was saved is kept.
         """
         from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
+        return exit_code(
+            self._work, self.folder, ("found", "uniform"), epochs=self.settings.epochs, stage=lambda: "training",
+            processes=self.processes,
+        )  # fmt: skip
+
+    def _work(self) -> None:
         file = self.folder.file("comparison.json")
         rows = from_first(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
         networks: dict[str, Width] = {
             "found": self.found.config, "uniform": self.net.config(self.uniform)
         }  # fmt: skip
-        try:
-            self.processes.draw_apart(self.settings.seed)
-            with fitting_threads(self.net, self.settings.batch_size):
-                for name, width in list(networks.items())[len(rows) :]:
-                    rows.append(
-                        train_individual(
-                            self.net, width, self.settings, self.bundle, device=self.device,
-                            checkpoint=self.folder.checkpoint(name), progress=ProgressBar(self.console, name),
-                            name=name if name == "found" else f"uniform {self.uniform:g}",
-                            keep=self.folder.file(f"{name}.safetensors"),
-                        )
-                    )  # fmt: skip
-                    curve = Spectrum(rows, "trained from scratch")
-                    from_first(partial(curve.to_json, file))
-        except KeyboardInterrupt:
-            if self.processes.failed or self.processes.rank:
-                return 130
-            kept = self.folder.kept(networks, self.settings.epochs, command=self.processes.command)
-            say("interrupted", f"while training. {kept}")
-            self.folder.abandon()
-            return 130
-        except OtherProcessError:
-            raise
-        except TrainingError as error:
-            kept = self.folder.kept(networks, self.settings.epochs, command=self.processes.command)
-            if self.processes.rank == 0:
-                self.folder.abandon()
-            raise type(error)(f"{error}. {kept}") from error
-        except AnywidthError:
-            if self.processes.rank == 0:
-                self.folder.abandon()
-            raise
+        corrupt = CorruptImages()
+        self.processes.draw_apart(self.settings.seed)
+        with fitting_threads(self.net, self.settings.batch_size):
+            for name, width in list(networks.items())[len(rows) :]:
+                rows.append(
+                    train_individual(
+                        self.net, width, self.settings, self.bundle, device=self.device,
+                        checkpoint=self.folder.checkpoint(name), progress=ProgressBar(self.console, name),
+                        name=name if name == "found" else f"uniform {self.uniform:g}",
+                        keep=self.folder.file(f"{name}.safetensors"), corrupt=corrupt,
+                    )
+                )  # fmt: skip
+                curve = Spectrum(rows, "trained from scratch")
+                from_first(partial(curve.to_json, file))
         curve = Spectrum(rows, "trained from scratch")
         from_first(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
         self.console.print(spectrum_table(curve))
@@ -120,7 +109,6 @@ class Retraining:
             f"results after {took} in {self.folder.path}: comparison.csv, comparison.json, found.safetensors and "
             "uniform.safetensors", soft_wrap=True,
         )  # fmt: skip
-        return 0
 
 
 def _merged(settings: TrainSettings) -> TrainSettings:

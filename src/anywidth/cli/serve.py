@@ -80,13 +80,15 @@ def run(settings: ServeSettings) -> int:
     from anywidth.cli.messages import say
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
+    from anywidth.extras import from_extra
     from anywidth.serving import Governor, GovernorSettings, Limits, kept_memory, measure_ladder
-    from anywidth.serving.require import require_serve
 
-    require_serve()
-    from anywidth.serving.app import create_app
-    from anywidth.serving.http_server import serve_until_stopped
-    from anywidth.serving.service import Service
+    with from_extra("serve", "serving needs fastapi, uvicorn and prometheus-client"):
+        import uvicorn as _  # noqa: F401 - the server imports it when it starts
+
+        from anywidth.serving.app import create_app
+        from anywidth.serving.http_server import serve_until_stopped
+        from anywidth.serving.service import Service
 
     console = Console(highlight=False)
     token = _token(settings.token_file)

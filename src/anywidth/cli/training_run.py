@@ -11,8 +11,9 @@ from rich.progress import track
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_data, build_held_out, build_loaders, build_supernet, choose_widths, resolve
-from anywidth.cli.corrupt_images import CorruptImages, tell_corrupt
+from anywidth.cli.corrupt_images import CorruptImages
 from anywidth.cli.device import pick_device
+from anywidth.cli.early_end import exit_code
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.metrics_file import MetricsFile
@@ -25,8 +26,8 @@ from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle, resident
-from anywidth.distributed import OtherProcessError, first_of_machine_first, from_first, share_of
-from anywidth.errors import AnywidthError, MissingExtraError, TrainingError
+from anywidth.distributed import first_of_machine_first, from_first, share_of
+from anywidth.errors import MissingExtraError, TrainingError
 from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
@@ -87,39 +88,30 @@ class TrainingRun:
         self.logger = logger_of(self.settings, self.folder.path)
         self.alone = even_widths(self.net, given.individual) if given.individual else []
         self.widths = choose_widths(self.net, given.widths, also=tuple(self.alone))
+        self.corrupt = CorruptImages()
         self.stage = "training"
 
     def run(self) -> int:
         """Run all stages and return the exit code.
 
         Raises:
-            TrainingError: training cannot go on; what was saved is kept.
+            AnywidthError: training cannot go on; what was saved is kept.
         """
         together = self.processes.batches(self.settings.batch_size)
         self.console.print(_describe(self.bundle, self.net) + together, soft_wrap=True)
         from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
-        try:
-            self.processes.draw_apart(self.settings.seed)
-            with fitting_threads(self.net, self.settings.batch_size):
-                curve = self._supernet()
-                alone = self._individual()
-            from_first(lambda: self._write(curve, alone))
-        except KeyboardInterrupt:
-            if not (self.processes.failed or self.processes.rank):
-                self._tell_interrupted()
-            return 130
-        except OtherProcessError:
-            raise
-        except TrainingError as error:
-            kept = self.folder.kept(self._networks(), self.settings.epochs, command=self.processes.command)
-            if self.processes.rank == 0:
-                self.folder.abandon()
-            raise type(error)(f"{error}. {kept}") from error
-        except AnywidthError:
-            if self.processes.rank == 0:
-                self.folder.abandon()
-            raise
-        return 0
+        networks = ["supernet", *(f"individual-{width:g}" for width in self.alone)]
+        return exit_code(
+            self._work, self.folder, networks, epochs=self.settings.epochs, stage=lambda: self.stage,
+            processes=self.processes,
+        )  # fmt: skip
+
+    def _work(self) -> None:
+        self.processes.draw_apart(self.settings.seed)
+        with fitting_threads(self.net, self.settings.batch_size):
+            curve = self._supernet()
+            alone = self._individual()
+        from_first(lambda: self._write(curve, alone))
 
     def _supernet(self) -> Spectrum:
         """Train, calibrate, save and evaluate the supernet, or read what an interrupted run has of it."""
@@ -144,7 +136,7 @@ class TrainingRun:
                     given, self.net, self.loaders, self.held_out, self.folder, classes=len(self.bundle.classes)
                 ),
                 ProgressBar(self.console, "training"), MetricsFile(self.folder.file("metrics.csv")),
-                CorruptImages(self.loaders.train),
+                self.corrupt.after_epochs(self.loaders.train),
             ],
             logger=self.logger,
         )  # fmt: skip
@@ -159,9 +151,9 @@ class TrainingRun:
             calibrate(self.net, self.loaders.calibration, [width], images=share_of(given.calibration_images))
         from_first(lambda: self.net.save(self.folder.path))
         curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
-        tell_corrupt(self.loaders.test, "test")
+        self.corrupt.tell(self.loaders.test, "test")
         if self.held_out is not None:
-            tell_corrupt(self.held_out, "held-out")
+            self.corrupt.tell(self.held_out, "held-out")
         from_first(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
         return curve
 
@@ -180,7 +172,7 @@ class TrainingRun:
                 train_individual(
                     self.net, width, self.settings, self.bundle, device=self.device,
                     checkpoint=self.folder.checkpoint(f"individual-{width:g}"),
-                    progress=ProgressBar(self.console, f"width {width:g} alone"),
+                    progress=ProgressBar(self.console, f"width {width:g} alone"), corrupt=self.corrupt,
                 )
             )  # fmt: skip
             alone = Spectrum(rows, "trained alone")
@@ -202,15 +194,6 @@ class TrainingRun:
         self.console.print(spectrum_table(curve, alone))
         took = seconds(time.perf_counter() - self.began)
         self.console.print(f"results after {took} in {self.folder.path}: {names}", soft_wrap=True)
-
-    def _tell_interrupted(self) -> None:
-        kept = self.folder.kept(self._networks(), self.settings.epochs, command=self.processes.command)
-        say("interrupted", f"while {self.stage}. {kept}")
-        self.folder.abandon()
-
-    def _networks(self) -> list[str]:
-        """The names of the checkpoints, in the order of training."""
-        return ["supernet", *(f"individual-{width:g}" for width in self.alone)]
 
 
 def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:

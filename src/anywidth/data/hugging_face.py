@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, ImageError, MissingExtraError, first_line
+from anywidth.errors import DataError, ImageError, first_line
+from anywidth.extras import from_extra
 
 __all__ = ["HubImages", "load_hub_bundle"]
 
@@ -105,10 +106,8 @@ def load_hub_bundle(
 
 
 def _open(name: str, where: str, *, download: bool) -> dict[str, Any]:
-    try:
+    with from_extra("hub", f"{where} needs Hugging Face datasets"):
         import datasets
-    except ImportError as error:
-        raise MissingExtraError(f"{where} needs Hugging Face datasets: pip install 'anywidth[hub]'") from error
     folder = Path(name).expanduser()
     config = datasets.DownloadConfig(local_files_only=not download)
     try:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anywidth.cost import macs, params
-from anywidth.errors import MissingExtraError
 from anywidth.evaluation.evaluate import Score, evaluate, top1
+from anywidth.extras import from_extra
 from anywidth.supernet import Supernet
 from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import Width
@@ -168,8 +168,6 @@ def require_matplotlib() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
+    with from_extra("plots", "plots need matplotlib"):
         from matplotlib import figure
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib: pip install 'anywidth[plots]'") from error
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from anywidth.errors import MissingExtraError
+from anywidth.extras import from_extra
 
 __all__ = ["require_onnx"]
 
@@ -15,12 +15,8 @@ def require_onnx() -> None:
     Raises:
         MissingExtraError: one is not installed.
     """
-    try:
+    with from_extra("onnx", "ONNX files need onnx, onnxscript and onnxruntime"):
         for name in ("onnx", "onnxscript"):
             importlib.import_module(name)
         runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"ONNX files need onnx, onnxscript and onnxruntime ({error}): pip install 'anywidth[onnx]'"
-        ) from error
     runtime.set_default_logger_severity(3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-from anywidth.errors import MissingExtraError, SearchError
+from anywidth.errors import SearchError
+from anywidth.extras import from_extra
 from anywidth.search.budgets import Budget
 from anywidth.search.greedy import Found
 from anywidth.search.judge import Judge
@@ -112,10 +113,8 @@ def _best(looked: Any, budget: Budget) -> Evaluated:
 
 
 def _study(method: Method, seed: int) -> Any:
-    try:
+    with from_extra("search", "this search needs Optuna"):
         import optuna
-    except ImportError as error:
-        raise MissingExtraError("this search needs Optuna: pip install 'anywidth[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = optuna.samplers
     sampler = (

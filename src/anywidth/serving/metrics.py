@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from anywidth.extras import from_extra
 from anywidth.serving.governor import Decision
-from anywidth.serving.require import require_serve
 
 __all__ = ["Metrics"]
 
@@ -22,8 +22,8 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        require_serve()
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        with from_extra("serve", "a server's metrics need prometheus-client"):
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = CollectorRegistry()
         shared: dict[str, Any] = {"registry": self.registry}

@@ -93,7 +93,7 @@ def fit(
             if "DataLoader worker" in str(error):  # raised wherever the trainer is when the process dies
                 raise DataError(
                     f"a process that reads images died: {first_line(error)} The memory may be too small: take fewer "
-                    "workers (--workers), and go on with --resume"
+                    "workers (--workers)"
                 ) from error
             if isinstance(error, TrainingError) or resumed is None or trainer.global_step or connection_lost(error):
                 raise

@@ -1,0 +1,32 @@
+"""Imports of packages that belong to an optional extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anywidth.errors import MissingExtraError
+
+__all__ = ["from_extra"]
+
+
+@contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Within it, an import that fails says what needs the package, and which extra to install.
+
+    Args:
+        extra: Its name in `pyproject.toml`.
+        what: What needs which packages, such as "plots need matplotlib".
+
+    Raises:
+        MissingExtraError: the package is not installed.
+
+    >>> with from_extra("plots", "plots need no_such_package"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    anywidth.errors.MissingExtraError: plots need no_such_package: pip install 'anywidth[plots]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(f"{what}: pip install 'anywidth[{extra}]'") from error
