@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import pty
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -65,6 +68,35 @@ def test_two_processes_train_one_network_into_one_folder(unbroken: Path) -> None
     # 77 images are left for training, 38 for each process: 4 batches, the last of 2.
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "4"], ["2", "8"], ["3", "12"]]
     assert "accuracy@0.25" in rows[0]
+
+
+@pytest.mark.slow
+def test_it_trains_in_a_terminal(unbroken: Path, tiny_data: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DRIVER)]
+    arguments = ["none", str(tmp_path), "train", "--data", f"npz:{tiny_data}", "--out", str(tmp_path / "run"), *OPTIONS]
+    process = subprocess.Popen(
+        [*command, *arguments], stdout=theirs, stderr=theirs,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(ours, 4096):
+                shown.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert process.wait(timeout=200) == 0
+    finally:
+        process.kill()
+        reader.join()
+        os.close(ours)
+    assert b"\x1b[" in b"".join(shown)  # there was a bar
+    assert (tmp_path / "run" / "spectrum.csv").read_text() == (unbroken / "run" / "spectrum.csv").read_text()
 
 
 @pytest.mark.slow

@@ -57,8 +57,10 @@ class ProgressBar(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line now and then if there is no terminal."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
-        if self._progress is None and (epoch % max(1, epochs // 10) == 0 or epoch == epochs):
-            found = epoch_means(trainer)
+        if epoch % max(1, epochs // 10) and epoch != epochs:
+            return
+        found = epoch_means(trainer)  # all processes take part, also if only some have a terminal
+        if self._progress is None:
             means = {n.removesuffix("_epoch"): value for n, value in found.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
             score = found.get(SCORE)

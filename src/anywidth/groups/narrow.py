@@ -15,7 +15,10 @@ from anywidth.groups.adapters import adapt
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.trace import named_tensors
 
-__all__ = ["is_leading", "narrow", "take"]
+__all__ = ["Place", "is_leading", "narrow", "take"]
+
+Place = Kept | Tensor
+"""Kept positions of one dimension, whose indices may lie on a device already."""
 
 Bind = Callable[[str, Tensor, Sequence[Kept]], Tensor]
 
@@ -25,13 +28,14 @@ def is_leading(kept: Sequence[Kept]) -> bool:
     return all(k is None or isinstance(k, int) for k in kept)
 
 
-def take(tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+def take(tensor: Tensor, kept: Sequence[Place]) -> Tensor:
     """The kept part of a tensor: a view if it is a leading block, else a copy."""
     for dim, k in enumerate(kept):
         if isinstance(k, int):
             tensor = tensor.narrow(dim, 0, k)
         elif k is not None:
-            tensor = tensor.index_select(dim, torch.from_numpy(k).to(tensor.device))
+            indices = k if isinstance(k, Tensor) else torch.from_numpy(k).to(tensor.device)
+            tensor = tensor.index_select(dim, indices)
     return tensor
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, Kept
-from anywidth.groups.narrow import is_leading, narrow, take
+from anywidth.groups.narrow import Place, is_leading, narrow, take
+from anywidth.supernet.gathered import Copies, current, on_device
 
 __all__ = ["Private", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
@@ -38,7 +39,7 @@ class _Inflow:
 
     def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
         """Look after one more leaf."""
-        place = _Place(parent, tuple(leaf.shape), kept, is_leading(kept))
+        place = _Place(parent, tuple(leaf.shape), on_device(kept, parent.device), is_leading(kept))
         self._leaves.append((ref(leaf), place))
         leaf.register_post_accumulate_grad_hook(lambda leaf: None if self.held else _move([(leaf, place)]))
 
@@ -64,7 +65,7 @@ class _Place(NamedTuple):
 
     parent: nn.Parameter
     shape: tuple[int, ...]
-    kept: Sequence[Kept]
+    kept: Sequence[Place]
     leading: bool
 
 
@@ -121,14 +122,15 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
         inflow.drop()
 
 
-def _scatter(target: Tensor, kept: Sequence[Kept], gradient: Tensor) -> None:
+def _scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
     """Add a gradient to the kept positions of a larger one."""
     indices: list[tuple[int, Tensor]] = []
     for dim, k in enumerate(kept):
         if isinstance(k, int):
             target = target.narrow(dim, 0, k)
         elif k is not None:
-            indices.append((dim, torch.from_numpy(k).to(target.device)))
+            assert isinstance(k, Tensor)
+            indices.append((dim, k))
     if len(indices) == 1:
         target.index_add_(*indices[0], gradient)
         return
@@ -149,30 +151,24 @@ def bind_subnet(
 
     `private(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
-    gathered: list[_Gathered] = []
-    inflow = _Inflow()
+    copies, inflow = Copies(), _Inflow()
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
         own = private(name, tensor, kept)
         if own is not None:
             return own
         if not isinstance(tensor, nn.Parameter):
-            part = take(tensor, kept)
-            if not is_leading(kept):
-                gathered.append(_Gathered(part, tensor, kept))
-            return part
+            return take(tensor, kept) if is_leading(kept) else copies.of(tensor, kept)
         if all(k is None for k in kept):
             return tensor
-        leaf = nn.Parameter(take(tensor.detach(), kept), requires_grad=tensor.requires_grad)
+        part = take(tensor.detach(), kept) if is_leading(kept) else copies.of(tensor, kept)
+        leaf = nn.Parameter(part, requires_grad=tensor.requires_grad)
         if leaf.requires_grad:
             inflow.add(leaf, tensor, kept)
-        if not is_leading(kept):
-            gathered.append(_Gathered(leaf, tensor, kept))
         return leaf
 
     subnet = narrow(model, analysis, units, bind)
-    if gathered:
-        subnet.register_forward_pre_hook(lambda *_: _refresh(gathered))
+    copies.belong_to(subnet)
     _inflows[subnet] = inflow
     return subnet
 
@@ -188,13 +184,14 @@ def contiguous(
     """
     lower = set(map(id, cast))
     views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
-    try:
-        for leaf, view in views:
-            leaf.data = view.to(dtype) if id(leaf) in lower else view.clone()
-        yield
-    finally:
-        for leaf, view in views:
-            leaf.data = view
+    with current(subnet):
+        try:
+            for leaf, view in views:
+                leaf.data = view.to(dtype) if id(leaf) in lower else view.clone()
+            yield
+        finally:
+            for leaf, view in views:
+                leaf.data = view
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -202,24 +199,3 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (
         tensor.ndim in formats and tensor.is_contiguous(memory_format=formats[tensor.ndim])
     )
-
-
-def _refresh(gathered: list[_Gathered]) -> None:
-    if not torch.compiler.is_compiling():
-        for copy in gathered:
-            copy.refresh()
-
-
-class _Gathered:
-    """A tensor whose kept positions are no leading block: a copy, refreshed when the supernet's changes."""
-
-    def __init__(self, leaf: Tensor, parent: Tensor, kept: Sequence[Kept]) -> None:
-        self.leaf, self.parent, self.kept = leaf, parent, kept
-        self._version = parent._version
-
-    def refresh(self) -> None:
-        """Copy the values again if an optimizer, a load or the full network's forward has changed them."""
-        if self.parent._version != self._version:
-            with torch.no_grad():
-                self.leaf.copy_(take(self.parent, self.kept))
-            self._version = self.parent._version
