@@ -1,4 +1,4 @@
-"""The sandwich rule in a plain loop; also in several processes.
+"""The sandwich rule in a plain loop; also in several processes, each on a GPU of its own or all on the CPU.
 
 python examples/plain_loop.py
 torchrun --nproc-per-node 2 examples/plain_loop.py
@@ -23,28 +23,28 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     epochs = parser.parse_args().epochs
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if world > 1:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
 
     bundle = load_data("digits")
     loaders = make_loaders(bundle, batch_size=64 // world, rank=rank, world_size=world)
     model = build_model("digits", num_classes=len(bundle.classes), input_shape=bundle.input_shape)
-    net = aw.Supernet(model, torch.zeros(1, *bundle.input_shape), divisor=2)
-    same_start(net.model, net.sampler.state_dict())  # the same weights in all processes; widths are seeded alike
+    net = aw.Supernet(model.to(device), torch.zeros(1, *bundle.input_shape, device=device), divisor=2)
+    same_start(model, net.sampler.state_dict())  # the same weights in all processes; widths are seeded alike
 
-    optimizer = torch.optim.SGD(parameter_groups(net.model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(parameter_groups(model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=epochs * len(loaders.train))
-    loss = torch.zeros(())
     for epoch in range(epochs):
         loaders.train.sampler.set_epoch(epoch)
         for images, labels in loaders.train:
             optimizer.zero_grad()
-            loss = aw.sandwich_step(net, images, labels).losses[0]  # the widest, the narrowest, two random widths
-            sync_gradients(net.model.parameters())  # once, for all of them
+            result = aw.sandwich_step(net, images.to(device), labels.to(device))  # widest, narrowest, two random widths
+            sync_gradients(model.parameters())  # once, for all of them
             optimizer.step()
             schedule.step()
         if rank == 0:
-            print(f"epoch {epoch + 1}: loss {loss:.3f} at the widest")
+            print(f"epoch {epoch + 1}: loss {result.losses[0]:.3f} at the widest")
 
     aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])  # pools what all processes have seen
     curve = aw.spectrum(net, loaders.test, [0.25, 0.5, 1.0])

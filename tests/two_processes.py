@@ -119,6 +119,15 @@ class CountedSteps(SandwichModule):
         return result
 
 
+def quiet_trainer(world: int, folder: Path) -> Trainer:
+    """Two epochs in several processes."""
+    return Trainer(
+        max_epochs=2, accelerator="cpu", devices=world, strategy=SandwichStrategy(), logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        default_root_dir=folder,
+    )  # fmt: skip
+
+
 def trained(rank: int, world: int, folder: Path, **options: Any) -> dict[str, object]:
     """Weights, widths, statistics and accuracy after two epochs by Lightning, of a network with batch norms."""
     torch.manual_seed(rank)  # processes that draw other random numbers and start from other weights
@@ -127,13 +136,8 @@ def trained(rank: int, world: int, folder: Path, **options: Any) -> dict[str, ob
         net.model[0].weight.add_(rank)  # type: ignore[operator,union-attr]
     net.sampler = aw.widths.WidthSampler(0.25, seed=rank)
     loaders = make_loaders(data(), batch_size=4, rank=rank, world_size=world)
-    trainer = Trainer(
-        max_epochs=2, accelerator="cpu", devices=world, strategy=SandwichStrategy(), logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        default_root_dir=folder,
-    )  # fmt: skip
     module = CountedSteps(net, lr=0.05, **options)
-    trainer.fit(module, loaders.train)
+    quiet_trainer(world, folder).fit(module, loaders.train)
     aw.calibrate(net, loaders.calibration, [0.5])
     return {
         "weights": {name: p.detach().clone() for name, p in net.model.named_parameters()},
@@ -141,6 +145,17 @@ def trained(rank: int, world: int, folder: Path, **options: Any) -> dict[str, ob
         "accuracy": evaluate(net, loaders.test, 0.5),
         "collectives": module.steps,
     }
+
+
+def trained_switches(rank: int, world: int, folder: Path) -> dict[str, Tensor]:
+    """What switches have of their own after an epoch by Lightning; every process starts from others."""
+    network = norm_network()
+    with torch.no_grad():
+        network[1].weight.add_(rank)  # type: ignore[operator,union-attr]
+    net = supernet(network, switches=(0.5, 1.0))
+    loaders = make_loaders(data(), batch_size=4, rank=rank, world_size=world)
+    quiet_trainer(world, folder).fit(SandwichModule(net, lr=0.05), loaders.train)
+    return {name: tensor.clone() for name, tensor in net.switch_state().items() if "running" not in name}
 
 
 def main() -> None:
@@ -173,6 +188,7 @@ def main() -> None:
     dist.barrier()
     found["trained"] = trained(rank, world, Path(sys.argv[1]).parent)
     found["skipping"] = trained(rank, world, Path(sys.argv[1]).parent, skip=True)["collectives"]
+    found["trained switches"] = trained_switches(rank, world, Path(sys.argv[1]).parent)
     every: list[object] = [None] * world
     dist.all_gather_object(every, found)
     if rank == 0:

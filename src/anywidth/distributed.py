@@ -177,19 +177,22 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def same_start(module: nn.Module, sampler_state: dict[str, object] | None = None) -> dict[str, object] | None:
+def same_start(
+    module: nn.Module, sampler_state: dict[str, object] | None = None, *, others: Iterable[Tensor] = ()
+) -> dict[str, object] | None:
     """Give every process the weights and buffers of process 0, in place, and its state of the width sampler, returned.
 
     Args:
         module: What is to be trained.
         sampler_state: What `WidthSampler.state_dict()` gives.
+        others: Tensors that are trained as well, such as those of `net.switch_state()`.
 
     Raises:
         TrainingError: the processes do not have the same parameters, because they were started differently.
     """
     if not several_processes():
         return sampler_state
-    tensors = [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]
+    tensors = [tensor.detach() for tensor in chain(module.parameters(), module.buffers(), others)]
     first, *others = everyone([tuple(tensor.shape) for tensor in tensors])
     if any(shapes != first for shapes in others):
         raise TrainingError("the processes train different networks; start them all with the same settings")

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file
 
-from anywidth.cli import main
+from anywidth.cli import main, training_run
+from anywidth.cli.run_folder import RunFolder
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 from anywidth.training.lightning import PlainModule, SandwichModule
 
@@ -160,3 +163,52 @@ def test_ctrl_c_in_a_process_says_how_to_go_on(tmp_path):
     assert error.count("\n") == 1
     assert f"anywidth train --resume {out}" in error
     assert (out / "metrics.csv").exists()
+
+
+@pytest.fixture
+def stopped_after_training(train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes a run that is interrupted when its supernet has been trained."""
+
+    def stopped(out: Path, *arguments: str) -> Path:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training_run, "calibrate", interrupt)
+            assert train("--out", str(out), *arguments) == 130
+        return out
+
+    return stopped
+
+
+def test_the_average_of_the_weights_is_that_of_an_unbroken_run(train, stopped_after_training, tmp_path) -> None:
+    given = ("--average", "0.9", "--lr", "0.2")
+    assert train("--out", str(tmp_path / "whole"), *given) == 0
+    out = stopped_after_training(tmp_path / "stopped", *given)
+    assert main(["train", "--resume", str(out)]) == 0
+    ours, theirs = (load_file(path / "supernet.safetensors") for path in (out, tmp_path / "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (out / "spectrum.csv").read_text() == (tmp_path / "whole" / "spectrum.csv").read_text()
+
+
+def test_a_training_that_stopped_early_does_not_go_on(stopped_after_training, tmp_path) -> None:
+    out = stopped_after_training(
+        tmp_path, "--epochs", "30", "--lr", "1e-9", "--hold-out", "0.2", "--early-stop", "1", "--average", "0"
+    )
+    rows = (out / "metrics.csv").read_text()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert (out / "metrics.csv").read_text() == rows
+    assert rows.count("\n") < 30
+
+
+def test_initial_weights_are_taken_again_if_no_epoch_was_finished(train, finished, tmp_path, monkeypatch) -> None:
+    given = ("--epochs", "1", "--lr", "1e-12", "--init", str(finished / "supernet.safetensors"), "--order", "none")
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, SandwichModule, step=1)
+        patch.setattr(RunFolder, "abandon", lambda self: None)  # as if the process had been killed
+        assert train("--out", str(out), *given) == 130
+    assert main(["train", "--resume", str(out)]) == 0
+    ours, theirs = (load_file(path / "supernet.safetensors") for path in (out, finished))
+    names = [name for name in theirs if name.startswith("model/") and name.endswith("weight")]
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) < 1e-6

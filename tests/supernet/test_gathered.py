@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import Case, cases, find
 
 import anywidth as aw
 from anywidth.supernet.gathered import _copies
 from anywidth.training.compiled import CompiledSubnets
+from zoo import Case, cases, find
 
 GATHERED = ("concat", "grouped conv", "shuffle units", "glu")
 

@@ -89,6 +89,13 @@ def test_lightning_trains_one_network_in_two_processes(found) -> None:
     assert not torch.equal(first["weights"]["8.weight"], start["8.weight"])
 
 
+def test_lightning_trains_the_same_switches_in_two_processes(found) -> None:
+    first, second = (process["trained switches"] for process in found)
+    assert first
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+
+
 def test_different_networks_are_told(found) -> None:
     assert all("different networks" in process["different"] for process in found)
 

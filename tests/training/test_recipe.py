@@ -184,6 +184,35 @@ def test_the_best_epoch_is_kept(tmp_path) -> None:
         load_weights(module, tmp_path / "best.ckpt")
 
 
+def test_the_best_epoch_of_switches_is_kept_whole(tmp_path) -> None:
+    class Scores(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: SandwichModule) -> None:  # type: ignore[override]
+            pl_module.log("score", [0.9, 0.2][trainer.current_epoch])
+            if trainer.current_epoch == 0:
+                self.switches = {name: tensor.clone() for name, tensor in pl_module.net.switch_state().items()}
+
+    scores, best = Scores(), tmp_path / "best.ckpt"
+    net = aw.Supernet(network(), torch.randn(1, 1, 6, 6), switches=(0.5, 1.0))
+    module = SandwichModule(net, distillation=None)
+    trainer(scores, BestCheckpoint(best, "score"), epochs=2).fit(module, loader())
+    assert any(not torch.equal(tensor, scores.switches[name]) for name, tensor in net.switch_state().items())
+    load_weights(module, best)
+    assert all(torch.equal(tensor, scores.switches[name]) for name, tensor in net.switch_state().items())
+
+
+def test_what_depends_on_weights_is_out_of_date_when_their_average_comes_and_goes() -> None:
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            current.append(net.statistics.is_current(net.config(0.5)))
+
+    current: list[bool] = []
+    net = supernet()
+    score = WidthValidation(net, loader(), loader(), [0.5], METRICS, images=None)
+    trainer(EMAWeightAveraging(decay=0.8), score, Look(), epochs=2).fit(SandwichModule(net, lr=0.05), loader())
+    assert not any(current)
+    assert not net.statistics.is_current(net.config(0.5))
+
+
 def test_an_average_of_the_weights_is_scored_kept_and_resumed(tmp_path) -> None:
     class Stop(Callback):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

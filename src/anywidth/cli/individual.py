@@ -47,7 +47,7 @@ def train_individual(
     dense = train_alone(
         net, width, loaders.train, epochs=settings.epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
         precision=settings.precision, loss=loss_of(settings),
-        callbacks=[*average_of(settings), progress, corrupt.after_epochs(loaders.train)],
+        callbacks=[*average_of(settings, device), progress, corrupt.after_epochs(loaders.train)],
         **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.

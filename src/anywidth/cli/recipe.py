@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
@@ -58,9 +59,9 @@ def loss_of(settings: TrainSettings) -> Loss:
     return partial(F.cross_entropy, label_smoothing=settings.smoothing)
 
 
-def average_of(settings: TrainSettings) -> list[Callback]:
-    """What keeps an average of the weights, if one is wanted."""
-    return [EMAWeightAveraging(decay=settings.averaging)] if settings.averaging else []
+def average_of(settings: TrainSettings, device: torch.device) -> list[Callback]:
+    """What keeps an average of the weights, if one is wanted, on the device of the training."""
+    return [EMAWeightAveraging(device, decay=settings.averaging)] if settings.averaging else []
 
 
 def scores_of(

@@ -99,6 +99,11 @@ class RunFolder:
         return any(file.exists() for file in results) and not self.file("checkpoints").exists()
 
     @property
+    def trained(self) -> bool:
+        """Whether there are weights of the supernet to go on with."""
+        return self.checkpoint("supernet").exists() or self.file("spectrum.json").exists()
+
+    @property
     def _begun(self) -> bool:
         """Whether there is anything to keep."""
         return any(self.file(name).exists() for name in _RESULTS)

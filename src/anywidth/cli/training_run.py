@@ -55,6 +55,7 @@ class TrainingRun:
         self.folder, given = from_first(lambda: opened(settings))
         bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
         self.bundle = resident(bundle, self.device)
+        trained = from_first(lambda: self.folder.trained)
         build = partial(
             build_supernet,
             given.model,
@@ -67,9 +68,9 @@ class TrainingRun:
             switches=given.switches,
             average_inputs=given.average_inputs,
             width_mult=given.width_mult,
-            # A training that goes on has its weights from its checkpoint.
-            init=None if settings.resume else given.init,
-            order="none" if given.init is None or settings.resume else given.order or "l1",
+            # A training that goes on has its weights from its checkpoint, if it finished an epoch.
+            init=None if trained else given.init,
+            order="none" if given.init is None or trained else given.order or "l1",
         )
         self.net = first_of_machine_first(build) if given.init == "hub" else build()
         groups = [group.name for group in self.net.analysis.elastic] if given.random == "nonuniform" else []
@@ -131,7 +132,7 @@ class TrainingRun:
             module, self.loaders.train, epochs=given.epochs, device=self.device, precision=given.precision,
             checkpoint=self.folder.checkpoint("supernet"),
             callbacks=[
-                *average_of(given),
+                *average_of(given, self.device),
                 *scores_of(
                     given, self.net, self.loaders, self.held_out, self.folder, classes=len(self.bundle.classes)
                 ),

@@ -60,7 +60,6 @@ def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order)
     if isinstance(order, str) and order != "l1":
         raise WidthError(f"order is {order!r}; give 'l1', or a function of a group and its parameters")
     measure = l1_importance if isinstance(order, str) else order
-    measure = l1_importance if isinstance(order, str) else order
     tensors = named_tensors(model)
     moves: dict[str, _Move] = {}
     stay = []

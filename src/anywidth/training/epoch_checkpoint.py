@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from anywidth.distributed import rank_and_count
-from anywidth.errors import CheckpointError
+from anywidth.errors import CheckpointError, first_line
 from anywidth.supernet.checkpoint import write_atomically
+from anywidth.training.recipe import Recipe
 
-__all__ = ["BestCheckpoint", "EpochCheckpoint", "finished_epochs", "load_weights"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "finished_epochs", "is_over", "load_weights"]
 
 
 class EpochCheckpoint(Checkpoint):
@@ -23,14 +25,16 @@ class EpochCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._over = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the file."""
+        self._over = trainer.should_stop
         _save(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many processes trained: with another number, batches and steps are others."""
-        return {"processes": rank_and_count()[1]}
+        """How many processes trained, as with another number batches and steps are others; and whether it is over."""
+        return {"processes": rank_and_count()[1], "over": self._over}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to go on with another number of processes."""
@@ -80,19 +84,39 @@ def finished_epochs(path: Path) -> int:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)["epoch"] + 1
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+    return _read(path)["epoch"] + 1
 
 
-def load_weights(module: LightningModule, path: Path) -> None:
-    """Put the weights of a checkpoint into a module, in place.
+def is_over(path: Path, epochs: int) -> bool:
+    """Whether the training that wrote a checkpoint has come to its end, of so many epochs or by an early stop.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
+    state = _read(path)
+    return state["epoch"] + 1 >= epochs or state["callbacks"].get(EpochCheckpoint.__name__, {}).get("over", False)
+
+
+def load_weights(module: Recipe, path: Path) -> None:
+    """Put the weights of a checkpoint into a module, in place: their average, where one is kept.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    state = _read(path)
     try:
-        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["state_dict"])
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"cannot read the best epoch's weights from {path}: {error}") from error
+        module.load_state_dict(state["state_dict"])
+        module.load_others(state)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path} has the weights of another network: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        _ = state["epoch"], state["callbacks"]
+        return state
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"cannot continue from {path}: {first_line(error)}; remove it to start again from the first epoch"
+        ) from error

@@ -21,7 +21,8 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from anywidth.distributed import connection_lost, rank_and_count, several_processes
 from anywidth.errors import CheckpointError, DataError, TrainingError, first_line
-from anywidth.training.epoch_checkpoint import EpochCheckpoint
+from anywidth.training.epoch_checkpoint import EpochCheckpoint, is_over, load_weights
+from anywidth.training.recipe import Recipe
 from anywidth.training.strategy import SandwichStrategy
 
 __all__ = ["fit"]
@@ -39,7 +40,7 @@ _NOISE = (
 
 
 def fit(
-    module: LightningModule,
+    module: Recipe,
     loader: Any,
     *,
     epochs: int,
@@ -50,6 +51,8 @@ def fit(
     logger: Logger | None = None,
 ) -> None:
     """Train a module, from its checkpoint if there is one, together with the other processes that `torchrun` started.
+
+    If the checkpoint is of the end of a training, the module gets its weights, and nothing else happens.
 
     Args:
         module: What to train, such as `SandwichModule`.
@@ -67,6 +70,9 @@ def fit(
         DataError: a process that reads images died.
         TrainingError: a loss is not finite, or the memory of the device is too small.
     """
+    if checkpoint.exists() and is_over(checkpoint, epochs):
+        load_weights(module, checkpoint)
+        return
     with _quiet(), _interruptible():
         trainer = Trainer(
             max_epochs=epochs,

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from anywidth.errors import NotFiniteError
 from anywidth.supernet import Supernet
@@ -116,6 +117,17 @@ class SandwichModule(Recipe):
     def _others(self) -> Iterable[nn.Parameter]:
         return self.net.switch_parameters()
 
+    def load_others(self, checkpoint: dict[str, Any]) -> None:
+        """Take what a checkpoint has of the switches."""
+        if self.net.switches:
+            self.net.load_switch_state(checkpoint[_SWITCHES])
+
+    def on_validation_epoch_start(self) -> None:
+        """Notice that the weights are others: callbacks that average them write past their version counters."""
+        increment_version(list(self.net.model.parameters()))
+
+    on_validation_epoch_end = on_train_end = on_validation_epoch_start
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the width sampler as well, and what switches have of their own."""
         super().on_save_checkpoint(checkpoint)
@@ -126,8 +138,7 @@ class SandwichModule(Recipe):
         """Go on drawing widths where the checkpoint stopped."""
         super().on_load_checkpoint(checkpoint)
         self.net.sampler.load_state_dict(checkpoint[_SAMPLER])
-        if self.net.switches:
-            self.net.load_switch_state(checkpoint[_SWITCHES])
+        self.load_others(checkpoint)
 
 
 class PlainModule(Recipe):

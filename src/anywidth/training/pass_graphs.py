@@ -57,7 +57,8 @@ class PassGraphs:
 
     The gradients of the supernet's parameters lie where the recordings write them; after
     `zero_grad(set_to_none=True)`, which is the fastest, they are put there again. Recordings are made again when
-    parameters move. Hooks of modules run while a pass is recorded, not when it is replayed.
+    parameters move. Hooks of modules run while a pass is recorded, not when it is replayed, and the functions given to
+    `sandwich_step` (`loss`, `distillation`, `logits`) stay those of the recording.
 
     Args:
         net: The supernet, on a GPU.
@@ -84,7 +85,8 @@ class PassGraphs:
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self._check(parameters)
         empty = all(parameter.grad is None for parameter in parameters)
-        key = (key, empty, _kind(inputs.tensors()), _kind(pytree.tree_leaves(targets)), _precision())
+        modes = tuple(module.training for module in self.net.model.modules())
+        key = (key, modes, empty, _kind(inputs.tensors()), _kind(pytree.tree_leaves(targets)), _precision())
         recorded = self._recorded.get(key)
         if recorded is None and key not in self._seen:
             self._seen.add(key)
@@ -127,7 +129,8 @@ class PassGraphs:
             cache_enabled=False,
         )
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool), cast:
+        # Others than this thread may go on using the GPU, such as the one that pins memory for a data loader.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), cast:
             results = function(inputs, targets, soft)
         self._pool = graph.pool()
         if overwrites:

@@ -127,6 +127,9 @@ class Recipe(LightningModule):
         """Parameters to be trained that are not the model's."""
         return ()
 
+    def load_others(self, checkpoint: dict[str, Any]) -> None:
+        """Take what a checkpoint has that is trained and not the model's."""
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradients, which are unscaled by now in 16 bits."""
         if self.clip is not None:

@@ -145,7 +145,7 @@ def sandwich_step(
             torch.clear_autocast_cache()  # else copies of all weights of all widths pile up
             return value.detach(), _detach(output)
 
-        key = (configs[number], number == 0, learns, factor)
+        key = (configs[number], number == 0, learns, factor, labels)
         value, output = runner(key, forward_backward, call, targets, soft)
         losses.append(value)
         if number == 0:

@@ -26,6 +26,9 @@ class SandwichStrategy(DDPStrategy):
         """Every process starts from the weights and widths of process 0."""
         module = cast(Any, self.lightning_module)
         net = getattr(module, "net", None)
-        state = same_start(module, None if net is None else net.sampler.state_dict())
-        if net is not None and state is not None:
+        if net is None:
+            same_start(module)
+            return
+        state = same_start(module, net.sampler.state_dict(), others=net.switch_state().values())
+        if state is not None:
             net.sampler.load_state_dict(state)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch.autograd.graph import increment_version
 from torchmetrics import Metric
 
 from anywidth.batchnorm import calibrate
@@ -74,13 +75,17 @@ class WidthValidation(Callback):
 def _averaged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Within it, the module has the average of its weights, if one is kept."""
     averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+    # Callbacks write past the version counters, by which it is known whether statistics and copies are up to date.
+    written = list(module.parameters()) if averages else []
     for callback in averages:
         callback.on_validation_epoch_start(trainer, module)
+    increment_version(written)
     try:
         yield
     finally:
         for callback in averages:
             callback.on_validation_epoch_end(trainer, module)
+        increment_version(written)
 
 
 @torch.inference_mode()
