@@ -35,16 +35,17 @@ def main() -> None:
 
     optimizer = torch.optim.SGD(parameter_groups(model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=epochs * len(loaders.train))
+    losses = torch.zeros(4)
     for epoch in range(epochs):
         loaders.train.sampler.set_epoch(epoch)
         for images, labels in loaders.train:
             optimizer.zero_grad()
-            result = aw.sandwich_step(net, images.to(device), labels.to(device))  # widest, narrowest, two random widths
+            losses = aw.sandwich_step(net, images.to(device), labels.to(device)).losses  # widest, narrowest, two random
             sync_gradients(model.parameters())  # once, for all of them
             optimizer.step()
             schedule.step()
         if rank == 0:
-            print(f"epoch {epoch + 1}: loss {result.losses[0]:.3f} at the widest")
+            print(f"epoch {epoch + 1}: loss {losses[0]:.3f} at the widest")
 
     aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])  # pools what all processes have seen
     curve = aw.spectrum(net, loaders.test, [0.25, 0.5, 1.0])

@@ -193,8 +193,8 @@ def same_start(
     if not several_processes():
         return sampler_state
     tensors = [tensor.detach() for tensor in chain(module.parameters(), module.buffers(), others)]
-    first, *others = everyone([tuple(tensor.shape) for tensor in tensors])
-    if any(shapes != first for shapes in others):
+    first, *rest = everyone([tuple(tensor.shape) for tensor in tensors])
+    if any(shapes != first for shapes in rest):
         raise TrainingError("the processes train different networks; start them all with the same settings")
     for tensor in tensors:
         whole = tensor.contiguous()  # weights may be laid out with channels last

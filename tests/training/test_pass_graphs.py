@@ -43,7 +43,7 @@ def _trained(model: nn.Module, steps: int, *, graphs: bool, **options: object) -
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "torchvision/shufflenet_v2_x0_5"])
 def test_steps_from_graphs_train_as_steps_do(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, num_classes=10, input_shape=(3, 32, 32)).cuda().double()

@@ -52,7 +52,7 @@ class Copies:
             _refresh_outside(self)
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _refresh_outside(copies: Copies) -> None:
     """Compiled code would keep the values that it was compiled with."""
     copies.refresh()
