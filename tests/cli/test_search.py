@@ -14,6 +14,7 @@ import yaml
 
 import anywidth as aw
 from anywidth.cli import costs, main
+from anywidth.cli.train_settings import TrainSettings
 from anywidth.cost import fit_latency
 from anywidth.data import load_data
 from anywidth.errors import CheckpointError
@@ -130,6 +131,15 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
     assert not (out / "checkpoints").exists()
     assert main(["train", "--resume", str(out)]) == 2
     assert "is complete" in capsys.readouterr().err
+
+
+def test_what_was_given_counts_also_if_it_is_the_default(searched, tmp_path, capsys) -> None:
+    plain = TrainSettings()
+    asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--samples", "4"]
+    assert main([*asked, "--epochs", "1", "--batch-size", str(plain.batch_size), "--out", str(tmp_path)]) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (config["batch_size"], config["samples"], config["lr"]) == (plain.batch_size, 4, 0.05)
+    assert plain.batch_size != 32  # that of the searched run
 
 
 @pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-compiled", "latency-onnx"])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -125,6 +126,127 @@ def test_mixed_images_train_on_mixed_labels() -> None:
     trainer(epochs=1).fit(SandwichModule(supernet(), transform=Mix(num_classes=3)), loader())
     assert all(labels.shape[1] == 3 for labels in seen)
     torch.testing.assert_close(torch.cat(seen).sum(1), torch.ones(40))
+
+
+class Rates(Callback):
+    """Keeps the learning rate of every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_number_of_steps_schedules_as_the_epochs_that_have_as_many(accumulate) -> None:
+    def rates(**length: int | None) -> list[float]:
+        seen = Rates()
+        module = SandwichModule(supernet(), lr=0.1, warmup_epochs=1, accumulate=accumulate)
+        trainer(seen, **length).fit(module, loader(10))  # type: ignore[arg-type]
+        return seen.seen
+
+    wanted = rates(epochs=3)  # of 4 batches each
+    assert rates(epochs=-1, max_steps=12 // accumulate) == pytest.approx(wanted)
+    assert len(wanted) == 12
+    assert max(wanted) == 0.1
+    assert wanted[-1] < 0.05
+
+
+class Endless(torch.utils.data.IterableDataset[tuple[Tensor, Tensor]]):
+    """Has no length."""
+
+    def __iter__(self) -> Any:
+        return iter([(images[0], labels[0]) for images, labels in loader(1)])
+
+
+def test_a_loader_without_length_trains_for_a_number_of_steps() -> None:
+    seen, batches = Rates(), torch.utils.data.DataLoader(Endless(), batch_size=8)
+    trainer(seen, epochs=-1, max_steps=4).fit(SandwichModule(supernet(), lr=0.1), batches)
+    assert seen.seen == pytest.approx([0.1 * SCHEDULES["cosine"](step, warmup=0, total=4) for step in range(4)])
+    with pytest.raises(TrainingError, match="max_steps"):
+        trainer(epochs=2).fit(SandwichModule(supernet()), batches)
+    with pytest.raises(TrainingError, match="warmup_epochs=0"):
+        trainer(epochs=-1, max_steps=4).fit(SandwichModule(supernet(), warmup_epochs=1), batches)
+
+
+@pytest.mark.parametrize("switches", [None, (0.5, 1.0)])
+def test_a_step_that_is_left_out_leaves_no_trace(switches) -> None:
+    class Broken(SandwichModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            before = [tensor.clone() for tensor in self._statistics()]
+            images, labels = batch
+            found = super().training_step((images * torch.nan if batch_idx == 1 else images, labels), batch_idx)
+            if batch_idx == 1:
+                assert all(torch.equal(a, b) for a, b in zip(before, self._statistics(), strict=True))
+            return found
+
+    net = aw.Supernet(network(), torch.randn(1, 1, 6, 6), switches=switches)
+    module = Broken(net, skip=True, distillation=None)
+    trainer().fit(module, loader())
+    assert module.skipped == 2
+    images, _ = next(iter(loader()))
+    for width in switches or (1.0,):
+        assert net.subnet(width).eval()(images).isfinite().all()
+
+
+def test_an_optimizer_that_unscales_by_itself_is_not_clipped() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)  # pyright: ignore[reportPrivateImportUsage]
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    fused = SandwichModule(supernet(), clip=0.5, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1, fused=True))
+    with pytest.raises(TrainingError, match="leave out fused=True, clip, or precision 16"):
+        trainer(plugins=[plugin]).fit(fused, loader())
+
+
+def test_a_loss_with_weights_of_its_own_is_averaged_and_resumed(tmp_path) -> None:
+    def module() -> SandwichModule:
+        return SandwichModule(supernet(), loss=nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])))
+
+    def averaging() -> Trainer:
+        return trainer(EMAWeightAveraging(decay=0.8), EpochCheckpoint(tmp_path / "last.ckpt"))
+
+    averaging().fit(module(), loader())
+    run = trainer(EMAWeightAveraging(decay=0.8), EpochCheckpoint(tmp_path / "last.ckpt"), epochs=3)
+    run.fit(module(), loader(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    assert run.current_epoch == 3
+
+
+def test_random_numbers_go_on_when_the_module_is_where_it_is_trained(tmp_path, monkeypatch) -> None:
+    trainer(EpochCheckpoint(tmp_path / "last.ckpt"), epochs=1).fit(PlainModule(network()), loader())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["anywidth_random"][0]
+    calls: list[str] = []
+
+    class Look(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            torch.rand(5)
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            calls.append("same" if torch.equal(torch.get_rng_state(), saved["cpu"]) else "another")
+
+    run = trainer(Look(), EpochCheckpoint(tmp_path / "next.ckpt"))
+    run.fit(PlainModule(network()), loader(), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    assert calls[0] == "same"
+
+
+def test_accumulated_batches_train_the_same_widths_also_after_a_checkpoint_amid_them(tmp_path, monkeypatch) -> None:
+    class Amid(Checkpoint):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            if trainer.fit_loop.total_batch_idx == 0:
+                trainer.save_checkpoint(tmp_path / "amid.ckpt")
+
+    given = {"widths": [1.0, 0.5], "accumulate": 2}
+    trainer(Amid(), epochs=1).fit(SandwichModule(supernet(), **given), loader())
+    seen: list[Any] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["widths"])
+        return aw.sandwich_step(*arguments, **options)
+
+    monkeypatch.setattr("anywidth.training.lightning.sandwich_step", watched)
+    run = trainer(epochs=1)
+    run.fit(SandwichModule(supernet(), **given), loader(), ckpt_path=str(tmp_path / "amid.ckpt"), weights_only=True)
+    assert seen
+    assert all(widths == [1.0, 0.5] for widths in seen)
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(0, 20), st.integers(1, 200))

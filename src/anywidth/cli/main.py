@@ -60,14 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None, processes: Processes) -> int:
-    parsed = _parser().parse_args(argv)
-    command = COMMANDS[parsed.command]
+    parser = _parser()
+    parsed = parser.parse_args(argv)
+    command, given = COMMANDS[parsed.command], parser.parse_args(argv, defaults=False)[parsed.command]
     if processes.together and parsed.command != "train":
         say("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
         return 2
     try:
         with warnings_in_one_line():
-            return command.run(to_settings(command.settings, parsed[parsed.command]))
+            return command.run(to_settings(command.settings, parsed[parsed.command], given.as_dict()))
     except AnywidthError as error:
         say("error", error)
         return 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -16,9 +16,11 @@ from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.values import parse_number, parse_text
 from anywidth.errors import AnywidthError
 
-__all__ = ["SettingsError", "make_parser", "option", "read_settings", "to_settings", "write_settings"]
+__all__ = ["SettingsError", "given_options", "make_parser", "option", "read_settings", "to_settings", "write_settings"]
 
 S = TypeVar("S")
+
+_GIVEN = "_given"
 
 _METAVARS = {int: "N", float: "X", Path: "DIR", str: "NAME"}
 
@@ -90,10 +92,23 @@ def _arguments(hint: Any, details: dict[str, Any]) -> dict[str, Any]:
     return {"type": kind, "metavar": metavar or _METAVARS[plain]}
 
 
-def to_settings(settings: type[S], values: Namespace) -> S:
-    """The settings of parsed values."""
-    given = {field.name: values[field.name] for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+def to_settings(settings: type[S], values: Namespace, given: Iterable[str] | None = None) -> S:
+    """The settings of parsed values, of which those in `given` do not come from defaults."""
+    found = {field.name: values[field.name] for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    made = settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    if given is not None:
+        object.__setattr__(made, _GIVEN, frozenset(given) & found.keys())
+    return made
+
+
+def given_options(settings: Any) -> frozenset[str]:
+    """Names of the settings that a command line or its `--config` gives, also if they are what is the default."""
+    known: frozenset[str] | None = getattr(settings, _GIVEN, None)
+    if known is not None:
+        return known
+    plain = type(settings)()
+    names = (field.name for field in dataclasses.fields(settings))
+    return frozenset(name for name in names if getattr(settings, name) != getattr(plain, name))
 
 
 def read_settings(settings: type[S], path: Path) -> S:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from anywidth.cli.costs import cost_of_result
 from anywidth.cli.device import pick_device
 from anywidth.cli.early_end import exit_code
 from anywidth.cli.individual import train_individual
-from anywidth.cli.options import read_settings
+from anywidth.cli.options import given_options, read_settings
 from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
 from anywidth.cli.threads import fitting_threads
@@ -112,7 +112,7 @@ class Retraining:
 
 
 def _merged(settings: TrainSettings) -> TrainSettings:
-    """The settings of the searched run, where no others are given."""
+    """The settings of the searched run, where no others were given."""
     assert settings.from_search is not None
     searched = SearchResult.from_json(settings.from_search).about.get("config")
     if not isinstance(searched, str):
@@ -123,9 +123,7 @@ def _merged(settings: TrainSettings) -> TrainSettings:
         file = Path(folder, "config.yaml")
         file.write_text(searched)
         run = read_settings(TrainSettings, file)
-    plain = TrainSettings()
-    given = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    given = {name: value for name, value in given.items() if value != getattr(plain, name)}
+    given = {name: getattr(settings, name) for name in given_options(settings)}
     given["from_search"] = settings.from_search.expanduser().resolve()
     # The networks are trained on all training images, as the search is over.
     return replace(

@@ -17,7 +17,7 @@ from anywidth.cli.early_end import exit_code
 from anywidth.cli.individual import train_individual
 from anywidth.cli.messages import say
 from anywidth.cli.metrics_file import MetricsFile
-from anywidth.cli.options import SettingsError
+from anywidth.cli.options import SettingsError, given_options
 from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
 from anywidth.cli.recipe import average_of, logger_of, loss_of, recipe_of, scores_of
@@ -209,7 +209,7 @@ def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
     """The settings of an interrupted run, on the device that is asked for."""
     if folder.complete:
         raise TrainingError(f"{folder.path} is complete, there is nothing to resume; start another run with --out DIR")
-    if replace(settings, resume=None, device="auto") != TrainSettings():
+    if given_options(settings) - {"resume", "device"}:
         raise SettingsError("--resume takes the options of the run; leave out all others except --device")
     saved = folder.settings
     return saved if settings.device == "auto" else replace(saved, device=settings.device)

@@ -69,5 +69,5 @@ class _OneByOne:
             images = self.before(images, generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and not those of GPUs, which would stay so
             return torch.stack([self.augment(image) for image in images])

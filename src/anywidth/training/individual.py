@@ -58,7 +58,7 @@ def train_alone(
     """
     dense = channels_last_(net.extract(width, calibrated=False).cpu())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # and not those of GPUs, which would stay so
         initialise(dense)
     module = PlainModule(dense, loss=loss, **recipe)
     fit(

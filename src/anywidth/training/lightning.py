@@ -29,7 +29,8 @@ class SandwichModule(Recipe):
     """A thin wrapper of `sandwich_step` for Lightning's trainer, which brings devices, precision and checkpoints.
 
     It logs `loss_widest`, `loss_narrowest` and `lr`. Checkpoints hold the state of the width sampler, so that a
-    resumed run draws the widths that the unbroken run would have drawn.
+    resumed run draws the widths that the unbroken run would have drawn. One that was written amid accumulated batches
+    lacks the gradients of those before it.
 
     Args:
         net: The supernet; its weights are trained in place.
@@ -77,13 +78,13 @@ class SandwichModule(Recipe):
         self.weight = weight
         self._runner: Runner = PassGraphs(net) if graphs else run_directly
         self._wrap = CompiledSubnets() if compiled else None
-        self._drawn: Sequence[Width] | None = None
+        self._drawn: list[Sequence[Width] | None] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The sandwich step of one batch; the losses of the widest and the narrowest."""
         inputs, targets = split_batch(self._changed(batch))
-        if batch_idx % self.accumulate == 0:
-            self._drawn = self._draw()
+        if batch_idx % self.accumulate == 0 or not self._drawn:
+            self._drawn = [self._draw()]
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
             result = sandwich_step(
@@ -91,7 +92,7 @@ class SandwichModule(Recipe):
                 inputs,
                 targets,
                 loss=self.loss,
-                widths=self._drawn,
+                widths=self._drawn[0],
                 distillation=self.distillation,
                 labels=self.labels,
                 teacher=self.teacher,
@@ -117,10 +118,18 @@ class SandwichModule(Recipe):
     def _others(self) -> Iterable[nn.Parameter]:
         return self.net.switch_parameters()
 
+    def _statistics(self) -> Iterable[Tensor]:
+        return [*super()._statistics(), *self.net.switch_state().values()]
+
     def load_others(self, checkpoint: dict[str, Any]) -> None:
         """Take what a checkpoint has of the switches."""
         if self.net.switches:
             self.net.load_switch_state(checkpoint[_SWITCHES])
+
+    def on_train_start(self) -> None:
+        """Forget the widths of a training before."""
+        super().on_train_start()
+        self._drawn = []
 
     def on_validation_epoch_start(self) -> None:
         """Notice that the weights are others: callbacks that average them write past their version counters."""

@@ -93,12 +93,18 @@ class Recipe(LightningModule):
         self.skip = skip
         self.skipped = 0
         self._bad, self._in_a_row = False, 0
+        self._before: list[Tensor] = []
+        self._random: dict[str, Tensor] = {}
         self.transform = transform
         self._make_optimizer = optimizer or (lambda groups: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
-        """The weights alone, which is what callbacks that average them copy."""
-        return Recipe(copy.deepcopy(self.model, memo))
+        """The weights alone, which is what callbacks that average them copy; a loss or a teacher may have some too."""
+        made = Recipe(copy.deepcopy(self.model, memo))
+        for name, child in self.named_children():
+            if name != "model":
+                setattr(made, name, copy.deepcopy(child, memo))
+        return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model at full width returns."""
@@ -113,19 +119,41 @@ class Recipe(LightningModule):
                 "give Trainer(strategy=anywidth.training.strategy.SandwichStrategy())"
             )
         optimizer = self._make_optimizer(parameter_groups(self.model, self.weight_decay, others=self._others()))
-        epochs = self.trainer.max_epochs or 1
-        batches = self.trainer.estimated_stepping_batches
-        if not math.isfinite(batches):
-            raise TrainingError("the loader has no length; give Trainer(limit_train_batches=...) or max_steps=...")
-        total = epochs * -(-int(batches) // (epochs * self.accumulate))
-        warmup = round(self.warmup_epochs * total / max(1, epochs))
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if self.clip is not None and scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise TrainingError(
+                f"a fused {type(optimizer).__name__} takes gradients of 16 bits before they could be clipped; "
+                "leave out fused=True, clip, or precision 16"
+            )
+        total, warmup = self._steps()
         factor = self.schedule
         schedule = LambdaLR(optimizer, lambda step: factor(step, warmup=warmup, total=total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _steps(self) -> tuple[int, int]:
+        """The optimizer steps of the whole training, and those of its warm-up."""
+        self.trainer.fit_loop.setup_data()  # makes it known how many batches there are
+        an_epoch = math.ceil(self.trainer.num_training_batches / self.accumulate) if self._counted() else math.inf
+        epochs = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
+        steps = math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
+        total = min(epochs * an_epoch, steps)
+        if not math.isfinite(total):
+            raise TrainingError("the loader has no length; give Trainer(limit_train_batches=...) or max_steps=...")
+        if self.warmup_epochs and not math.isfinite(an_epoch):
+            raise TrainingError("the loader has no length, so that a warm-up of epochs has none; warmup_epochs=0")
+        return int(total), round(self.warmup_epochs * an_epoch) if self.warmup_epochs else 0
+
+    def _counted(self) -> bool:
+        """Whether it is known how many batches an epoch has."""
+        return math.isfinite(self.trainer.num_training_batches)
+
     def _others(self) -> Iterable[nn.Parameter]:
         """Parameters to be trained that are not the model's."""
         return ()
+
+    def _statistics(self) -> Iterable[Tensor]:
+        """What a forward pass changes."""
+        return self.model.buffers()
 
     def load_others(self, checkpoint: dict[str, Any]) -> None:
         """Take what a checkpoint has that is trained and not the model's."""
@@ -143,14 +171,20 @@ class Recipe(LightningModule):
         checkpoint[_RANDOM] = everyone(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on drawing where the checkpoint stopped."""
+        """Remember where the random numbers stopped."""
         if _RANDOM not in checkpoint:
             raise CheckpointError(f"the training checkpoint was not written by {type(self).__name__}")
         states = checkpoint[_RANDOM]
-        state = states[rank_and_count()[0] % len(states)]
-        torch.set_rng_state(state["cpu"].cpu())
-        if self.device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
+        self._random = states[rank_and_count()[0] % len(states)]
+
+    def on_train_start(self) -> None:
+        """Go on drawing where the checkpoint stopped, now that the module is where it will be trained."""
+        self._bad, self._before = False, []
+        if self._random:
+            torch.set_rng_state(self._random["cpu"].cpu())
+            if self.device.type == "cuda" and "cuda" in self._random:
+                torch.cuda.set_rng_state(self._random["cuda"].cpu(), self.device)
+            self._random = {}
 
     def _changed(self, batch: Any) -> Any:
         """The batch, mixed or otherwise changed."""
@@ -170,10 +204,15 @@ class Recipe(LightningModule):
         assert not isinstance(optimizer, list)
         rate = optimizer.param_groups[0]["lr"]
         first = number // self.accumulate * self.accumulate
-        last = min(first + self.accumulate, int(self.trainer.num_training_batches)) - 1
+        last = first + self.accumulate - 1
+        if self._counted():
+            last = min(last, int(self.trainer.num_training_batches) - 1)
         if number == first:
             optimizer.zero_grad()
             self._bad = False
+            self._before = []
+        if self.skip and not self._before:
+            self._before = [tensor.clone() for tensor in self._statistics()]
         losses: dict[str, Tensor] = {}
         try:
             losses = add_gradients(1 / (last - first + 1))
@@ -193,6 +232,9 @@ class Recipe(LightningModule):
         """Step the optimizer, unless a loss was not finite in some process."""
         if self.skip and anyone(self._bad, self.device):
             optimizer.zero_grad()
+            # The forward passes have moved the running averages of batch norms already.
+            for tensor, before in zip(self._statistics(), self._before, strict=True):
+                tensor.copy_(before)
             self.skipped += 1
             self._in_a_row += 1
             return
