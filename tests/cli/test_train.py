@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -188,3 +189,11 @@ def test_the_default_run_meets_its_promise(tmp_path):
     assert len(accuracy) == 16
     assert min(value for width, value in accuracy.items() if width >= 0.5) >= 98.5
     assert 95 <= accuracy[0.25] <= accuracy[1.0]
+
+
+def test_the_full_width_is_calibrated_though_it_is_not_asked_for(train, finished, tmp_path) -> None:
+    assert train("--out", str(tmp_path), "--widths", "0.25,0.5") == 0
+    ours, theirs = (load_file(folder / "supernet.safetensors") for folder in (tmp_path, finished))
+    names = [name for name in theirs if name.startswith("model/")]
+    assert any("running_mean" in name for name in names)
+    assert all(torch.equal(ours[name], theirs[name]) for name in names)

@@ -148,7 +148,9 @@ class TrainingRun:
         self.stage = "calibrating and evaluating"
         self.net.model.to(self.device)
         quiet = not self.console.is_terminal
-        for width in track(self.widths, "calibrating", console=self.console, transient=True, disable=quiet):
+        # The full width, too: what it has are moving averages, of the weights as they were on the way.
+        widths = self.widths if self.net.switches else sorted({*self.widths, 1.0})
+        for width in track(widths, "calibrating", console=self.console, transient=True, disable=quiet):
             calibrate(self.net, self.loaders.calibration, [width], images=share_of(given.calibration_images))
         from_first(lambda: self.net.save(self.folder.path))
         curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
