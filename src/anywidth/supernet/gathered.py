@@ -48,13 +48,18 @@ class Copies:
             copy.refresh()
 
     def _before_forward(self) -> None:
-        if not self.held and not torch.compiler.is_exporting():
+        if self.held or torch.compiler.is_exporting():
+            return
+        if torch.compiler.is_dynamo_compiling():
             _refresh_outside(self)
+        else:
+            self.refresh()
 
 
-@torch.compiler.disable()
+# As torch.compiler.disable, which would import the compiler with this package.
+@torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
 def _refresh_outside(copies: Copies) -> None:
-    """Compiled code would keep the values that it was compiled with."""
+    """Not within compiled code, which would keep the values that it was compiled with."""
     copies.refresh()
 
 
