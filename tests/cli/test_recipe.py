@@ -30,7 +30,11 @@ def test_everything_at_once(train, tmp_path, capsys) -> None:
     assert [row["step"] for row in found] == ["2", "4"]  # 77 images in 3 batches, two at a time
     assert list((out / "tensorboard").glob("events.*"))
     assert not (out / "checkpoints").exists()
-    assert "held-out accuracy" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "77 training, 19 held-out and 30 test images" in text
+    best = max(found, key=lambda row: float(row["accuracy"]))
+    assert f"the weights are those of epoch {best['epoch']}, held-out accuracy {float(best['accuracy']):.2f} %" in text
+    assert "stopped early" not in text
     assert main(["evaluate", str(out), "--widths", "0.5"]) == 0
 
 
@@ -55,11 +59,38 @@ def test_an_interrupted_run_ends_like_an_unbroken_one(train, tmp_path, monkeypat
     assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) <= 1e-6
 
 
-def test_training_stops_early(train, tmp_path) -> None:
+def test_training_stops_early(train, tmp_path, capsys) -> None:
     assert (
         train("--out", str(tmp_path), "--epochs", "30", "--lr", "1e-9", "--hold-out", "0.2", "--early-stop", "1") == 0
     )
-    assert len(rows(tmp_path / "metrics.csv")) < 30
+    done = len(rows(tmp_path / "metrics.csv"))
+    assert done < 30
+    assert f"stopped early, after epoch {done} of 30: the score has not risen in 1" in capsys.readouterr().out
+
+
+def test_images_are_resized_when_asked(train, tmp_path, capsys) -> None:
+    assert train("--out", str(tmp_path), "--image-size", "12", "--epochs", "1") == 0
+    assert "images of 1x12x12" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path), "--widths", "1.0"]) == 0
+
+
+def test_an_option_is_not_guessed_from_its_beginning(train, capsys) -> None:
+    with pytest.raises(SystemExit):
+        train("--epoch", "3")
+    assert "--epoch" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_is_no_damaged_one(train, tmp_path, monkeypatch, capsys) -> None:
+    from anywidth.cli import training_run
+
+    def interrupt(*_, **__) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_run, "calibrate", interrupt)
+    assert train("--out", str(tmp_path)) == 130
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert f"is not finished; go on with: anywidth train --resume {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -135,12 +135,14 @@ def test_a_run_that_never_finished_an_epoch_holds_nobody_to_its_images(tmp_path,
     assert train_on(folder, run) == 0
 
 
-@pytest.mark.parametrize("change", ["more images", "other names"])
+@pytest.mark.parametrize("change", ["more images", "other names", "another order"])
 def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, tmp_path, capsys):
     folder, run = pictures(tmp_path), tmp_path / "run"
     assert train_on(folder, run) == 0
     if change == "more images":
         shutil.copy(folder / "train/cat/0.png", folder / "train/cat/8.png")
+    elif change == "another order":
+        (folder / "train/cat/0.png").rename(folder / "train/cat/zzz.png")
     else:
         for part in ("train", "test"):
             (folder / part / "cat").rename(folder / part / "ant")

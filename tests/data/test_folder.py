@@ -149,5 +149,16 @@ def test_damaged_image_is_named_when_it_is_read(tmp_path: Path, workers: int) ->
     bundle = load(tmp_path, image_size=32)
     loaders = make_loaders(bundle, batch_size=4, seed=0, workers=workers)
     # Its message alone, without the traceback of the process that read it.
-    with pytest.raises(ImageError, match=r"^cannot read image [^\n]*cat/0\.png[^\n]*; replace or remove the file$"):
+    with pytest.raises(
+        ImageError, match=r"^cannot read image [^\n]*cat/0\.png[^\n]*; replace or remove the file, or leave such .*$"
+    ):
         _ = [*loaders.train, *loaders.test]
+
+
+def test_a_test_part_beside_a_validation_part_is_said_to_be_unused(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(tmp_path / part / name / "0.png")
+    with pytest.warns(UserWarning, match="val/ are the test images, test/ is not used"):
+        load_data(f"imagefolder:{tmp_path}")

@@ -115,7 +115,7 @@ NAN[7, 0, 0, 0] = np.nan
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": BYTES}, "has none of them; give it x_train"),
+        ({"images": BYTES}, "has images; give it x_train"),
         ({"x_train": BYTES, "y_train": LABELS}, "has x_train, y_train; give it"),
         ({"x": BYTES, "y": LABELS, "x_test": BYTES}, "x_test, x, y; give it"),
         ({"x": BYTES[:9], "y": LABELS}, "x and y of .*: 9 images but 20 labels"),

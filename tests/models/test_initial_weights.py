@@ -55,6 +55,10 @@ def test_a_classifier_of_other_classes_starts_anew(tmp_path) -> None:
         (b"PK damaged", "cannot read weights"),
         ({"a": torch.ones(1)}, "fit 0 of the"),
         ({"epoch": 1}, "has no tensors by name"),
+        ([torch.ones(1)], "has no tensors by name"),
+        (torch.ones(3), "has no tensors by name"),
+        (b"hi", "damaged, or holds more than tensors"),
+        (nn.Linear(2, 2), "such as a whole module"),
     ],
 )
 def test_what_fits_no_model_is_told(tmp_path, content, text) -> None:
@@ -67,6 +71,25 @@ def test_what_fits_no_model_is_told(tmp_path, content, text) -> None:
     with pytest.raises(ModelError, match=text):
         load_initial(model, file, name="resnet20", input_shape=SHAPE)
     assert_same(model, before)
+
+
+def test_a_folder_stands_for_the_weights_of_its_run(tmp_path) -> None:
+    given, model = resnet(seed=1), resnet()
+    with pytest.raises(ModelError, match=r"cannot read weights from .*supernet\.safetensors"):
+        load_initial(model, tmp_path, name="resnet20", input_shape=SHAPE)
+    save_file(
+        {f"model/{name}": tensor for name, tensor in given.state_dict().items()}, tmp_path / "supernet.safetensors"
+    )
+    assert load_initial(model, tmp_path, name="resnet20", input_shape=SHAPE) == []
+    assert_same(model, given)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path) -> None:
+    broken = resnet(seed=1).state_dict()
+    broken["classifier.bias"][3] = torch.nan
+    torch.save(broken, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match=r"NaN or infinity in classifier\.bias"):
+        load_initial(resnet(), tmp_path / "a.pt", name="resnet20", input_shape=SHAPE)
 
 
 def test_the_weights_that_torchvision_publishes_are_taken(tmp_path, monkeypatch) -> None:

@@ -48,7 +48,8 @@ def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
 
 def _whole(settings: TrainSettings) -> DataBundle:
     load = partial(
-        load_data, settings.data, root=settings.data_root, seed=settings.seed, skip_corrupt=settings.skip_corrupt
+        load_data, settings.data, root=settings.data_root, seed=settings.seed, image_size=settings.image_size,
+        skip_corrupt=settings.skip_corrupt,
     )  # fmt: skip
     on_disk = settings.data.partition(":")[0] in ("digits", "npz", "imagefolder", "webdataset")
     bundle = load() if on_disk else first_of_machine_first(load)
@@ -97,7 +98,7 @@ def build_supernet(
         new = load_initial(network, init, name=model, input_shape=input_shape)
         if new:
             few = ", ".join(new[:4]) + (", ..." if len(new) > 4 else "")
-            say("warning", f"{len(new)} tensors are not in the weights of {init} and start anew: {few}")
+            say("warning", f"{len(new)} tensors start anew, which {init} does not have, or in another shape: {few}")
     return Supernet(
         channels_last_(network),
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),

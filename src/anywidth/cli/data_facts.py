@@ -26,6 +26,7 @@ class DataFacts:
         images: How many there are to train on and to test on.
         mean: Per channel, subtracted from pixels that go from 0 to 1; None if the range of pixels is not known.
         std: Per channel, divided by; None likewise.
+        prints: The fingerprints of the images to train on and to test on; None in runs of before there were any.
     """
 
     name: str
@@ -34,14 +35,17 @@ class DataFacts:
     images: tuple[int, int]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    prints: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, bundle: DataBundle) -> DataFacts:
         """Those of a data set."""
+        from anywidth.data.fingerprint import fingerprint
+
         mean, std = _normalisation(bundle.test)
         return cls(
             name=bundle.name, input_shape=bundle.input_shape, classes=bundle.classes, images=_sizes(bundle), mean=mean,
-            std=std,
+            std=std, prints=(fingerprint(bundle.train), fingerprint(bundle.test)),
         )  # fmt: skip
 
     @classmethod
@@ -55,11 +59,12 @@ class DataFacts:
             content = json.loads(file.read_text())
             channels, height, width = map(int, content["input_shape"])
             train, test = int(content["images"]["train"]), int(content["images"]["test"])
-            pixels = content["pixels"]
+            pixels, prints = content["pixels"], content.get("fingerprints")
             mean, std = (None if pixels is None else tuple(map(float, pixels[key])) for key in ("mean", "std"))
             return cls(
                 name=str(content["name"]), input_shape=(channels, height, width),
                 classes=tuple(map(str, content["classes"])), images=(train, test), mean=mean, std=std,
+                prints=None if prints is None else (str(prints["train"]), str(prints["test"])),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot read {file}: {error}; restore the file") from error
@@ -70,21 +75,24 @@ class DataFacts:
             "name": self.name,
             "input_shape": self.input_shape,
             "images": dict(zip(("train", "test"), self.images, strict=True)),
+            "fingerprints": None if self.prints is None else dict(zip(("train", "test"), self.prints, strict=True)),
             "pixels": None if self.mean is None else {"from": 0, "to": 1, "mean": self.mean, "std": self.std},
             "classes": self.classes,
         }
         return json.dumps(content, indent=2) + "\n"
 
     def check(self, bundle: DataBundle, *, taken: int = 0) -> None:
-        """Raise unless a data set is the one that was trained on, as far as numbers of images and names can tell.
+        """Raise unless a data set is the one that was trained on, as far as its fingerprints can tell.
 
         Args:
             bundle: The data set.
             taken: How many of the images that were trained on it does not have, as they are held out only now.
 
         Raises:
-            DataError: images were added or removed, so that others may be held out now, or it has other classes.
+            DataError: it has other images, names or classes, so that others may be held out now.
         """
+        from anywidth.data.fingerprint import fingerprint
+
         train, test = _sizes(bundle)
         train += taken
         if (train, test) != self.images:
@@ -95,6 +103,14 @@ class DataFacts:
             )
         if bundle.classes != self.classes:
             raise DataError(f"{self.name} has changed since training: its classes have other names. Restore it")
+        if self.prints is not None:
+            # What is held out only now is missing from the one part, and the other is as it was.
+            now = self.prints[0] if taken else fingerprint(bundle.train), fingerprint(bundle.test)
+            if now != self.prints:
+                raise DataError(
+                    f"{self.name} has changed since training: images, their labels or their names are others. Restore "
+                    "it: a split of other images may test on what was trained on"
+                )
 
 
 def _sizes(bundle: DataBundle) -> tuple[int, int]:

@@ -88,6 +88,7 @@ def _parser() -> ArgumentParser:
         usage="anywidth COMMAND [options]",
         formatter_class=HelpFormat,
         print_config=None,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(
         dest="command", title="commands", metavar="COMMAND", description=None, help="anywidth COMMAND --help says more"

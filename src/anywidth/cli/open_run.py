@@ -16,6 +16,7 @@ from anywidth.cli.device import pick_device
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.data import Loaders
+from anywidth.errors import CheckpointError
 from anywidth.supernet import Supernet, load
 from anywidth.widths import Width
 
@@ -68,6 +69,8 @@ def open_run(path: Path, *, device: str, data_root: Path | None = None) -> OpenR
     folder = RunFolder.open(path)
     settings = folder.settings
     settings = settings if data_root is None else replace(settings, data_root=data_root)
+    if not folder.file("supernet.safetensors").exists() and folder.file("checkpoints").exists():
+        raise CheckpointError(f"the training of {path} is not finished; go on with: anywidth train --resume {path}")
     net = load(folder.path)
     net.model.to(chosen)
     return OpenRun(folder, settings, net, folder.data())

@@ -50,8 +50,9 @@ def option(
 def make_parser(settings: type, *, prog: str, description: str) -> ArgumentParser:
     """A parser with an option for every field of a settings dataclass, whose docstring gives the help."""
     parser = ArgumentParser(
-        prog=prog, description=description, usage=f"{prog} [options]", formatter_class=HelpFormat, print_config=None
-    )
+        prog=prog, description=description, usage=f"{prog} [options]", formatter_class=HelpFormat, print_config=None,
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--config", action="config", metavar="FILE", help="read options from a YAML file")
     hints = get_type_hints(settings)
     texts = {param.arg_name: param.description or "" for param in parse_docstring(settings.__doc__ or "").params}

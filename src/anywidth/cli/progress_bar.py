@@ -64,7 +64,7 @@ class ProgressBar(Callback):
             means = {n.removesuffix("_epoch"): value for n, value in found.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
             score = found.get(SCORE)
-            losses += "" if score is None else f"  held-out accuracy {100 * score:.2f}"
+            losses += "" if score is None else f"  held-out accuracy {100 * score:.2f} %"
             self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

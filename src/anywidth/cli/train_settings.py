@@ -23,9 +23,11 @@ class TrainSettings:
     Attributes:
         data: digits, cifar10, cifar100, fashion-mnist, npz:FILE, imagefolder:DIR, webdataset:DIR or hf:NAME
         data_root: folder of downloaded data sets
+        image_size: height and width in pixels that images are resized to; by default their own, or for photographs of
+            different sizes the median of the shorter sides, as a multiple of 32 up to 224
         model: digits, mobilenet_v1, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME
         init: start from these weights: a file of tensors by name (.safetensors, .pt) of the same model, such as
-            supernet.safetensors of a run, or hub for what timm or torchvision publish
+            supernet.safetensors of a run; the folder of a run; or hub for what timm or torchvision publish
         order: l1 puts the important channels of --init first, so that narrow widths start with them; by default l1, or
             none for what was trained at many widths already
         epochs: passes over the training images
@@ -69,7 +71,8 @@ class TrainSettings:
         from_search: train the network that anywidth search found, by the file that it wrote, from scratch, and a
             uniformly narrowed one of the same cost alike; options that are not given are those of the searched run
         budget: which of the budgets of --from-search, such as 20e6; not needed if there is one
-        workers: processes that read images from disk; by default one per core, up to 4
+        workers: processes that read images from disk, each with random changes of its own, so that another number is
+            another training; by default one per core, up to 4
         seed: of weights, widths, batches and split
         tensorboard: also log every step to the run folder, for TensorBoard
         compile: compile every width that is trained, by torch.compile, which takes minutes and pays in long trainings
@@ -82,6 +85,7 @@ class TrainSettings:
 
     data: str = "digits"
     data_root: Path = Path("data")
+    image_size: int | None = None
     model: str = "digits"
     init: str | None = field(default=None, metadata=option(metavar="FILE|hub"))
     order: Literal["l1", "none"] | None = field(default=None, metadata=option(metavar="KIND"))
@@ -136,7 +140,7 @@ class TrainSettings:
         for name, low in (
             ("epochs", 1), ("batch_size", 1), ("samples", 2), ("individual", 0), ("calibration_images", 1),
             ("divisor", 1), ("workers", 0), ("accumulate", 1), ("early_stop", 1), ("rand_augment", 0),
-            ("ladder", 2),
+            ("ladder", 2), ("image_size", 1),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:

@@ -32,7 +32,7 @@ from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
 from anywidth.training import soft_cross_entropy
-from anywidth.training.epoch_checkpoint import load_weights
+from anywidth.training.epoch_checkpoint import best_of, finished_epochs, load_weights
 from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
@@ -80,6 +80,7 @@ class TrainingRun:
         )
         self.settings = resolve(given, self.net, self.bundle, processes)
         self.loaders = build_loaders(self.settings, self.bundle)
+        self._held_out = 0 if held_out is None else len(held_out)  # type: ignore[arg-type]
         self.held_out = (
             None
             if held_out is None
@@ -99,7 +100,7 @@ class TrainingRun:
             AnywidthError: training cannot go on; what was saved is kept.
         """
         together = self.processes.batches(self.settings.batch_size)
-        self.console.print(_describe(self.bundle, self.net) + together, soft_wrap=True)
+        self.console.print(_describe(self.bundle, self.net, self._held_out) + together, soft_wrap=True)
         from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         networks = ["supernet", *(f"individual-{width:g}" for width in self.alone)]
         return exit_code(
@@ -143,6 +144,7 @@ class TrainingRun:
         )  # fmt: skip
         if module.skipped:
             say("warning", f"{module.skipped} steps were left out, because a loss was not finite")
+        self._tell_end()
         if given.keep == "best":
             load_weights(module, self.folder.checkpoint("best"))
         self.stage = "calibrating and evaluating"
@@ -159,6 +161,17 @@ class TrainingRun:
             self.corrupt.tell(self.held_out, "held-out")
         from_first(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
         return curve
+
+    def _tell_end(self) -> None:
+        """Say what the scores have decided."""
+        given, done = self.settings, finished_epochs(self.folder.checkpoint("supernet"))
+        if given.early_stop is not None and done < given.epochs:
+            self.console.print(
+                f"stopped early, after epoch {done} of {given.epochs}: the score has not risen in {given.early_stop}"
+            )
+        if given.keep == "best":
+            epoch, score = best_of(self.folder.checkpoint("best"))
+            self.console.print(f"the weights are those of epoch {epoch}, held-out accuracy {100 * score:.2f} %")
 
     def _individual(self) -> Spectrum | None:
         """Train the separate networks that are not done yet."""
@@ -210,19 +223,23 @@ def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
 def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
     """The settings of an interrupted run, on the device that is asked for."""
     if folder.complete:
-        raise TrainingError(f"{folder.path} is complete, there is nothing to resume; start another run with --out DIR")
+        raise TrainingError(
+            f"{folder.path} is complete, there is nothing to resume; start another run, from its weights with "
+            f"--init {folder.path} --order none"
+        )
     if given_options(settings) - {"resume", "device"}:
         raise SettingsError("--resume takes the options of the run; leave out all others except --device")
     saved = folder.settings
     return saved if settings.device == "auto" else replace(saved, device=settings.device)
 
 
-def _describe(bundle: DataBundle, net: Supernet) -> str:
+def _describe(bundle: DataBundle, net: Supernet, held_out: int) -> str:
     train, test = len(bundle.train), len(bundle.test)  # type: ignore[arg-type]
+    kept = f", {held_out:,} held-out" if held_out else ""
     shape = "x".join(map(str, bundle.input_shape))
     narrow, elastic = net.min_width, len(net.analysis.elastic)
     return (
-        f"{bundle.name}: {train:,} training and {test:,} test images of {shape}, {len(bundle.classes)} classes\n"
+        f"{bundle.name}: {train:,} training{kept} and {test:,} test images of {shape}, {len(bundle.classes)} classes\n"
         f"{type(net.model).__name__}: {count(macs(net))} MACs and {count(params(net))} parameters at width 1, "
         f"{count(macs(net, narrow))} and {count(params(net, narrow))} at {narrow:g}; "
         f"{elastic} of {len(net.groups)} channel groups elastic{_describe_switches(net)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
@@ -12,7 +13,7 @@ from torchvision.datasets.folder import default_loader
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, ImageError
+from anywidth.errors import DataError, ImageError, first_line
 
 __all__ = ["load_folder_bundle"]
 
@@ -80,6 +81,8 @@ def _find_parts(folder: Path) -> tuple[Path, Path | None]:
     # A class may be called "train" (beside "bus"); only a folder that holds folders is a part.
     parts = {name: folder / name for name in ("train", "val", "test") if _has_folders(folder / name)}
     test_dir = parts.get("val", parts.get("test"))
+    if {"val", "test"} <= parts.keys():
+        warnings.warn(f"{folder} has val/ and test/: val/ are the test images, test/ is not used", stacklevel=4)
     if "train" in parts:
         return parts["train"], test_dir
     if test_dir is not None:
@@ -105,7 +108,7 @@ def _read_image(path: str) -> Image.Image:
         return default_loader(path)
     # Whatever a decoder raises on damaged bytes, the user needs the path.
     except Exception as error:
-        raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error
+        raise _unreadable(path, error) from error
 
 
 def _side(path: str) -> int:
@@ -113,4 +116,11 @@ def _side(path: str) -> int:
         with Image.open(path) as image:
             return min(image.size)
     except OSError as error:
-        raise ImageError(f"cannot read image {path}: {error}; replace or remove the file") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> ImageError:
+    why = "it is no image, or damaged" if isinstance(error, UnidentifiedImageError) else first_line(error)
+    return ImageError(
+        f"cannot read image {path}: {why}; replace or remove the file, or leave such images out (--skip-corrupt)"
+    )

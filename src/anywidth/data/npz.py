@@ -86,7 +86,8 @@ def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
         with file.open("rb") as handle:
             archive = np.load(handle, allow_pickle=False)
             if isinstance(archive, np.lib.npyio.NpzFile):
-                return {name: archive[name] for name in (*_SPLIT, *_WHOLE, "classes") if name in archive}
+                known = {name: archive[name] for name in (*_SPLIT, *_WHOLE, "classes") if name in archive}
+                return known or dict.fromkeys(archive.files[:5], np.empty(0))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {file}: {error}; write plain arrays with numpy.savez") from error
     raise DataError(f"{file} holds a single array; write its arrays with numpy.savez and their names")
@@ -97,7 +98,7 @@ def _pairs(arrays: dict[str, npt.NDArray[Any]], file: Path) -> list[tuple[str, s
         return [("x_train", "y_train"), ("x_test", "y_test")]
     if all(name in arrays for name in _WHOLE) and not any(name in arrays for name in _SPLIT):
         return [("x", "y")]
-    found = ", ".join(name for name in arrays if name != "classes") or "none of them"
+    found = ", ".join(name for name in arrays if name != "classes") or "no arrays"
     raise DataError(f"{file} has {found}; give it x_train, y_train, x_test and y_test, or x and y alone")
 
 

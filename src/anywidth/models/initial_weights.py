@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +29,13 @@ def load_initial(model: nn.Module, source: str | Path, *, name: str, input_shape
 
     Args:
         model: The model.
-        source: A file of tensors by name (`.safetensors`, or a `state_dict` that PyTorch saved), or `hub` for what timm
-            or torchvision publish of the model, which is downloaded.
+        source: A file of tensors by name (`.safetensors`, or a `state_dict` that PyTorch saved), the folder of a run,
+            or `hub` for what timm or torchvision publish of the model, which is downloaded.
         name: The model's, as in `build_model`.
         input_shape: The `(channels, height, width)` of its images.
 
     Raises:
-        ModelError: the weights cannot be had, or fit less than half of the model's tensors.
+        ModelError: the weights cannot be had, are not finite, or fit less than half of the model's tensors.
 
     >>> import tempfile
     >>> from safetensors.torch import save_file
@@ -60,21 +58,33 @@ def load_initial(model: nn.Module, source: str | Path, *, name: str, input_shape
             f"the weights of {source} fit {len(fitting)} of the {len(own)} tensors of {name}; "
             f"they seem to be of another model (theirs are named {', '.join(list(given)[:3])}, ...)"
         )
+    bad = [key for key, value in fitting.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        raise ModelError(f"the weights of {source} hold NaN or infinity in {bad[0]}; take those of another epoch")
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    if file.is_dir():
+        file = file / "supernet.safetensors"
+    content: Any
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read weights from {file}: {first_line(error)}") from error
+    except Exception as error:  # a pickle may raise anything, and what it says is about Python
+        raise ModelError(
+            f"cannot read weights from {file}: it is damaged, or holds more than tensors by name, such as a whole "
+            "module; write torch.save(model.state_dict(), FILE) or safetensors"
+        ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {key: value for key, value in named if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(f"{file} has no tensors by name; give a state_dict")
     return tensors

@@ -17,7 +17,7 @@ from anywidth.errors import CheckpointError, first_line
 from anywidth.supernet.checkpoint import write_atomically
 from anywidth.training.recipe import Recipe
 
-__all__ = ["BestCheckpoint", "EpochCheckpoint", "finished_epochs", "is_over", "load_weights"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "finished_epochs", "is_over", "load_weights"]
 
 
 class EpochCheckpoint(Checkpoint):
@@ -95,6 +95,16 @@ def is_over(path: Path, epochs: int) -> bool:
     """
     state = _read(path)
     return state["epoch"] + 1 >= epochs or state["callbacks"].get(EpochCheckpoint.__name__, {}).get("over", False)
+
+
+def best_of(path: Path) -> tuple[int, float]:
+    """The epoch of a `BestCheckpoint`, from 1, and its value.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    state = _read(path)
+    return state["epoch"] + 1, state["callbacks"][BestCheckpoint.__name__]["best"]
 
 
 def load_weights(module: Recipe, path: Path) -> None:
