@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -197,3 +200,18 @@ def test_the_full_width_is_calibrated_though_it_is_not_asked_for(train, finished
     names = [name for name in theirs if name.startswith("model/")]
     assert any("running_mean" in name for name in names)
     assert all(torch.equal(ours[name], theirs[name]) for name in names)
+
+
+def test_one_class_is_refused(tmp_path, capsys) -> None:
+    file = tmp_path / "one.npz"
+    np.savez(file, x=np.zeros((10, 8, 8), np.uint8), y=np.zeros(10, np.int64))
+    assert main(["train", "--data", f"npz:{file}", "--out", str(tmp_path / "run")]) == 2
+    assert "has one class, from which nothing can be told apart" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_read_enough_is_no_interruption(tiny_data, tmp_path) -> None:
+    command = f"{sys.executable} -m anywidth train --data npz:{tiny_data} --epochs 40 --out {tmp_path}/run | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stderr == ""
+    assert done.stdout.startswith("npz:")

@@ -106,7 +106,7 @@ def test_a_run_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.Captur
     assert lines[0].startswith("warning: 4 training images were left out: cannot read image")
     assert "cat/1.png" in lines[0]
     assert lines[0].endswith("and 1 more")
-    assert lines[1].startswith("warning: 1 test images were left out: cannot read image")
+    assert lines[1].startswith("warning: 1 test image was left out: cannot read image")
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_left_out_images_are_told_once_for_all_networks_of_a_run(
     command = ["train", "--data", f"imagefolder:{tmp_path / 'data'}", "--model", "resnet20", "--epochs", "1",
                "--batch-size", "8", "--widths", "0.25,1.0", "--workers", "0", "--skip-corrupt"]  # fmt: skip
     run, found = str(tmp_path / "run"), str(tmp_path / "found.json")
-    training, test = (f"warning: 1 {part} images were left out" for part in ("training", "test"))
+    training, test = (f"warning: 1 {part} image was left out" for part in ("training", "test"))
 
     def told() -> list[str]:
         return [line.partition(": cannot read")[0] for line in capsys.readouterr().err.splitlines()]

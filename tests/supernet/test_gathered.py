@@ -34,6 +34,7 @@ def supernet(case: Case) -> aw.Supernet:
 def step(net: aw.Supernet, x: Any, **options: Any) -> dict[str, Tensor]:
     """The gradients of one step of two widths."""
     net.model.zero_grad()
+    torch.manual_seed(0)  # of stochastic depth
     aw.sandwich_step(net, x, None, widths=[1.0, 0.5], loss=squares, distillation=None, **options)
     return {name: p.grad.clone() for name, p in net.model.named_parameters() if p.grad is not None}
 

@@ -18,6 +18,7 @@ from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
 from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
 from anywidth.distributed import first_of_machine_first, rank_and_count
+from anywidth.errors import DataError
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model, channels_last_, load_initial
 from anywidth.supernet import Supernet
@@ -53,6 +54,8 @@ def _whole(settings: TrainSettings) -> DataBundle:
     )  # fmt: skip
     on_disk = settings.data.partition(":")[0] in ("digits", "npz", "imagefolder", "webdataset")
     bundle = load() if on_disk else first_of_machine_first(load)
+    if len(bundle.classes) < 2:
+        raise DataError(f"{settings.data} has one class, from which nothing can be told apart; give two")
     if settings.rand_augment is None:
         return bundle
     from anywidth.data.rand_augment import with_rand_augment

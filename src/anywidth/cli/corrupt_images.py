@@ -31,7 +31,8 @@ class CorruptImages:
         if len(told) > before:
             more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
             first = "; ".join(problem.rpartition("; ")[0] or problem for problem in sorted(told)[:_NAMED])
-            say("warning", f"{len(told)} {part} images were left out: {first}{more}")
+            count = f"1 {part} image was" if len(told) == 1 else f"{len(told)} {part} images were"
+            say("warning", f"{count} left out: {first}{more}")
 
     def after_epochs(self, loader: TensorLoader | ItemLoader) -> Callback:
         """Tells of the training images after every epoch."""

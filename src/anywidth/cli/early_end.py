@@ -45,6 +45,10 @@ def exit_code(
         return 130
     except OtherProcessError:
         raise
+    except BrokenPipeError:
+        if speaks:
+            folder.abandon()
+        raise
     except AnywidthError as error:
         kept = ""
         # A state that cannot be read is none to go on with; one that could not be written leaves that before it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -93,6 +94,11 @@ class TrainingRun:
         self.corrupt = CorruptImages()
         self.stage = "training"
 
+    @property
+    def _model(self) -> str:
+        """What people call the model: a library's name of it, or the name of our class."""
+        return self.settings.model if "/" in self.settings.model else type(self.net.model).__name__
+
     def run(self) -> int:
         """Run all stages and return the exit code.
 
@@ -100,7 +106,7 @@ class TrainingRun:
             AnywidthError: training cannot go on; what was saved is kept.
         """
         together = self.processes.batches(self.settings.batch_size)
-        self.console.print(_describe(self.bundle, self.net, self._held_out) + together, soft_wrap=True)
+        self.console.print(_describe(self.bundle, self._model, self.net, self._held_out) + together, soft_wrap=True)
         from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         networks = ["supernet", *(f"individual-{width:g}" for width in self.alone)]
         return exit_code(
@@ -201,7 +207,9 @@ class TrainingRun:
         names = "supernet.safetensors, spectrum.csv, spectrum.json, spectrum.png, metrics.csv and config.yaml"
         others = {alone.name: alone} if alone else {}
         try:
-            title = f"{type(self.net.model).__name__} on {self.bundle.name}"
+            kind, _, place = self.settings.data.partition(":")
+            data = f"{kind}:{Path(place).name}" if place else kind
+            title = f"{self._model} on {data}"
             curve.plot(self.folder.file("spectrum.png"), others=others, title=title)
         except MissingExtraError as error:
             say("warning", f"no picture was drawn: {error}")
@@ -233,14 +241,14 @@ def _resumed(folder: RunFolder, settings: TrainSettings) -> TrainSettings:
     return saved if settings.device == "auto" else replace(saved, device=settings.device)
 
 
-def _describe(bundle: DataBundle, net: Supernet, held_out: int) -> str:
+def _describe(bundle: DataBundle, model: str, net: Supernet, held_out: int) -> str:
     train, test = len(bundle.train), len(bundle.test)  # type: ignore[arg-type]
     kept = f", {held_out:,} held-out" if held_out else ""
     shape = "x".join(map(str, bundle.input_shape))
     narrow, elastic = net.min_width, len(net.analysis.elastic)
     return (
         f"{bundle.name}: {train:,} training{kept} and {test:,} test images of {shape}, {len(bundle.classes)} classes\n"
-        f"{type(net.model).__name__}: {count(macs(net))} MACs and {count(params(net))} parameters at width 1, "
+        f"{model}: {count(macs(net))} MACs and {count(params(net))} parameters at width 1, "
         f"{count(macs(net, narrow))} and {count(params(net, narrow))} at {narrow:g}; "
         f"{elastic} of {len(net.groups)} channel groups elastic{_describe_switches(net)}"
     )

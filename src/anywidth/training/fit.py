@@ -89,7 +89,9 @@ def fit(
         resumed = str(checkpoint) if checkpoint.exists() else None
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
-        except SystemExit:
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # rich exits when nobody reads what it prints
+                raise BrokenPipeError from None
             if trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt from None
             raise

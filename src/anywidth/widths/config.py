@@ -106,7 +106,8 @@ def check_width(width: object, low: float = 0.0, what: str = "width") -> float:
         raise WidthError(f"{what} must be a number in [{low:g}, 1], not {width!r}")
     value = float(width)
     if not (math.isfinite(value) and value > 0 and low - 1e-9 <= value <= 1 + 1e-9):
-        raise WidthError(f"{what} {value:g} is outside [{low:g}, 1]; choose one inside")
+        span = f"[{low:g}, 1]" if low else "(0, 1]"
+        raise WidthError(f"{what} {value:g} is outside {span}; choose one inside")
     return min(max(value, low), 1.0)
 
 
