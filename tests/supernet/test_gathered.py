@@ -53,6 +53,14 @@ def test_every_pass_takes_the_weights_as_they_are(case: Case) -> None:
             torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-9, msg=name)
 
 
+def test_copies_are_laid_out_as_the_weights_are() -> None:
+    model = find("grouped conv").model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = aw.Supernet(model, find("grouped conv").example(), divisor=1)
+    copies = [copy.copy for copy in _copies[net.subnet(0.5)]._copies if copy.copy.ndim == 4]
+    assert any(not tensor.is_contiguous() for tensor in copies)
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in copies)
+
+
 @pytest.mark.parametrize("name", GATHERED)
 def test_training_goes_on_alike_when_it_is_compiled(name: str) -> None:
     losses = []

@@ -31,7 +31,7 @@ class Copies:
 
     def of(self, parent: Tensor, kept: Sequence[Kept]) -> Tensor:
         """A dense copy of a part, which is kept up to date."""
-        copy = take(parent.detach(), kept).contiguous()
+        copy = take(parent.detach(), kept).contiguous(memory_format=_layout(parent))
         self._copies.append(_Copy(copy, parent, on_device(kept, parent.device)))
         return copy
 
@@ -76,6 +76,13 @@ def current(subnet: nn.Module) -> Iterator[None]:
         yield
     finally:
         copies.held = before
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """That of a tensor, which convolutions go by."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    apart = last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last)
+    return last if last is not None and apart else torch.contiguous_format
 
 
 class _Copy:
