@@ -77,7 +77,7 @@ def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_data("cifar10", root=tmp_path / "data")
 
 
-@pytest.mark.parametrize("content", [b"", b"short", gzip.compress(b"still packed")])
+@pytest.mark.parametrize("content", [b"", b"short", gzip.compress(b"still packed")], ids=["empty", "short", "packed"])
 def test_damaged_fashion_mnist_file(content: bytes, tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
