@@ -18,7 +18,7 @@ from anywidth.groups.trace import normalise_inputs
 from anywidth.models import channels_last_
 from anywidth.supernet import gradients_together
 from anywidth.training import SandwichResult, follow_mode, soft_cross_entropy
-from anywidth.training.distillation import logits_of
+from anywidth.tasks import logits_of
 from anywidth.widths import WidthSampler
 from proofs import assert_close
 from zoo import Case, cases, find
