@@ -30,7 +30,7 @@ def top1(output: Any, targets: Tensor) -> Tensor:
         targets: Class indices of shape (batch,).
 
     Raises:
-        LossError: the shapes are others, a target is not a class, or there is a single class only.
+        LossError: the shapes are others, a target is not a class, there is a single class only, or a logit is NaN.
 
     >>> top1(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
     tensor([100.,   0.])
@@ -40,12 +40,15 @@ def top1(output: Any, targets: Tensor) -> Tensor:
     if not fits or len(logits) != len(targets) or logits.shape[1] < 2:
         raise LossError(
             "top-1 accuracy, the default score, compares an output (batch, classes) of at least two classes with "
-            f"integer targets (batch,), but the output is {describe(logits)} and the targets are {describe(targets)}; {_GIVE}, "
-            f"such as {_example(logits, targets)}"
+            f"integer targets (batch,), but the output is {describe(logits)} and the targets are {describe(targets)}; "
+            f"{_GIVE}, such as {_example(logits, targets)}"
         )
     classes = logits.shape[1]
     if targets.numel():
-        lowest, highest = (int(end) for end in torch.stack(targets.aminmax()).tolist())
+        ends = targets.long().aminmax()
+        lowest, highest, has_nan = torch.stack([*ends, logits.isnan().any().long()]).tolist()  # one wait for a GPU
+        if has_nan:
+            raise LossError("the output holds NaN; the weights or the inputs do, or training has diverged")
         if lowest < 0 or highest >= classes:
             bad = lowest if lowest < 0 else highest
             raise LossError(

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.nn.functional as F
+
 from anywidth.cost import Cost, named_cost
 from anywidth.errors import SearchError
 from anywidth.evaluation import Score as ScoreFunction
@@ -18,7 +20,7 @@ from anywidth.search.settings import SearchSettings
 from anywidth.search.split import SearchData
 from anywidth.search.state import State, fingerprint
 from anywidth.supernet import Supernet
-from anywidth.tasks import Logits, Loss, Task, logits_of
+from anywidth.tasks import Logits, Loss, Task, logits_of, loss_name
 from anywidth.widths import WidthConfig
 
 __all__ = ["Judge"]
@@ -67,6 +69,7 @@ class Judge:
         identity = {
             "weights": fingerprint(net), "images": data.digest(),
             "cost": f"{self.cost.name} ({self.cost.unit}) {which}",
+            "score": loss_name(score), "loss": loss_name(task or loss or F.cross_entropy),
             "channels_last": str(self.evaluator.channels_last),
         }  # fmt: skip
         self.state = State(tuple(self.options), identity, state)

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anywidth.errors import LossError
-from anywidth.tasks.fitting import describe, is_integer, require_floats, require_same_shape, require_tensor
+from anywidth.tasks.fitting import (
+    describe,
+    is_integer,
+    require_classes,
+    require_floats,
+    require_same_shape,
+    require_tensor,
+)
 from anywidth.tasks.known import loss_name, register
 
 __all__ = ["CrossEntropy"]
@@ -51,12 +58,7 @@ class CrossEntropy:
             raise LossError(f"{self.name} needs an output of shape (batch, classes), not a single number")
         dim = output.ndim - 1 if self.classes_last or output.ndim == 1 else 1
         classes = output.shape[dim]
-        if classes == 1:
-            raise LossError(
-                f"{self.name} takes dimension {dim} of the output {tuple(output.shape)} as the classes, and a single "
-                "class has loss 0 whatever is learnt; use binary_cross_entropy_with_logits for one logit, or give the "
-                "model one output per class"
-            )
+        require_classes(self.name, output, dim)
         positions = output.shape[:dim] + output.shape[dim + 1 :]
         if is_integer(target) and "indices" in self.kinds and target.shape != output.shape:
             if target.shape != positions:
@@ -81,6 +83,7 @@ class CrossEntropy:
         if self.classes_last and output.ndim > 2:
             output, teacher = output.movedim(-1, 1), teacher.movedim(-1, 1)
         dim = 0 if output.ndim == 1 else 1
+        require_classes(self.name, output, dim)
         soft = teacher.exp() if self.log_probabilities else F.softmax(teacher, dim=dim)
         kept = None
         positions = output.shape[:dim] + output.shape[dim + 1 :]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anywidth.errors import LossError
 
-__all__ = ["describe", "is_integer", "require_floats", "require_same_shape", "require_tensor"]
+__all__ = ["describe", "is_integer", "require_classes", "require_floats", "require_same_shape", "require_tensor"]
 
 
 def describe(value: Any) -> str:
@@ -32,6 +32,18 @@ def require_tensor(name: str, target: Any, wanted: str) -> None:
     """Raise a `LossError` unless targets are a tensor."""
     if not isinstance(target, Tensor):
         raise LossError(f"{name} compares the output with {wanted}, but the targets are {describe(target)}")
+
+
+def require_classes(name: str, output: Tensor, dim: int) -> None:
+    """Raise a `LossError` unless a dimension holds at least two classes."""
+    if not -output.ndim <= dim < output.ndim:
+        raise LossError(f"{name} takes dimension {dim} as the classes, which an output {tuple(output.shape)} lacks")
+    if output.shape[dim] == 1:
+        raise LossError(
+            f"{name} takes dimension {dim} of the output {tuple(output.shape)} as the classes, and with a single class "
+            "its gradient is 0 whatever is learnt; use binary_cross_entropy_with_logits for one logit, mse_loss for a "
+            "number, or give the model one output per class"
+        )
 
 
 def require_floats(name: str, output: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch.nn import _reduction
 
 from anywidth.errors import LossError
 
-__all__ = ["KnownLoss", "Recipe", "known_losses", "loss_name", "recognise", "register", "takes_a_tensor"]
+__all__ = ["KnownLoss", "Recipe", "known_losses", "loss_name", "recognise", "register", "takes_a_tensor", "unwrapped"]
 
 
 class KnownLoss(Protocol):
@@ -85,7 +85,7 @@ def recognise(loss: Callable[..., Any]) -> KnownLoss | None:
     0
     >>> recognise(lambda output, target: F.cross_entropy(output, target))
     """
-    function, given = _unwrapped(loss)
+    function, given = unwrapped(loss)
     entry = _entry(function)
     if entry is None:
         return None
@@ -117,7 +117,7 @@ def takes_a_tensor(loss: Callable[..., Any]) -> bool:
     >>> takes_a_tensor(F.kl_div), takes_a_tensor(lambda output, target: output.loss)
     (True, False)
     """
-    function, _ = _unwrapped(loss)
+    function, _ = unwrapped(loss)
     if isinstance(function, nn.Module):
         if _is_altered(function):
             return False
@@ -145,8 +145,8 @@ def loss_name(loss: object) -> str:
     return name
 
 
-def _unwrapped(loss: Callable[..., Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-    """The function or module of a loss, and its keyword arguments; a partial with others stays one."""
+def unwrapped(loss: Callable[..., Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+    """The function or module inside of a partial, and its keyword arguments; a partial with others stays one."""
     if isinstance(loss, partial) and not loss.args:
         return loss.func, loss.keywords
     return loss, {}

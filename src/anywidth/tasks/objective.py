@@ -13,8 +13,9 @@ from torch import Tensor
 from anywidth.errors import LossError, first_line
 from anywidth.tasks.cross_entropy import CrossEntropy
 from anywidth.tasks.fitting import describe, require_same_shape
-from anywidth.tasks.known import KnownLoss, known_losses, loss_name, recognise, takes_a_tensor
+from anywidth.tasks.known import KnownLoss, known_losses, loss_name, recognise, takes_a_tensor, unwrapped
 from anywidth.tasks.outputs import detached, logits_of
+from anywidth.tasks.soft_cross_entropy import soft_cross_entropy
 from anywidth.tasks.task import DistillationFunction, Distillations, Loss, Task, takes_target
 
 __all__ = ["Logits", "Objective", "TaskObjective", "distillation_of", "objective_of"]
@@ -112,7 +113,7 @@ class Objective:
         if self._known is None and any(one == "auto" for one in parts):
             raise LossError(
                 "what narrow widths should learn from the widest does not follow from the loss "
-                f"{loss_name(self.loss)}. Give distillation=function, a function of the logits of student and teacher, such as "
+                f"{loss_name(self.loss)}. Give distillation=, a function of the logits of student and teacher, such as "
                 "anywidth.training.soft_cross_entropy (classes in dimension 1; partial(soft_cross_entropy, dim=-1) for "
                 "language models) or torch.nn.functional.mse_loss (numbers); or distillation=None, by which all widths "
                 "learn from the targets; or task=, an object with loss(output, target) and distill(output, teacher). "
@@ -131,20 +132,15 @@ class Objective:
         Raises:
             LossError: they do not fit.
         """
+        if self.logits is logits_of and any(map(_classes_in_dimension_1, (self.loss, self.distillation))):
+            self._refuse_language_models(output)
         if self._known is not None:
-            found = self._compared(output)
-            if isinstance(self._known, CrossEntropy) and self._is_language_model(output, found):
-                raise LossError(
-                    f"{loss_name(self.loss)} takes dimension 1 as the classes, but {type(output).__name__}.logits of "
-                    f"shape {tuple(found.shape)} have them in the last dimension. Give "
-                    "logits=lambda output: output.logits.transpose(1, 2); to predict the next token, "
-                    "logits=lambda output: output.logits[:, :-1].transpose(1, 2) with the targets ids[:, 1:]"
-                )
-            self._known.check(found, target, values=values)
+            self._known.check(self._compared(output), target, values=values)
         if isinstance(self._function, dict):
             self._check_parts(self.logits(output))
-        elif self.distillation == "auto" and teacher is not None:
-            require_same_shape(loss_name(self.loss), self.logits(output), teacher)
+        elif self.distillation == "auto" and self._known is not None:
+            found = self.logits(output)
+            require_same_shape(loss_name(self.loss), found, found if teacher is None else teacher)
 
     def value(self, output: Any, target: Any) -> Tensor:
         """The loss on the targets, a scalar.
@@ -185,9 +181,17 @@ class Objective:
         """The tensor that the loss compares."""
         return logits_of(self.logits(output))
 
-    def _is_language_model(self, output: Any, found: Tensor) -> bool:
-        """Whether logits are in the order of Hugging Face, (batch, tokens, classes), without anyone having said so."""
-        return self.logits is logits_of and found.ndim == 3 and getattr(output, "logits", None) is found
+    def _refuse_language_models(self, output: Any) -> None:
+        """Refuse logits in the order of Hugging Face, (batch, tokens, classes), where nobody has said it."""
+        found = getattr(output, "logits", None)
+        if isinstance(found, Tensor) and found.ndim == 3:
+            raise LossError(
+                "cross-entropy takes dimension 1 as the classes, but language models have them in the last, such as "
+                f"{type(output).__name__}.logits of shape {tuple(found.shape)}. Give "
+                "logits=lambda output: output.logits.transpose(1, 2); to predict the next token, "
+                "logits=lambda output: output.logits[:, :-1].transpose(1, 2) with the targets ids[:, 1:]; or, if the "
+                "classes are in dimension 1, logits=lambda output: output.logits"
+            )
 
     def _understood(self, distillation: Any) -> Any:
         """A function of student, teacher and target; or a dict of them, for several tensors."""
@@ -274,6 +278,17 @@ def _with_target(distillation: Callable[..., Any]) -> Callable[[Any, Any, Any], 
     if takes_target(distillation):
         return lambda student, teacher, target: distillation(student, teacher, target=target)
     return lambda student, teacher, target: distillation(student, teacher)
+
+
+def _classes_in_dimension_1(function: Any) -> bool:
+    """Whether a loss or a distillation takes the classes from dimension 1."""
+    if not callable(function):
+        return False
+    inner, given = unwrapped(function)
+    if inner is soft_cross_entropy:
+        return given.get("dim", 1) == 1
+    known = recognise(function)
+    return isinstance(known, CrossEntropy) and not known.classes_last
 
 
 def _is_sequence(found: Any) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from anywidth.tasks.fitting import require_classes, require_same_shape
+
 __all__ = ["soft_cross_entropy"]
 
 
@@ -17,6 +19,9 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
         temperature: Divides both; 1 in the paper.
         dim: Where the classes are; -1 for language models, whose logits are (batch, tokens, vocabulary).
 
+    Raises:
+        LossError: the shapes differ, or there is a single class, whose probability is always 1.
+
     Source: US-Nets (arXiv 1903.05134), section 3.3.
 
     >>> import torch
@@ -24,6 +29,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     >>> round(float(soft_cross_entropy(logits, logits)), 4)
     0.6931
     """
+    require_same_shape("soft_cross_entropy", student, teacher)
+    require_classes("soft_cross_entropy", student, dim)
     soft = F.softmax(teacher.detach() / temperature, dim=dim)
     if student.ndim > 1:  # torch takes the classes from dimension 1
         student, soft = student.movedim(dim, 1), soft.movedim(dim, 1)
