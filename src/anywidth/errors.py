@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "ImageError",
+    "LossError",
     "MissingExtraError",
     "ModelError",
     "NoEffectWarning",
@@ -76,6 +77,10 @@ class TrainingError(AnywidthError, RuntimeError):
 
 class NotFiniteError(TrainingError):
     """A loss is NaN or infinite; the weights are as before the step."""
+
+
+class LossError(AnywidthError, ValueError):
+    """A loss, a distillation or a score does not fit the outputs and targets, or nobody has said what it should be."""
 
 
 class MissingExtraError(AnywidthError, ImportError):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from anywidth.errors import TrainingError
+from anywidth.errors import LossError
 from anywidth.training import logits_of, soft_cross_entropy
 
 
@@ -36,6 +36,25 @@ def test_positions_count_like_samples() -> None:
     student, teacher = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
     flat = [t.permute(0, 2, 3, 1).reshape(-1, 5) for t in (student, teacher)]
     torch.testing.assert_close(soft_cross_entropy(student, teacher), soft_cross_entropy(*flat))
+
+
+def test_the_classes_of_a_language_model_are_in_the_last_dimension() -> None:
+    student, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    flat = student.flatten(0, 1), teacher.flatten(0, 1)
+    torch.testing.assert_close(soft_cross_entropy(student, teacher, dim=-1), soft_cross_entropy(*flat))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (torch.zeros(4, 1), torch.zeros(4, 1), "single class"),
+        (torch.zeros(4, 3), torch.zeros(1, 3), "differ in shape"),
+        (torch.zeros(4), torch.zeros(4), "dimension 1 as the classes, which an output"),
+    ],
+)
+def test_what_has_no_classes_is_refused(student: torch.Tensor, teacher: torch.Tensor, message: str) -> None:
+    with pytest.raises(LossError, match=message):
+        soft_cross_entropy(student, teacher)
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -69,5 +88,5 @@ def test_logits_are_found(wrap) -> None:
 
 @pytest.mark.parametrize("output", [None, (), {}, (None, torch.zeros(2)), SimpleNamespace(score=1), "logits"])
 def test_missing_logits_are_an_error_that_says_what_to_do(output: object) -> None:
-    with pytest.raises(TrainingError, match="give sandwich_step a `logits` function"):
+    with pytest.raises(LossError, match="give a `logits` function"):
         logits_of(output)

@@ -17,8 +17,8 @@ from anywidth.errors import TrainingError, WidthError
 from anywidth.groups.trace import normalise_inputs
 from anywidth.models import channels_last_
 from anywidth.supernet import gradients_together
+from anywidth.tasks import logits_of
 from anywidth.training import SandwichResult, follow_mode, soft_cross_entropy
-from anywidth.training.distillation import logits_of
 from anywidth.widths import WidthSampler
 from proofs import assert_close
 from zoo import Case, cases, find
@@ -136,7 +136,9 @@ def test_every_model_can_be_trained(case: Case, supernet_of: SupernetOf) -> None
     before = copy.deepcopy(net.model.state_dict())
     for _ in range(2):
         optimizer.zero_grad()
-        result = aw.sandwich_step(net, x, None, widths=3, loss=lambda out, _: _mean_square(out))
+        result = aw.sandwich_step(
+            net, x, None, widths=3, loss=lambda out, _: _mean_square(out), distillation=F.mse_loss
+        )
         optimizer.step()
         assert torch.isfinite(result.losses).all()
     assert any(not torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
@@ -289,7 +291,9 @@ def test_own_loss_and_logits_for_own_outputs(supernet_of: SupernetOf) -> None:
     def loss(output: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
         return F.cross_entropy(output[0], labels) + 0.3 * F.cross_entropy(output[1], labels)
 
-    aw.sandwich_step(net, x, y, widths=[1.0, 0.5], loss=loss, logits=lambda output: output[1])
+    aw.sandwich_step(
+        net, x, y, widths=[1.0, 0.5], loss=loss, distillation=soft_cross_entropy, logits=lambda output: output[1]
+    )
     together = gradients(net)
     output = net.model(x)
     loss(output, y).backward()
@@ -315,10 +319,7 @@ def test_inputs_of_every_form(supernet_of: SupernetOf) -> None:
         case = find(name)
         net = supernet_of(case)
         net.model.train()
-        result = aw.sandwich_step(
-            net, case.example(), y, widths=[1.0, 0.5],
-            loss=lambda output, labels: F.cross_entropy(output if isinstance(output, Tensor) else output["logits"], labels),
-        )  # fmt: skip
+        result = aw.sandwich_step(net, case.example(), y, widths=[1.0, 0.5])
         assert torch.isfinite(result.losses).all()
         assert net.model.image.weight.grad is not None
 

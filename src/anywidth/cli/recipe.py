@@ -24,9 +24,9 @@ from anywidth.evaluation import even_widths
 from anywidth.extras import from_extra
 from anywidth.models.suggest import closest
 from anywidth.supernet import Supernet
+from anywidth.tasks import Loss
 from anywidth.training.epoch_checkpoint import BestCheckpoint
 from anywidth.training.recipe import RecipeOptions
-from anywidth.training.sandwich import Loss
 from anywidth.training.schedule import SCHEDULES
 from anywidth.training.validation import WidthValidation
 

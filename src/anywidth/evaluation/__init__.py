@@ -1,6 +1,7 @@
 """Scores of widths, and the spectrum of accuracy against cost."""
 
-from anywidth.evaluation.evaluate import Score, evaluate, top1
+from anywidth.evaluation.evaluate import evaluate
+from anywidth.evaluation.score import Score, score_samples, top1
 from anywidth.evaluation.spectrum import Row, Spectrum, even_widths, spectrum, width_grid
 from anywidth.evaluation.stages import stages, widths_by_stage
 
@@ -10,6 +11,7 @@ __all__ = [
     "Spectrum",
     "evaluate",
     "even_widths",
+    "score_samples",
     "spectrum",
     "stages",
     "top1",

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from anywidth.distributed import everyone
 from anywidth.errors import DataError
+from anywidth.evaluation.score import Score, score_samples, top1
 from anywidth.supernet import Supernet
-from anywidth.supernet.batches import model_device, split_batch
+from anywidth.supernet.batches import model_device, samples, split_batch
 from anywidth.widths import Width
 
-__all__ = ["Score", "evaluate", "top1"]
-
-Score = Callable[[Any, Any], Tensor]
-
-
-def top1(output: Any, targets: Tensor) -> Tensor:
-    """100 for every sample whose largest logit is its class, else 0; shape (batch,).
-
-    >>> top1(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
-    tensor([100.,   0.])
-    """
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if logits is None:
-        logits = output[0] if isinstance(output, (tuple, list)) else next(iter(output.values()))
-    return (logits.argmax(1) == targets).float() * 100
+__all__ = ["evaluate"]
 
 
 @torch.inference_mode()
@@ -41,9 +27,11 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
         net: The supernet; nothing of it changes.
         loader: Batches of (inputs, targets).
         width: As in `Supernet.config`; it has to be calibrated.
-        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+        score: `score(output, targets)`, one finite number per sample; by default top-1 accuracy in percent, for
+            outputs (batch, classes) and integer targets (batch,).
 
     Raises:
+        LossError: the score does not fit the output and the targets, or is not one finite number per sample.
         UncalibratedError: the width has no up-to-date batch-norm statistics.
         DataError: the loader is empty.
 
@@ -57,9 +45,9 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
     total, count = 0.0, 0
     for batch in loader:
         inputs, targets = split_batch(batch, device)
-        scores = score(inputs.call(network), targets)
-        total += float(scores.double().sum())
-        count += scores.numel()
+        part, number = score_samples(score, inputs.call(network), targets, samples=samples(inputs))
+        total += part
+        count += number
     shares = everyone((total, count))
     if sum(seen for _, seen in shares) == 0:
         raise DataError("the evaluation loader gave no data")

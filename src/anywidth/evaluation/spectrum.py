@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anywidth.cost import macs, params
-from anywidth.evaluation.evaluate import Score, evaluate, top1
+from anywidth.evaluation.evaluate import evaluate
+from anywidth.evaluation.score import Score, top1
 from anywidth.extras import from_extra
 from anywidth.supernet import Supernet
 from anywidth.supernet.checkpoint import write_atomically
@@ -113,11 +114,12 @@ def spectrum(
         loader: Batches of (inputs, targets), iterated once per width.
         widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced, or all switches
             of a network that has switches. A map gives rows names instead.
-        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+        score: As in `evaluate`; by default top-1 accuracy in percent.
         name: Stands in files and legends.
         progress: Called with every finished row.
 
     Raises:
+        LossError: the score does not fit, as in `evaluate`.
         UncalibratedError: a width has no up-to-date batch-norm statistics.
 
     >>> import torch

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from anywidth.errors import DataError
-from anywidth.evaluation import Score, top1
+from anywidth.evaluation import Score, score_samples, top1
 from anywidth.export.ladder import WIDTH_INPUT
 from anywidth.export.session import open_session, runner
-from anywidth.supernet.batches import split_batch
+from anywidth.supernet.batches import samples, split_batch
 
 __all__ = ["evaluate_onnx"]
 
@@ -24,10 +24,11 @@ def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | Non
         path: A file that `anywidth.export` or `export_ladder` wrote.
         loader: Batches of (inputs, targets).
         width: Of a ladder, which width to run.
-        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
+        score: As in `anywidth.evaluate`; by default top-1 accuracy in percent.
 
     Raises:
         ExportError: the file is missing or damaged.
+        LossError: the score does not fit the output and the targets.
         DataError: the loader is empty.
 
     >>> import tempfile, torch
@@ -45,9 +46,9 @@ def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | Non
     total, count = 0.0, 0
     for batch in loader:
         inputs, targets = split_batch(batch)
-        scores = score(run(inputs)[0], targets.cpu())
-        total += float(scores.double().sum())
-        count += scores.numel()
+        part, number = score_samples(score, run(inputs)[0], targets.cpu(), samples=samples(inputs))
+        total += part
+        count += number
     if count == 0:
         raise DataError("the evaluation loader gave no data")
     return total / count

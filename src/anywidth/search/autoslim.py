@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-
 from anywidth.cost import Cost, macs
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import top1
-from anywidth.search.evaluator import Loss
 from anywidth.search.greedy import Progress, descend
 from anywidth.search.judge import Judge
 from anywidth.search.result import SearchResult
 from anywidth.search.settings import SearchSettings
 from anywidth.search.split import CALIBRATION_IMAGES, HELD_OUT_IMAGES, SearchData
 from anywidth.supernet import Supernet
+from anywidth.tasks import Logits, Loss, Task, logits_of
 
 __all__ = ["autoslim", "slim"]
 
@@ -33,7 +31,9 @@ def autoslim(
     calibration_images: int = CALIBRATION_IMAGES,
     held_out_images: int = HELD_OUT_IMAGES,
     score: ScoreFunction = top1,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
+    task: Task | None = None,
+    logits: Logits = logits_of,
     seed: int = 0,
     state: str | Path | None = None,
     progress: Callable[[Progress], object] = lambda _: None,
@@ -56,13 +56,16 @@ def autoslim(
         settings: What a removal is chosen by, how large it is, how much memory to use; see `SearchSettings`.
         calibration_images: The size of the one large batch that every candidate's batch-norm statistics come from.
         held_out_images: How many images to score candidates on, if `loader` is split.
-        score: `score(output, targets)`, one number per sample; by default top-1 accuracy in percent.
-        loss: `loss(logits, targets)`, the mean over a batch; it decides between equal accuracies.
+        score: As in `anywidth.evaluate`; by default top-1 accuracy in percent.
+        loss: As in `anywidth.sandwich_step`, the mean over a batch; it decides between equal accuracies.
+        task: As in `anywidth.sandwich_step`, in place of `loss`.
+        logits: As in `anywidth.sandwich_step`.
         seed: Of the split.
         state: A file that keeps what was found out; the same call goes on with it after an interruption.
         progress: Called often, with a `Progress`.
 
     Raises:
+        LossError: score or loss does not fit the outputs and the targets; give those that do.
         SearchError: a budget is out of reach, nothing is held out, or a score or cost is no number; `state` is kept.
         KeyboardInterrupt: Ctrl-C; `state` is kept.
 
@@ -81,8 +84,9 @@ def autoslim(
     else:
         data = SearchData.of(loader, held_out, images=calibration_images)
     judge = Judge(
-        net, data, cost, settings=settings, score=score, loss=loss, state=None if state is None else Path(state)
-    )
+        net, data, cost, settings=settings, score=score, loss=loss, task=task, logits=logits,
+        state=None if state is None else Path(state),
+    )  # fmt: skip
     return slim(judge, budgets, progress=progress)
 
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.batchnorm.moments import collecting
 from anywidth.evaluation import Score as ScoreFunction
-from anywidth.evaluation import top1
+from anywidth.evaluation import score_samples, top1
 from anywidth.groups.trace import Inputs
 from anywidth.search.recall import Recall
 from anywidth.search.scores import Score, check_score
 from anywidth.search.split import SearchData
 from anywidth.search.touched import changed_modules, paths_above, touched_modules
 from anywidth.supernet import Supernet, norm_modules
-from anywidth.supernet.batches import model_device
-from anywidth.training import logits_of
+from anywidth.supernet.batches import model_device, samples
+from anywidth.tasks import Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.widths import WidthConfig
 
 __all__ = ["Evaluator"]
 
-Loss = Callable[[Tensor, Any], Tensor]
 Moments = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -39,7 +39,9 @@ class Evaluator:
         net: The supernet.
         data: Calibration and held-out batches.
         score: `score(output, targets)`, one number per sample.
-        loss: `loss(logits, targets)`, the mean over a batch.
+        loss: As in `anywidth.sandwich_step`, the mean over a batch.
+        task: As in `anywidth.sandwich_step`, for its loss.
+        logits: As in `anywidth.sandwich_step`.
         memory: Bytes of activations to share; 0 computes every network from the input on.
         channels_last: See `SearchSettings`.
 
@@ -55,11 +57,14 @@ class Evaluator:
         data: SearchData,
         *,
         score: ScoreFunction = top1,
-        loss: Loss = F.cross_entropy,
+        loss: Loss | None = None,
+        task: Task | None = None,
+        logits: Logits = logits_of,
         memory: float = 0,
         channels_last: bool | None = None,
     ) -> None:
-        self.net, self.score, self.loss = net, score, loss
+        self.net, self.score = net, score
+        self.objective = objective_of(loss, distillation=None, logits=logits, task=task)
         self.channels_last = _has_depthwise(net.model) if channels_last is None else channels_last
         device = model_device(net.model)
         data = data.to(device, channels_last=self.channels_last)
@@ -70,21 +75,37 @@ class Evaluator:
         self._moments: Moments = {}
         self._touched = touched_modules(net) if memory else {}
         self._proved = False
+        self._looked = False
 
+    @torch.no_grad()
     def __call__(self, config: WidthConfig) -> Score:
         """Accuracy and loss of a config.
 
         Raises:
+            LossError: score or loss does not fit the outputs and the targets.
             SearchError: one of them is no finite number.
         """
-        score, _ = self._run(config, record=False)
+        total, loss, count = 0.0, 0.0, 0
+        for inputs, targets, output in self._outputs(config, record=False):
+            self.objective.check(output, targets, values=not self._looked or not _is_cuda(targets))
+            self._looked = True
+            value = float(self.objective.value(output, targets))
+            if not math.isfinite(value):  # the outputs hold NaN, so that their score means nothing
+                total, loss = math.nan, value
+                break
+            part, number = score_samples(self.score, output, targets, samples=samples(inputs))
+            total += part
+            loss += value * number
+            count += number
+        score = Score(accuracy=total / max(count, 1), loss=loss / max(count, 1))
         return check_score(score, f"the network of config {config.key[:8]}")
 
     @torch.no_grad()
     def logits(self, config: WidthConfig) -> list[Tensor]:
         """The logits of a config for every held-out batch."""
-        return self._run(config, record=False)[1]
+        return [logits_of(output) for _, _, output in self._outputs(config, record=False)]
 
+    @torch.no_grad()
     def set_base(self, config: WidthConfig) -> None:
         """Keep what the modules of a config give, for configs that differ little from it."""
         if self.recall.memory and not self._proved:
@@ -92,7 +113,8 @@ class Evaluator:
         if not self.recall.memory or config == self.base:
             return
         self.recall.start_base()
-        self._run(config, record=True)
+        for _ in self._outputs(config, record=True):
+            pass
         self.recall.finish_base()
         self.base = config
 
@@ -106,8 +128,6 @@ class Evaluator:
         plain, shared = (
             Evaluator(self.net, data, memory=memory, channels_last=self.channels_last) for memory in (0, 1e12)
         )
-        plain.score = shared.score = lambda output, targets: torch.zeros(1)
-        plain.loss = shared.loss = lambda logits, targets: torch.zeros(())
         shared._proved = True
         shared.set_base(config)
         for group in self.net.analysis.elastic:
@@ -119,30 +139,24 @@ class Evaluator:
                         f"modules of {type(self.net.model).__name__} compute with more than their inputs and weights "
                         f"(seen at group {group.name!r}), so every network is computed from the input on, which takes "
                         "longer",
-                        stacklevel=4,
+                        stacklevel=5,
                     )
                     return
 
     # Not inference mode, whose tensors do not count how often they are written to.
-    @torch.no_grad()
-    def _run(self, config: WidthConfig, *, record: bool) -> tuple[Score, list[Tensor]]:
+    def _outputs(self, config: WidthConfig, *, record: bool) -> Iterator[tuple[Inputs, Any, Any]]:
+        """Inputs, targets and output of a config for every held-out batch; all are to be taken, within `no_grad`."""
         network = self._network(config)
         changed = set() if self.base is None else changed_modules(self._touched, config, self.base)
         moments = self._calibrate(network, changed, record=record)
         changed |= {path for name in self._differing(moments) for path in (name, *paths_above(f"{name}."))}
         network.eval()
-        total, loss, count, outputs = 0.0, 0.0, 0, []
         for number, (inputs, targets) in enumerate(self.held_out, start=len(self.calibration)):
             with self.recall.running(network, number, changed, record=record):
                 output = inputs.call(network)
-            scores = self.score(output, targets)
-            outputs.append(logits_of(output))
-            total += float(scores.double().sum())
-            loss += float(self.loss(outputs[-1], targets)) * scores.numel()
-            count += scores.numel()
+            yield inputs, targets, output
         if record:
             self._moments = moments
-        return Score(accuracy=total / count, loss=loss / count), outputs
 
     def _network(self, config: WidthConfig) -> nn.Module:
         network = self.net.extract(config, calibrated=False).requires_grad_(False)
@@ -191,13 +205,25 @@ class Evaluator:
         ]
 
 
+@torch.no_grad()
 def _equal(plain: Evaluator, shared: Evaluator, config: WidthConfig) -> bool:
-    expected = plain.logits(config)
+    expected = _tensors(plain, config)
     try:
-        found = shared.logits(config)
+        found = _tensors(shared, config)
     except (RuntimeError, ValueError, TypeError):  # shapes that do not fit
         return False
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def _tensors(evaluator: Evaluator, config: WidthConfig) -> list[Tensor]:
+    """All tensors that a config returns for the held-out images."""
+    outputs = [detached(output) for _, _, output in evaluator._outputs(config, record=False)]
+    found = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return found or [logits_of(output) for output in outputs]
+
+
+def _is_cuda(targets: Any) -> bool:
+    return isinstance(targets, Tensor) and targets.device.type != "cpu"
 
 
 def _has_depthwise(model: nn.Module) -> bool:

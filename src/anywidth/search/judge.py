@@ -13,13 +13,14 @@ from anywidth.errors import SearchError
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import top1
 from anywidth.search.budgets import Budget, check_budgets
-from anywidth.search.evaluator import Evaluator, Loss
+from anywidth.search.evaluator import Evaluator
 from anywidth.search.plan import space
 from anywidth.search.scores import Evaluated
 from anywidth.search.settings import SearchSettings
 from anywidth.search.split import SearchData
 from anywidth.search.state import State, fingerprint
 from anywidth.supernet import Supernet
+from anywidth.tasks import Logits, Loss, Task, logits_of, loss_name
 from anywidth.widths import WidthConfig
 
 __all__ = ["Judge"]
@@ -33,8 +34,10 @@ class Judge:
         data: Calibration and held-out images.
         cost: `cost(net, config)`.
         settings: See `SearchSettings`.
-        score: `score(output, targets)`, one number per sample.
-        loss: `loss(logits, targets)`, the mean over a batch.
+        score: As in `anywidth.evaluate`.
+        loss: As in `autoslim`.
+        task: As in `autoslim`.
+        logits: As in `autoslim`.
         state: The file that keeps what was found out, for another time.
     """
 
@@ -46,7 +49,9 @@ class Judge:
         *,
         settings: SearchSettings | None = None,
         score: ScoreFunction = top1,
-        loss: Loss = F.cross_entropy,
+        loss: Loss | None = None,
+        task: Task | None = None,
+        logits: Logits = logits_of,
         state: Path | None = None,
     ) -> None:
         self.net = net
@@ -56,13 +61,15 @@ class Judge:
         self.widest = net.config(1.0)
         self.narrowest = WidthConfig({name: sizes[-1] for name, sizes in self.options.items()})
         self.evaluator = Evaluator(
-            net, data, score=score, loss=loss, memory=self.settings.memory, channels_last=self.settings.channels_last
-        )
+            net, data, score=score, loss=loss, task=task, logits=logits, memory=self.settings.memory,
+            channels_last=self.settings.channels_last,
+        )  # fmt: skip
         # A model of latencies says which one it is.
         which = getattr(self.cost.function, "identity", "")
         identity = {
             "weights": fingerprint(net), "images": data.digest(),
             "cost": f"{self.cost.name} ({self.cost.unit}) {which}",
+            "score": loss_name(score), "loss": loss_name(task or loss or F.cross_entropy),
             "channels_last": str(self.evaluator.channels_last),
         }  # fmt: skip
         self.state = State(tuple(self.options), identity, state)

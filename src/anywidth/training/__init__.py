@@ -1,12 +1,14 @@
 """Training a supernet: the sandwich rule and in-place distillation."""
 
 from anywidth.distributed import same_start, sync_gradients
-from anywidth.training.distillation import logits_of, soft_cross_entropy
+from anywidth.tasks import Task, distillation_of, logits_of, soft_cross_entropy
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step
 
 __all__ = [
     "SandwichResult",
+    "Task",
+    "distillation_of",
     "follow_mode",
     "logits_of",
     "parameter_groups",

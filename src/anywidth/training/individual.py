@@ -13,10 +13,10 @@ from torch import nn
 
 from anywidth.models import channels_last_, initialise
 from anywidth.supernet import Supernet
+from anywidth.tasks import Loss
 from anywidth.training.fit import fit
 from anywidth.training.lightning import PlainModule
 from anywidth.training.recipe import RecipeOptions
-from anywidth.training.sandwich import Loss
 from anywidth.widths import Width
 
 __all__ = ["train_alone"]

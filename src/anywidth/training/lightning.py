@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from anywidth.errors import NotFiniteError
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import split_batch
+from anywidth.tasks import Distillations, Logits, Loss, Task, logits_of, objective_of
 from anywidth.training.compiled import CompiledSubnets
-from anywidth.training.distillation import soft_cross_entropy
 from anywidth.training.pass_graphs import PassGraphs, Runner, run_directly
 from anywidth.training.recipe import Recipe, RecipeOptions
-from anywidth.training.sandwich import Loss, Teacher, sandwich_step
+from anywidth.training.sandwich import Teacher, sandwich_step
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["PlainModule", "SandwichModule"]
@@ -36,13 +35,18 @@ class SandwichModule(Recipe):
         net: The supernet; its weights are trained in place.
         widths: How many widths a step trains, or which; see `sandwich_step`.
         loss: As in `sandwich_step`.
+        task: As in `sandwich_step`.
         distillation: As in `sandwich_step`; None trains all widths on the labels.
         labels: As in `sandwich_step`.
         teacher: As in `sandwich_step`.
         weight: As in `sandwich_step`.
+        logits: As in `sandwich_step`.
         graphs: Run from CUDA graphs; see `PassGraphs`.
         compiled: Compile every width that is trained; see `CompiledSubnets`.
         recipe: Those of `RecipeOptions`, such as `lr` and `accumulate`.
+
+    Raises:
+        LossError: what narrower widths learn does not follow from the loss.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
 
@@ -59,11 +63,13 @@ class SandwichModule(Recipe):
         net: Supernet,
         *,
         widths: int | Sequence[Width] | None = None,
-        loss: Loss = F.cross_entropy,
-        distillation: Loss | None = soft_cross_entropy,
+        loss: Loss | None = None,
+        task: Task | None = None,
+        distillation: Distillations | None = "auto",
         labels: float = 0.0,
         teacher: Teacher = "widest",
         weight: Callable[[WidthConfig], float] | None = None,
+        logits: Logits = logits_of,
         graphs: bool = False,
         compiled: bool = False,
         **recipe: Unpack[RecipeOptions],
@@ -72,7 +78,12 @@ class SandwichModule(Recipe):
         self.net = net
         self.widths = widths
         self.loss = loss
-        self.distillation = distillation
+        self.task = task
+        self.distillation: Distillations | None = distillation
+        self.logits = logits
+        objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
+        if not (isinstance(widths, Sequence) and len(widths) == 1):
+            objective.require_distillation()
         self.labels = labels
         self.teacher: Teacher = teacher
         self.weight = weight
@@ -92,11 +103,13 @@ class SandwichModule(Recipe):
                 inputs,
                 targets,
                 loss=self.loss,
+                task=self.task,
                 widths=self._drawn[0],
                 distillation=self.distillation,
                 labels=self.labels,
                 teacher=self.teacher,
                 weight=self.weight,
+                logits=self.logits,
                 scale=scale,
                 backward=self.manual_backward,
                 runner=self._runner,
@@ -160,18 +173,28 @@ class PlainModule(Recipe):
         self,
         model: nn.Module,
         *,
-        loss: Loss = F.cross_entropy,
+        loss: Loss | None = None,
+        task: Task | None = None,
+        logits: Logits = logits_of,
         **recipe: Unpack[RecipeOptions],
     ) -> None:
         super().__init__(model, **recipe)
-        self.loss = loss
+        self.loss = loss  # a module among them moves to the device with this one
+        self.task = task
+        self.logits = logits
+        self._looked = False
+        objective_of(loss, logits=logits, task=task)  # raises an error now, not in the first step
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One step on the labels; the loss."""
         inputs, targets = split_batch(self._changed(batch))
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
-            value = self.loss(inputs.call(self.model), targets)
+            objective = objective_of(self.loss, distillation=None, logits=self.logits, task=self.task)
+            output = inputs.call(self.model)
+            objective.check(output, targets, values=not self._looked or self.device.type == "cpu")
+            self._looked = True
+            value = objective.value(output, targets)
             self.manual_backward(value * scale)
             if not math.isfinite(float(value.detach())):
                 raise NotFiniteError("the loss is not finite; lower the learning rate, or check the data for NaN")

@@ -17,23 +17,21 @@ from anywidth.supernet import Supernet
 
 __all__ = ["Pass", "PassGraphs", "Runner", "run_directly"]
 
-Pass = Callable[[Inputs, Any, Tensor | None], tuple[Tensor, Any]]
-"""Forward and backward of one width: inputs, targets and the teacher's logits in, detached loss and output out."""
+_PLAIN = (int, float, str, bool, type(None))
+
+Pass = Callable[[Inputs, Any, Any], tuple[Tensor, Any]]
+"""Forward and backward of one width: inputs, targets and what the teacher gave in, detached loss and output out."""
 
 
 class Runner(Protocol):
     """Runs the passes of a step, directly or from recordings."""
 
-    def __call__(
-        self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None
-    ) -> tuple[Tensor, Any]:
+    def __call__(self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Any) -> tuple[Tensor, Any]:
         """What `function(inputs, targets, soft)` returns and does to gradients; `key` tells passes apart."""
         ...
 
 
-def run_directly(
-    key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None
-) -> tuple[Tensor, Any]:
+def run_directly(key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Any) -> tuple[Tensor, Any]:
     """The pass itself."""
     return function(inputs, targets, soft)
 
@@ -43,7 +41,7 @@ class _Recorded:
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
     targets: Any
-    soft: Tensor | None
+    soft: Any
     results: tuple[Tensor, Any]
     overwrites: bool
 
@@ -58,7 +56,7 @@ class PassGraphs:
     The gradients of the supernet's parameters lie where the recordings write them; after
     `zero_grad(set_to_none=True)`, which is the fastest, they are put there again. Recordings are made again when
     parameters move. Hooks of modules run while a pass is recorded, not when it is replayed, and the functions given to
-    `sandwich_step` (`loss`, `distillation`, `logits`) stay those of the recording.
+    `sandwich_step` (`loss`, `task`, `distillation`, `logits`) stay those of the recording.
 
     Args:
         net: The supernet, on a GPU.
@@ -78,9 +76,7 @@ class PassGraphs:
         """The number of recordings."""
         return len(self._recorded)
 
-    def __call__(
-        self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None
-    ) -> tuple[Tensor, Any]:
+    def __call__(self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Any) -> tuple[Tensor, Any]:
         """Record or replay a pass."""
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self._check(parameters)
@@ -109,7 +105,7 @@ class PassGraphs:
         return pytree.tree_map_only(Tensor, Tensor.clone, recorded.results)
 
     def _record(
-        self, function: Pass, inputs: Inputs, targets: Any, soft: Tensor | None,
+        self, function: Pass, inputs: Inputs, targets: Any, soft: Any,
         parameters: list[nn.Parameter], empty: bool,
     ) -> _Recorded:  # fmt: skip
         """Record a pass. One that meets no gradients makes them, so that nothing has to be zeroed or added to."""
@@ -119,7 +115,13 @@ class PassGraphs:
             self._attach()
         inputs = inputs.map(Tensor.clone)
         targets = pytree.tree_map_only(Tensor, Tensor.clone, targets)
-        soft = None if soft is None else soft.clone()
+        for leaf in pytree.tree_leaves(soft):
+            if not isinstance(leaf, (Tensor, *_PLAIN)):
+                raise TrainingError(
+                    f"a recording cannot replace the tensors inside of a {type(leaf).__name__}, which the teacher "
+                    "gave; let the model return tensors, tuples or dicts, or train without CUDA graphs"
+                )
+        soft = pytree.tree_map_only(Tensor, Tensor.clone, soft)
         # Casts that autocast remembers from outside would be baked in, and those from inside would be taken outside.
         torch.clear_autocast_cache()
         cast = torch.autocast(

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-import torch.nn.functional as F
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.errors import NotFiniteError, WidthError
@@ -25,18 +23,20 @@ from anywidth.supernet import (
     noting_autocast,
 )
 from anywidth.supernet.batches import model_device
-from anywidth.training.distillation import logits_of, soft_cross_entropy
+from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.pass_graphs import Runner, run_directly
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
-__all__ = ["Loss", "SandwichResult", "Teacher", "sandwich_step"]
+__all__ = ["SandwichResult", "Teacher", "sandwich_step"]
 
-Loss = Callable[[Any, Any], Tensor]
 Teacher = Literal["widest", "wider"] | Callable[..., Any]
 
 _pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
 """Per subnet: the modules inside its supernet beside its own, and whether they drop anything. The subnet itself is not
 among them, or it would never be let go of."""
+
+_looked: WeakSet[nn.Module] = WeakSet()
+"""Models on a GPU whose first targets were looked at; to look at those of every step would make it wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +59,17 @@ def sandwich_step(
     inputs: Any,
     targets: Any,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
+    task: Task | None = None,
     widths: int | Sequence[Width] | None = None,
     sampler: WidthSampler | None = None,
-    distillation: Loss | None = soft_cross_entropy,
+    distillation: Distillations | None = "auto",
     labels: float = 0.0,
     teacher: Teacher = "widest",
     weight: Callable[[WidthConfig], float] | None = None,
     scale: float = 1.0,
     backward: Callable[[Tensor], object] = Tensor.backward,
-    logits: Callable[[Any], Tensor] = logits_of,
+    logits: Logits = logits_of,
     check_finite: bool = True,
     runner: Runner = run_directly,
     wrap: Callable[[nn.Module], Callable[..., Any]] | None = None,
@@ -78,28 +79,42 @@ def sandwich_step(
     The widest is trained on the labels. With in-place distillation every other width learns from the widest's
     detached logits, and from nothing else; its dropout is off. Gradients are summed over the widths.
 
+    What narrower widths learn follows from the loss where that leaves no doubt: from cross-entropy, the teacher's
+    probabilities over the classes of that loss; from squared, absolute, Huber and smooth L1 errors, the same error
+    against the teacher's numbers; from binary cross-entropy, the teacher's probabilities. Arguments of the loss
+    stay, such as weights, `reduction` and `ignore_index`; labels alone are smoothed. Any other loss needs
+    `distillation` or `task`.
+
     Args:
         net: The supernet.
         inputs: One batch: a tensor, a tuple of arguments or a dict of keyword arguments.
         targets: What `loss` compares the outputs with.
-        loss: `loss(output, targets)`, a scalar.
+        loss: `loss(output, targets)`, a scalar; by default cross-entropy. A loss of torch, torchvision or timm gets
+            the logits that `logits` finds, any other function what the model returned.
+        task: Loss and distillation in one object, in place of `loss`, `distillation` and `logits`.
         widths: How many widths to train (the widest, the narrowest and random ones in between), or exactly these,
             of which the widest learns from the labels, whatever their order. By default 4, or all switches of a
             network that has switches.
         sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
-        distillation: `distillation(student_logits, teacher_logits)`, a scalar; None trains all widths on the labels.
+        distillation: `distillation(student_logits, teacher_logits)`, a scalar; a third parameter named `target`
+            receives the targets. By default it follows from the loss. A loss of torch means that loss against the
+            teacher. None trains all widths on the labels. Where `logits` finds several tensors, a tuple or dict of
+            functions, `"auto"` or None, whose values are summed, or one function of all of them.
         labels: How much of the loss on the labels is added to the distillation of the narrower widths.
         teacher: Who the narrower widths learn from: the widest; `wider`, which is the next wider of the step's widths;
             or a function of the inputs that gives logits, such as an average of the weights over training.
         weight: Multiplies the loss of a config, such as for smaller steps at narrow widths.
         scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
         backward: How to run backward on a scaled loss, such as `lambda l: scaler.scale(l).backward()`.
-        logits: Finds the logits in what the model returns.
+        logits: Finds the logits in what the model returns, or a tuple or dict of several tensors, such as features,
+            whose `logits` or first one the loss gets.
         check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
         runner: How to run the passes, such as `PassGraphs(net)` for CUDA graphs.
         wrap: What to call in place of a network, such as `CompiledSubnets()`.
 
     Raises:
+        LossError: what narrower widths learn does not follow from the loss, or the output or the targets do not fit
+            it (their numbers are looked at on a CPU, on a GPU in the first step only); no gradient was added.
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
         WidthError: a width does not fit.
 
@@ -116,42 +131,48 @@ def sandwich_step(
     """
     chosen = _widest_first(net, _widths(net, widths, sampler), descending=teacher == "wider")
     configs = tuple(net.config(width) for width in chosen)
+    objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
+    if len(chosen) > 1:
+        objective.require_distillation()
     call = normalise_inputs(inputs)
     losses: list[Tensor] = []
-    soft: Tensor | None = None
+    soft: Any = None
     first: Any = None
-    if callable(teacher) and distillation is not None:
+    if callable(teacher) and objective.distills:
         with torch.no_grad():
-            soft = logits(call.call(teacher)).detach()
+            soft = objective.teach(call.call(teacher))
     for number, width in enumerate(chosen):
         subnet = net.subnet(width)
-        learns = number > 0 and distillation is not None
+        learns = number > 0 and objective.distills
         factor = scale if weight is None else scale * weight(configs[number])
 
         def forward_backward(
-            inputs: Inputs, targets: Any, soft: Tensor | None, subnet: nn.Module = subnet, number: int = number,
+            inputs: Inputs, targets: Any, soft: Any, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
             noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
             with _prepared(net, subnet, first=number == 0, dropout=not learns):
                 with noting:
                     output = inputs.call(subnet if wrap is None else wrap(subnet))
-                if not learns or distillation is None:
-                    value = loss(output, targets)
+                if number == 0:
+                    objective.check(output, targets, values=_looks_at(net.model, targets), teacher=soft)
+                if not learns:
+                    value = objective.value(output, targets)
                 else:
-                    value = distillation(logits(output), soft)
-                    value = value + labels * loss(output, targets) if labels else value
+                    value = objective.distill(output, soft, targets)
+                    value = value + labels * objective.value(output, targets) if labels else value
                 backward(value if factor == 1.0 else value * factor)
             torch.clear_autocast_cache()  # else copies of all weights of all widths pile up
-            return value.detach(), _detach(output)
+            return value.detach(), detached(output)
 
         key = (configs[number], number == 0, learns, factor, labels)
         value, output = runner(key, forward_backward, call, targets, soft)
         losses.append(value)
         if number == 0:
             first = output
-        if distillation is not None and (teacher == "wider" or (teacher == "widest" and number == 0)):
-            soft = logits(output).detach()
+        teaches = teacher == "wider" or (teacher == "widest" and number == 0)
+        if teaches and objective.distills and number + 1 < len(chosen):
+            soft = objective.teach(output)
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
@@ -243,5 +264,11 @@ def _widest_first(net: Supernet, widths: list[Width], *, descending: bool) -> li
     return [widths[widest], *widths[:widest], *widths[widest + 1 :]]
 
 
-def _detach(output: Any) -> Any:
-    return pytree.tree_map_only(Tensor, Tensor.detach, output)
+def _looks_at(model: nn.Module, targets: Any) -> bool:
+    """Whether to look at the numbers of targets, which costs nothing on a CPU and a wait on a GPU."""
+    if isinstance(targets, Tensor) and targets.device.type == "cpu":
+        return True
+    if model in _looked:
+        return False
+    _looked.add(model)
+    return True

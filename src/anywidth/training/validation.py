@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from anywidth.batchnorm import calibrate
 from anywidth.supernet import Supernet
 from anywidth.supernet.batches import model_device, split_batch
-from anywidth.training.distillation import logits_of
+from anywidth.tasks import logits_of
 from anywidth.widths import Width
 
 __all__ = ["WidthValidation", "score_width"]

@@ -1,0 +1,178 @@
+"""Cross-entropy: soft targets over the dimension of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anywidth.errors import LossError
+from anywidth.tasks.fitting import (
+    describe,
+    is_integer,
+    require_classes,
+    require_floats,
+    require_same_shape,
+    require_tensor,
+)
+from anywidth.tasks.known import loss_name, register
+
+__all__ = ["CrossEntropy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Cross-entropy of logits or log-probabilities with class indices or class probabilities.
+
+    Distilled, it is the same loss with the teacher's probabilities as targets, as torch defines it: the classes are
+    where they are for the targets, and `weight` and `reduction` stay. Positions whose target is `ignore_index` are left
+    out. Labels are smoothed because they are too sure; a teacher is not, so its probabilities are not smoothed again.
+
+    Attributes:
+        name: The loss, for messages.
+        log_probabilities: Whether outputs are log-probabilities, as for `nll_loss`.
+        classes_last: Whether the classes are in the last dimension instead of in dimension 1.
+        kinds: What targets may be: class indices, class probabilities or both.
+        weight: The weight of each class, shape (classes,).
+        ignore_index: The target that is left out; None if none is.
+        reduction: `mean` or `sum`.
+    """
+
+    name: str
+    log_probabilities: bool = False
+    classes_last: bool = False
+    kinds: tuple[str, ...] = ("indices", "probabilities")
+    weight: Tensor | None = None
+    ignore_index: int | None = -100
+    reduction: str = "mean"
+
+    def check(self, output: Tensor, target: Any, *, values: bool) -> None:
+        """Refuse what is not (batch, classes, ...) with targets of (batch, ...)."""
+        require_floats(self.name, output)
+        require_tensor(self.name, target, "class indices of shape (batch,)")
+        if output.ndim == 0:
+            raise LossError(f"{self.name} needs an output of shape (batch, classes), not a single number")
+        dim = output.ndim - 1 if self.classes_last or output.ndim == 1 else 1
+        classes = output.shape[dim]
+        require_classes(self.name, output, dim)
+        positions = output.shape[:dim] + output.shape[dim + 1 :]
+        if is_integer(target) and "indices" in self.kinds and target.shape != output.shape:
+            if target.shape != positions:
+                raise LossError(self._misfit(output, target, dim))
+            if target.dtype not in (torch.int64, torch.uint8):
+                raise LossError(f"{self.name} takes class indices of int64, not {describe(target)}: use target.long()")
+            if values and target.numel():
+                self._check_range(target, classes)
+        elif target.is_floating_point() and "probabilities" in self.kinds and target.shape == output.shape:
+            return
+        elif target.shape == output.shape and "probabilities" in self.kinds:
+            raise LossError(
+                f"{self.name} takes targets of the output's shape {tuple(output.shape)} as class probabilities, which "
+                f"are floats, not {describe(target)}: use target.float(), or class indices by target.argmax({dim})"
+            )
+        else:
+            raise LossError(self._misfit(output, target, dim))
+
+    def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
+        """Cross-entropy against the teacher's probabilities."""
+        require_same_shape(self.name, output, teacher)
+        if self.classes_last and output.ndim > 2:
+            output, teacher = output.movedim(-1, 1), teacher.movedim(-1, 1)
+        dim = 0 if output.ndim == 1 else 1
+        require_classes(self.name, output, dim)
+        soft = teacher.exp() if self.log_probabilities else F.softmax(teacher, dim=dim)
+        kept = None
+        positions = output.shape[:dim] + output.shape[dim + 1 :]
+        has_indices = isinstance(target, Tensor) and is_integer(target) and target.shape == positions
+        if self.ignore_index is not None and has_indices:
+            # A product, not a selection, whose size a GPU would have to be waited for.
+            kept = target != self.ignore_index
+            soft = soft * kept.unsqueeze(dim)
+        if self.log_probabilities:
+            value = self._on_log_probabilities(output, soft, dim)
+        else:
+            value = F.cross_entropy(output, soft, weight=self.weight, reduction=self.reduction)
+        if kept is None or self.reduction == "sum":
+            return value
+        count = kept.sum().to(torch.promote_types(value.dtype, torch.float32))
+        return value * (kept.numel() / count).to(value.dtype)  # exactly 1 if all are kept
+
+    def _on_log_probabilities(self, output: Tensor, soft: Tensor, dim: int) -> Tensor:
+        weight = 1.0 if self.weight is None else self.weight.view(-1, *[1] * (output.ndim - dim - 1))
+        total = -(output * soft * weight).sum()
+        return total / (output.numel() / output.shape[dim]) if self.reduction == "mean" else total
+
+    def _check_range(self, target: Tensor, classes: int) -> None:
+        """Class indices are in range, or ignored."""
+        lowest, highest = (int(end) for end in target.aminmax())
+        if lowest >= 0 and highest < classes:
+            return
+        outside = (target < 0) | (target >= classes)
+        if self.ignore_index is not None:
+            outside &= target != self.ignore_index
+        bad = target[outside]
+        if bad.numel():
+            ignored = "" if self.ignore_index is None else f"; {self.ignore_index} is ignored"
+            raise LossError(
+                f"{self.name} got class {int(bad[0])} as a target, but the output has {classes} classes, which are "
+                f"0 to {classes - 1}{ignored}"
+            )
+
+    def _misfit(self, output: Tensor, target: Tensor, dim: int) -> str:
+        shape = tuple(output.shape)
+        positions = shape[:dim] + shape[dim + 1 :]
+        text = (
+            f"{self.name} takes dimension {dim} of the output {shape} as the {shape[dim]} classes, so targets are "
+            f"class indices of shape {positions} in int64, not {describe(target)}"
+        )
+        if tuple(target.shape) == shape[:-1] and output.ndim > 2:
+            order = (0, output.ndim - 1, *range(1, output.ndim - 1))
+            move = "output.transpose(1, 2)" if output.ndim == 3 else f"output.permute{order}"
+            return (
+                f"{text}. These targets fit classes in the last dimension, as language models have: give "
+                f"logits=lambda output: {move.replace('output', 'logits_of(output)', 1)}, with logits_of from "
+                "anywidth.training, or a loss of your own with its distillation"
+            )
+        if target.shape == (*positions, 1) and is_integer(target):
+            return f"{text}: use target.squeeze(-1)"
+        if target.is_floating_point() and tuple(target.shape) == positions:
+            return f"{text}: use target.long(), or a loss for numbers such as mse_loss"
+        return f"{text}; give a loss that fits them"
+
+
+@register(
+    function=F.cross_entropy, module=nn.CrossEntropyLoss, arguments="weight ignore_index label_smoothing reduction"
+)
+def _cross_entropy(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> CrossEntropy:
+    return CrossEntropy(
+        name=loss_name(loss),
+        weight=given.get("weight"),
+        ignore_index=given.get("ignore_index", -100),
+        reduction=given["reduction"],
+    )
+
+
+@register(function=F.nll_loss, module=nn.NLLLoss, arguments="weight ignore_index reduction")
+def _nll(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> CrossEntropy:
+    return CrossEntropy(
+        name=loss_name(loss),
+        log_probabilities=True,
+        kinds=("indices",),
+        weight=given.get("weight"),
+        ignore_index=given.get("ignore_index", -100),
+        reduction=given["reduction"],
+    )
+
+
+@register(module=("timm", "LabelSmoothingCrossEntropy"), arguments="")
+def _timm_smoothing(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> CrossEntropy:
+    return CrossEntropy(name=loss_name(loss), classes_last=True, kinds=("indices",), ignore_index=None)
+
+
+@register(module=("timm", "SoftTargetCrossEntropy"), arguments="")
+def _timm_soft_targets(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> CrossEntropy:
+    return CrossEntropy(name=loss_name(loss), classes_last=True, kinds=("probabilities",), ignore_index=None)

@@ -1,0 +1,67 @@
+"""Checks that outputs and targets fit a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anywidth.errors import LossError
+
+__all__ = ["describe", "is_integer", "require_classes", "require_floats", "require_same_shape", "require_tensor"]
+
+
+def describe(value: Any) -> str:
+    """Dtype and shape of a tensor, or the type of anything else, for messages.
+
+    >>> describe(torch.zeros(2, 3)), describe([1])
+    ('float32 of shape (2, 3)', 'list')
+    """
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Whether a tensor holds integers, which booleans are not."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def require_tensor(name: str, target: Any, wanted: str) -> None:
+    """Raise a `LossError` unless targets are a tensor."""
+    if not isinstance(target, Tensor):
+        raise LossError(f"{name} compares the output with {wanted}, but the targets are {describe(target)}")
+
+
+def require_classes(name: str, output: Tensor, dim: int) -> None:
+    """Raise a `LossError` unless a dimension holds at least two classes."""
+    if not -output.ndim <= dim < output.ndim:
+        raise LossError(f"{name} takes dimension {dim} as the classes, which an output {tuple(output.shape)} lacks")
+    if output.shape[dim] == 1:
+        raise LossError(
+            f"{name} takes dimension {dim} of the output {tuple(output.shape)} as the classes, and with a single class "
+            "its gradient is 0 whatever is learnt; use binary_cross_entropy_with_logits for one logit, mse_loss for a "
+            "number, or give the model one output per class"
+        )
+
+
+def require_floats(name: str, output: Tensor) -> None:
+    """Raise a `LossError` unless an output is made of real floats."""
+    if not output.is_floating_point():
+        raise LossError(f"{name} needs an output of floats, not {describe(output)}")
+
+
+def require_same_shape(name: str, output: Any, teacher: Any) -> None:
+    """Raise a `LossError` unless a student and its teacher give one tensor each, of the same shape."""
+    for tensor in (output, teacher):
+        if not isinstance(tensor, Tensor):
+            raise LossError(
+                f"logits= finds a {describe(tensor)}, and {name} says how to learn from a teacher for one tensor only; "
+                "give distillation= a function of both, or a tuple or dict with one for each"
+            )
+    if output.shape != teacher.shape:
+        raise LossError(
+            f"the teacher's output {tuple(teacher.shape)} and the student's {tuple(output.shape)} differ in shape, so "
+            f"{name} cannot compare them; give a teacher with the same output, or a distillation of your own"
+        )

@@ -1,0 +1,66 @@
+"""Errors of predicted numbers: squared, absolute, Huber and smooth L1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anywidth.errors import LossError
+from anywidth.tasks.fitting import describe, require_floats, require_same_shape, require_tensor
+from anywidth.tasks.known import loss_name, register
+
+__all__ = ["NumberError"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberError:
+    """An error of numbers. Distilled, it is the same error against the teacher's numbers.
+
+    Attributes:
+        name: The loss, for messages.
+        loss: The loss with its arguments, such as `beta`, `delta`, `weight` and `reduction`.
+        same_dtype: Whether it cannot compare float32 with float64.
+    """
+
+    name: str
+    loss: Callable[..., Tensor]
+    same_dtype: bool = False
+
+    def check(self, output: Tensor, target: Any, *, values: bool) -> None:
+        """Refuse targets that would be broadcast, and integers."""
+        require_floats(self.name, output)
+        require_tensor(self.name, target, "numbers of the same shape")
+        if target.shape != output.shape:
+            how = ""
+            if target.numel() == output.numel():
+                how = f": use target.view{tuple(output.shape)}, or let the model return {tuple(target.shape)}"
+            raise LossError(
+                f"{self.name} compares every number with its target, but the output is {tuple(output.shape)} and the "
+                f"targets are {tuple(target.shape)}, which torch would broadcast{how}"
+            )
+        if not target.is_floating_point():
+            raise LossError(f"{self.name} takes targets that are floats, not {describe(target)}: use target.float()")
+        if self.same_dtype and target.dtype == torch.float64 != output.dtype:
+            raise LossError(f"{self.name} takes targets of the output's dtype, not float64: use target.float()")
+
+    def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
+        """The error against the teacher's numbers."""
+        require_same_shape(self.name, output, teacher)
+        return self.loss(output, teacher)
+
+
+@register(function=F.mse_loss, module=nn.MSELoss, arguments="weight reduction")
+@register(function=F.l1_loss, module=nn.L1Loss, arguments="weight reduction")
+@register(function=F.smooth_l1_loss, module=nn.SmoothL1Loss, arguments="beta reduction")
+def _numbers(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> NumberError:
+    return NumberError(name=loss_name(loss), loss=loss)
+
+
+@register(function=F.huber_loss, module=nn.HuberLoss, arguments="delta weight reduction")
+def _huber(loss: Callable[..., Tensor], given: Mapping[str, Any]) -> NumberError:
+    return NumberError(name=loss_name(loss), loss=loss, same_dtype=True)

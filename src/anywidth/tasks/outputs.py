@@ -1,0 +1,66 @@
+"""What models return: the logits in it, and a detached copy of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from anywidth.errors import LossError
+
+__all__ = ["detached", "logits_of"]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returns: the tensor, its `logits`, or its first tensor.
+
+    Raises:
+        LossError: there are none.
+
+    >>> import torch
+    >>> logits_of((torch.zeros(2, 3), None)).shape
+    torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits", output.get("out", next(iter(output.values()), None)))
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise LossError(
+            f"no logits found in a model output of type {type(output).__name__}; give a `logits` function, such as "
+            "logits=lambda output: output.prediction"
+        )
+    return found
+
+
+def detached(output: Any) -> Any:
+    """The same structure with all tensors detached, also those that are attributes of an object.
+
+    >>> import torch
+    >>> detached({"a": torch.ones(1, requires_grad=True)})["a"].requires_grad
+    False
+    """
+    return pytree.tree_map(_detach_leaf, output)
+
+
+def _detach_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach()
+    attributes = getattr(leaf, "__dict__", None)
+    if isinstance(leaf, type) or not attributes or not any(_holds_tensors(value) for value in attributes.values()):
+        return leaf
+    changed = copy.copy(leaf)
+    changed.__dict__.update({name: detached(value) for name, value in attributes.items() if _holds_tensors(value)})
+    return changed
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
