@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Analysis", "Attribute", "Axis", "ChannelGroup", "CountedOperator", "Kept", "Scale"]
+__all__ = ["Analysis", "Attribute", "Axis", "ChannelGroup", "Coincidence", "CountedOperator", "Kept", "Scale"]
 
 Kept = npt.NDArray[np.int64] | int | None
 """Kept positions of one dimension: None for all, an int k for the first k, else the indices."""
@@ -103,32 +103,72 @@ class CountedOperator:
 
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """An integer attribute of a module (or the integers of a tuple) that follows channels.
+    """An integer attribute of a module (or the integers of a tuple) that may follow channels.
 
     `choices` holds for every integer what it may count, the most likely first, each with a factor; `chosen` is the
-    choice in force.
+    choice in force for every integer, the first where it ends early.
     """
 
     choices: tuple[tuple[tuple[Scale, int], ...], ...]
-    chosen: int = 0
+    chosen: tuple[int, ...] = ()
 
     @property
     def alternatives(self) -> int:
         """How many choices there are."""
         return max(len(options) for options in self.choices)
 
+    def choice(self, index: int) -> int:
+        """The choice in force for one integer."""
+        return self.chosen[index] if index < len(self.chosen) else 0
+
+    def choose(self, index: int, choice: int) -> Attribute:
+        """The same attribute with another choice for one integer."""
+        chosen = [self.choice(i) for i in range(len(self.choices))]
+        chosen[index] = choice
+        return replace(self, chosen=tuple(chosen))
+
+    def left_alone(self, index: int) -> int | None:
+        """The choice that leaves one integer alone, if there is one."""
+        return next((i for i, (scale, _) in enumerate(self.choices[index]) if not scale.parts), None)
+
+    def full(self, index: int) -> int:
+        """One integer at full width."""
+        scale, factor = self.choices[index][0]
+        return scale.full * factor
+
+    def value(self, index: int, choice: int, units: npt.NDArray[np.int64]) -> int:
+        """One integer by one choice when group i keeps its first `units[i]` units."""
+        scale, factor = self.choices[index][choice]
+        return scale.size(units) * factor
+
     def values(self, units: npt.NDArray[np.int64]) -> tuple[int, ...]:
         """The integers when group i keeps its first `units[i]` units."""
-        return self._values(self.chosen, units)
+        return tuple(self.value(i, self.choice(i), units) for i in range(len(self.choices)))
 
     def told_apart(self, units: npt.NDArray[np.int64]) -> list[int]:
-        """The choices that give other integers than the one in force."""
-        values = self.values(units)
-        return [choice for choice in range(self.alternatives) if self._values(choice, units) != values]
+        """The choices, numbered through all integers, that give another integer than the one in force."""
+        pairs = [(i, choice) for i, options in enumerate(self.choices) for choice in range(len(options))]
+        now = self.values(units)
+        return [number for number, (i, choice) in enumerate(pairs) if self.value(i, choice, units) != now[i]]
 
-    def _values(self, choice: int, units: npt.NDArray[np.int64]) -> tuple[int, ...]:
-        picked = (options[min(choice, len(options) - 1)] for options in self.choices)
-        return tuple(scale.size(units) * factor for scale, factor in picked)
+
+@dataclass(frozen=True, kw_only=True)
+class Coincidence:
+    """An integer attribute that equals a number of channels and that subnets leave alone.
+
+    Attributes:
+        module: The module's path, "" for the root.
+        attribute: The attribute's name.
+        value: The integer.
+        groups: Names of the channel groups that it might have counted.
+        factor: How many times the number of channels it is.
+    """
+
+    module: str
+    attribute: str
+    value: int
+    groups: tuple[str, ...]
+    factor: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +176,8 @@ class Analysis:
     """Everything known about one model's channels.
 
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
-    every name to the first name of the same tensor; `attributes` says by module path which integers follow.
+    every name to the first name of the same tensor; `attributes` says by module path which integers follow;
+    `coincidences` are those that equal a number of channels and do not.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -147,6 +188,7 @@ class Analysis:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+    coincidences: tuple[Coincidence, ...] = ()
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

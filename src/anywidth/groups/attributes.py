@@ -15,7 +15,7 @@ from torch import nn
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.flow import Number
 from anywidth.groups.labels import Array, Labels, varying
-from anywidth.groups.unread import find_unread
+from anywidth.groups.unread import find_unread, read_elsewhere
 
 __all__ = ["find_attributes"]
 
@@ -53,19 +53,20 @@ def find_attributes(
         if scale.full == number.value:
             counted[number.module][number.value].setdefault(_identity(scale), scale)
     found: dict[str, dict[str, Attribute]] = {}
+    elsewhere = read_elsewhere(model)
     for path, module in modules.items():
         attributes = dict(certain.get(path, {}))
         # Another method than forward was called: its operators are written down for the module that called it.
         caller = path if path in called else path.rpartition(".")[0]
         known = counted.get(caller)
         own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.MultiheadAttention)
-        if not own:
-            attributes.update(find_unread(path, module, dims, scale_of))
+        unread = {} if own else find_unread(path, module, dims, scale_of, elsewhere)
         if known and not own:
             for name, value in vars(module).items():
                 attribute = _whole_list(value, lists[caller].values()) or _attribute(name, value, known)
                 if attribute is not None:
                     attributes[name] = attribute
+        attributes.update(unread)
         if attributes:
             found[path] = attributes
     return found
@@ -92,7 +93,13 @@ def _whole_list(value: Any, lists: Iterable[list[Scale]]) -> Attribute | None:
             part = scales[start : start + len(wanted)]
             if sizes[start : start + len(wanted)] == wanted and any(scale.parts for scale in part):
                 found = iter(part)
-                return Attribute(tuple(((next(found) if v > 1 else Scale(1, ()), 1),) for v in value))
+                scales = [next(found) if v > 1 else Scale(1, ()) for v in value]
+                return Attribute(
+                    tuple(
+                        ((scale, 1), (Scale(v, ()), 1)) if scale.parts else ((scale, 1),)
+                        for v, scale in zip(value, scales, strict=True)
+                    )
+                )
     return None
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import lru_cache
 from types import CodeType, FunctionType
 
 from torch import nn
@@ -11,7 +14,7 @@ from torch import nn
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.labels import Array
 
-__all__ = ["find_unread"]
+__all__ = ["find_unread", "read_elsewhere"]
 
 _INWARD = re.compile(r"in_?(channels|chs|features|planes|dim)|dim_in")
 _OUTWARD = re.compile(r"out_?(channels|chs|features|planes|dim)|dim_out")
@@ -23,6 +26,7 @@ def find_unread(
     module: nn.Module,
     dims: Mapping[str, tuple[Array | None, ...]],
     scale_of: Callable[[Array], Scale],
+    elsewhere: Set[str] = frozenset(),
 ) -> dict[str, Attribute]:
     """The integer attributes that are named like a number of channels, and count those of a weight in the module.
 
@@ -31,6 +35,7 @@ def find_unread(
         module: The module.
         dims: Labels of every dimension of every tensor of the model, by name.
         scale_of: The size of a dimension from its labels.
+        elsewhere: Names that forwards read from other objects; whether these follow is left to the proof.
     """
     names = [
         name
@@ -43,9 +48,10 @@ def find_unread(
     found = {}
     for name in names:
         if name not in read:
-            scale = next(_candidates(name, getattr(module, name), path, dims, scale_of), None)
+            value = getattr(module, name)
+            scale = next(_candidates(name, value, path, dims, scale_of), None)
             if scale is not None:
-                found[name] = Attribute((((scale, 1),),))
+                found[name] = Attribute((((scale, 1), (Scale(value, ()), 1))[: 2 if name in elsewhere else 1],))
     return found
 
 
@@ -73,19 +79,67 @@ def _candidates(
                     yield scale
 
 
+def read_elsewhere(model: nn.Module) -> frozenset[str]:
+    """Names that forwards of a model's modules read from other objects than the module itself."""
+    found: set[str] = set()
+    for kind in {type(module) for module in model.modules()}:
+        if not kind.__module__.startswith("torch.nn"):
+            found |= _read_from_others(kind)
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4096)
+def _read_from_others(kind: type) -> frozenset[str]:
+    return frozenset(name for function in _functions(kind) for name in _foreign(function.__code__))
+
+
 def _read(kind: type) -> set[str]:
     """Names that a forward refers to, in itself and in the methods of its class that it refers to."""
-    seen: set[str] = set()
-    waiting = ["forward"]
+    return {name for function in _functions(kind) for name in _names(function.__code__)}
+
+
+def _functions(kind: type) -> list[FunctionType]:
+    """A class's forward and the methods and properties of the class that it refers to, directly or not."""
+    seen: set[str] = {"forward"}
+    waiting, found = ["forward", "__call__"], []
     while waiting:
-        method = getattr(kind, waiting.pop(), None)
-        if isinstance(method, FunctionType):
-            new = _names(method.__code__) - seen
+        function = _function(inspect.getattr_static(kind, waiting.pop(), None))
+        if function is not None and function.__module__ != nn.Module.__module__:
+            found.append(function)
+            new = _names(function.__code__) - seen
             seen |= new
             waiting.extend(new)
-    return seen
+    return found
+
+
+def _function(member: object) -> FunctionType | None:
+    """The function behind a method or a property."""
+    if isinstance(member, property):
+        member = member.fget
+    member = inspect.unwrap(member) if callable(member) else getattr(member, "__func__", getattr(member, "func", None))
+    return member if isinstance(member, FunctionType) else None
 
 
 def _names(code: CodeType) -> set[str]:
+    """Names of attributes in some code; a string may be one that `getattr` reads."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    strings = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()}
+    return set(code.co_names).union(strings, *map(_names, inner))
+
+
+def _foreign(code: CodeType) -> set[str]:
+    """Names that some code reads from objects other than its first argument."""
+    found: set[str] = set()
+    first = code.co_varnames[0] if code.co_argcount else None
+    before: object = None
+    for instruction in dis.get_instructions(code):
+        called = "NULL" in instruction.argrepr  # `x.dim()`, which is a method of a tensor
+        if instruction.opname == "LOAD_ATTR" and not called and before != first:
+            found.add(instruction.argval)
+        loaded = instruction.opname.startswith("LOAD_FAST")
+        name = instruction.argval if loaded else None
+        before = name[-1] if isinstance(name, tuple) else name
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _foreign(constant)
+    return found

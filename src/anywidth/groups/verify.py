@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup
 from anywidth.groups.labels import varying
+from anywidth.groups.meanings import (
+    Integer,
+    assignments,
+    choose,
+    drop_unneeded,
+    following,
+    integers,
+    leave_alone,
+    without_coincidences,
+)
+from anywidth.groups.other_inputs import try_other_inputs
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.prover import Failure, Prover
 from anywidth.groups.solve import shared_path, solve
@@ -19,6 +31,8 @@ from anywidth.groups.trace import Capture, Inputs
 __all__ = ["verify"]
 
 _ROUNDS = 40
+_STEPS = 16
+"""Remedies for one class, after which groups at fault are frozen one by one."""
 
 
 def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs) -> Analysis:
@@ -39,8 +53,9 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
         groups = repair.analysis.elastic
         failure = prover.prove(repair.analysis, groups) if groups else None
         if failure is None:
-            return repair.analysis
-        if failure.module is None or not repair.step(failure, prover):
+            return repair.finish(prover, inputs)
+        repaired = repair.reconsider(failure, prover) if failure.module is None else repair.step(failure, prover)
+        if not repaired:
             repair.give_up(*prover.fault(repair.analysis, groups, failure))
     return repair.analysis.freeze({group.name: "no proof within the rounds allowed" for group in groups})
 
@@ -52,8 +67,12 @@ class _Repair:
     model: nn.Module
     found: Propagation
     analysis: Analysis
-    stages: dict[type, int] = field(default_factory=lambda: defaultdict(int))
+    steps: dict[type, int] = field(default_factory=lambda: defaultdict(int))
+    tried: dict[type, list[dict[Integer, int]]] = field(default_factory=lambda: defaultdict(list))
+    reconsidered: dict[Integer, int] = field(default_factory=lambda: defaultdict(int))
+    chosen: dict[Integer, int] = field(default_factory=dict)
     frozen: dict[frozenset[str], str] = field(default_factory=dict)
+    tied: set[type] = field(default_factory=set)
     untied: dict[type, Any] = field(default_factory=dict)
     given_up: dict[type, set[frozenset[str]]] = field(default_factory=lambda: defaultdict(set))
 
@@ -62,14 +81,11 @@ class _Repair:
         assert failure.module is not None
         kind = type(self.model.get_submodule(failure.module))
         paths = self._paths(kind)
-        alternatives = max(
-            (a.alternatives for path in paths for a in self.analysis.attributes.get(path, {}).values()), default=1
-        )
-        stage = self.stages[kind] = self.stages[kind] + 1
-        if stage < min(alternatives, 4):
-            self._choose(paths, stage)
+        self.steps[kind] += 1
+        if self._assign(kind, failure, prover):
             return True
-        if stage <= min(alternatives, 4):
+        if kind not in self.tied:
+            self.tied.add(kind)
             self.untied[kind] = self.found.labels.snapshot()
             if self._tie(paths):
                 self._resolve()
@@ -77,9 +93,47 @@ class _Repair:
         if kind in self.untied:
             self.found.labels.restore(self.untied.pop(kind))
             self._resolve()
-        if failure.module and stage <= 8:
+        if self.reconsider(failure, prover):
+            return True
+        if failure.module and self.steps[kind] <= _STEPS:
             return self._freeze_alike(failure, paths, prover)
         return False
+
+    def reconsider(self, failure: Failure, prover: Prover) -> bool:
+        """Leave alone an integer of any class with which the draw that failed passes; False if there is none."""
+        for integer in following(self.model, self.analysis):
+            if self.reconsidered[integer] < 2:
+                self.reconsidered[integer] += 1
+                trial = leave_alone(self.model, self.analysis, integer)
+                if prover.prove(trial, trial.elastic, draws=[failure.draw]) is None:
+                    return self._accept(trial)
+        return False
+
+    def finish(self, prover: Prover, inputs: Inputs) -> Analysis:
+        """The proved analysis, in which no integer follows channels without need."""
+        analysis = drop_unneeded(self.model, self.analysis, prover)
+        return without_coincidences(try_other_inputs(self.model, analysis, prover, inputs))
+
+    def _assign(self, kind: type, failure: Failure, prover: Prover) -> bool:
+        """Give other meanings to the integers of a class: such that the draw passes, or at least runs there."""
+        running: Analysis | None = None
+        for choices in assignments(self.model, self.analysis, kind):
+            if choices in self.tried[kind]:
+                continue
+            self.tried[kind].append(choices)
+            trial = choose(self.model, self.analysis, choices)
+            found = prover.prove(trial, trial.elastic, draws=[failure.draw])
+            if found is None or (found.module is not None and type(self.model.get_submodule(found.module)) is not kind):
+                return self._accept(trial)
+            if running is None and found.module is None:
+                running = trial
+        return running is not None and self._accept(running)
+
+    def _accept(self, analysis: Analysis) -> bool:
+        self.analysis = analysis
+        for integer, places in integers(self.model, analysis).items():
+            self.chosen[integer] = max(attribute.choice(integer.index) for _, attribute in places)
+        return True
 
     def give_up(self, group: ChannelGroup, failure: Failure) -> None:
         """Freeze a group; where its like was given up before, in another module of the class, all that are alike."""
@@ -109,16 +163,13 @@ class _Repair:
             path = path.rpartition(".")[0]
         return path
 
-    def _choose(self, paths: Iterable[str], choice: int) -> None:
-        attributes = dict(self.analysis.attributes)
-        for path in paths:
-            if path in attributes:
-                attributes[path] = {name: replace(a, chosen=choice) for name, a in attributes[path].items()}
-        self.analysis = replace(self.analysis, attributes=attributes)
-
     def _tie(self, paths: Sequence[str]) -> bool:
-        """Tie inner channels to the channels that come in, where a forward takes them to be equally many."""
+        """Tie inner channels to the channels that come in, where a forward takes them to be equally many.
+
+        Only channels that can be narrowed are: a causal mask may have as many positions as there are channels.
+        """
         labels, tied = self.found.labels, False
+        elastic = np.array([*(group.frozen is None for group in self.analysis.groups), False])
         for path in paths:
             inner = {}
             for number in self.found.numbers:
@@ -133,8 +184,8 @@ class _Repair:
                 for name, vectors in self.found.dims.items():
                     if not name.startswith(f"{path}."):
                         continue
-                    for partner in vectors:
-                        if partner is None or partner.size != size:
+                    for partner, axis in zip(vectors, self.analysis.axes.get(name, ()), strict=False):
+                        if partner is None or axis is None or partner.size != size or not elastic[axis.group].all():
                             continue
                         if (labels.find(partner) != labels.find(vector)).any():
                             labels.union(partner, vector, f"as many as the channels that enter {path}")
@@ -142,8 +193,9 @@ class _Repair:
         return tied
 
     def _resolve(self) -> None:
-        # Ties change what integers count, so their first meaning is tried again.
-        analysis = solve(self.model, self.found)
+        # Ties change what integers count, so what was tried before may be right now.
+        self.tried.clear()
+        analysis = choose(self.model, solve(self.model, self.found), self.chosen)
         self.analysis = analysis.freeze(
             {g.name: self.frozen[frozenset(g.members)] for g in analysis.groups if frozenset(g.members) in self.frozen}
         )

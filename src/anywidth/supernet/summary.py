@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from anywidth.groups import Analysis
 
 __all__ = ["elastic_share", "summary"]
@@ -18,6 +20,19 @@ def elastic_share(analysis: Analysis) -> float:
         groups = {analysis.groups[number].name for scale in operator.scales for number, _ in scale.parts}
         moved += operator.macs if groups & elastic else 0
     return moved / total if total else 0.0
+
+
+def _coincidences(analysis: Analysis) -> list[str]:
+    """A line per attribute that subnets leave alone; modules that differ in a number alone share one."""
+    found: dict[str, list[str]] = {}
+    for each in analysis.coincidences:
+        times = f"{each.factor} times " if each.factor > 1 else ""
+        groups = " and ".join(re.sub(r"\d+", "*", name) for name in each.groups)
+        name = f"{each.module}.{each.attribute}" if each.module else each.attribute
+        text = f"{re.sub(r'[0-9]+', '*', name)} = {each.value} ({times}the channels of {groups})"
+        exact = f"{name} = {each.value} ({times}the channels of {' and '.join(each.groups)})"
+        found.setdefault(text, []).append(exact)
+    return [lines[0] + (f" and {len(lines) - 1} more alike" if len(lines) > 1 else "") for lines in found.values()]
 
 
 def summary(analysis: Analysis, title: str) -> str:
@@ -38,6 +53,9 @@ def summary(analysis: Analysis, title: str) -> str:
     if frozen:
         lines.append("frozen:")
         lines += [f"  {group.name:<{width}}  {group.channels:>8}  {group.frozen}" for group in frozen]
+    if analysis.coincidences:
+        lines.append("left alone: integers that equal a number of channels, but no example input needs them to follow")
+        lines += [f"  {text}" for text in _coincidences(analysis)]
     if analysis.unknown:
         names = ", ".join(f"{name} ({count})" for name, count in analysis.unknown.items())
         lines.append(f"operators without a rule: {names}")
