@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
+from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
 
@@ -23,6 +24,7 @@ def run_masked(
     tensors: Mapping[str, Tensor],
     inputs: Inputs,
     masks: Mapping[str, list[np.ndarray]],
+    noise: FixedNoise | None = None,
 ) -> list[Any]:
     """Outputs of a captured graph at full width with some channels masked.
 
@@ -34,6 +36,7 @@ def run_masked(
         tensors: Parameters and buffers by name, at full width.
         inputs: What the model is called with.
         masks: For values by node name: boolean arrays that broadcast to them, False where dropped.
+        noise: The source of random numbers that the narrowed network has as well.
     """
     flat = iter(inputs.tensors())
     placeholders = []
@@ -48,7 +51,8 @@ def run_masked(
             placeholders.append(next(flat))
         else:
             placeholders.append(None)
-    runner = _Masked(capture.program.graph_module, {k: [torch.from_numpy(m) for m in v] for k, v in masks.items()})
+    found = {name: [torch.from_numpy(mask) for mask in arrays] for name, arrays in masks.items()}
+    runner = _Masked(capture.program.graph_module, found, noise)
     return runner.run(*placeholders)
 
 
@@ -64,14 +68,18 @@ def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, l
 
 
 class _Masked(Interpreter):
-    def __init__(self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]]) -> None:
+    def __init__(
+        self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]], noise: FixedNoise | None = None
+    ) -> None:
         super().__init__(module)
-        self.masks = masks
+        self.masks, self.noise = masks, noise
         self.written = _written_through(module.graph)
 
     def run_node(self, n: Node) -> Any:
-        if "_assert_tensor_metadata" in str(n.target):  # the traced dtype; proofs run in double precision
+        if "aten._assert" in str(n.target):  # the traced dtype, or the domain of values that may be masked here
             return None
+        if self.noise is not None:
+            self.noise.masks = self.masks.get(n.name, [])
         special = _SPECIAL.get(_base(n))
         source = n.all_input_nodes[0] if n.all_input_nodes else None
         masks = self.masks.get(source.name, []) if source is not None else []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import operator as op
-from collections.abc import Sequence
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Number, Value
-from anywidth.groups.labels import Array, first_along, varying
+from anywidth.groups.flow import Flow, Value
+from anywidth.groups.labels import Array, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["reshape_facet"]
@@ -68,19 +67,15 @@ def reshape(flow: Flow, call: Call) -> Result:
         return None
     facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in flow.facets(x)]
     result = Value(call.shape, facets, origin=x.origin)
+    if x.follows:
+        for left, right in _blocks(x.shape, call.shape):
+            old, new = [d for d in left if x.shape[d] > 1], [d for d in right if call.shape[d] > 1]
+            if len(old) == len(new) == 1 and old[0] in x.follows:
+                result.follows[new[0]] = x.follows[old[0]]
     sizes = call.args[-1] if isinstance(call.args[-1], (list, tuple)) else []
     first = call.args[1] % len(x.shape) if "unflatten" in flow.operator else 0
-    _numbers(flow, result, sizes, first)
+    flow.sizes(result, sizes, first)
     return result
-
-
-def _numbers(flow: Flow, value: Value, sizes: Sequence[int], first: int = 0) -> None:
-    """Remember sizes that were given as numbers for the dimensions of a value."""
-    call = len(flow.numbers)
-    for dim, size in enumerate(sizes, first):
-        if isinstance(size, int) and size > 1:
-            facet = first_along(value.facets, dim)
-            flow.numbers.append(Number(flow.module, size, facet, dim, call=call))
 
 
 @rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")
@@ -102,18 +97,42 @@ def permute(flow: Flow, call: Call) -> Result:
             order.insert(t, s)
     elif ndim > 1:
         order[-1], order[-2] = order[-2], order[-1]
-    return Value(call.shape, [np.transpose(f, order) for f in flow.facets(x)], origin=x.origin)
+    follows = {order.index(dim): vector for dim, vector in x.follows.items()}
+    return Value(call.shape, [np.transpose(f, order) for f in flow.facets(x)], origin=x.origin, follows=follows)
 
 
 @rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
 def expand(flow: Flow, call: Call) -> Result:
-    """Broadcasting: new dimensions carry no labels."""
-    x = call.args[0]
-    lead = len(call.shape) - len(x.shape)
-    result = Value(call.shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
-    if isinstance(call.args[1], (list, tuple)):
-        _numbers(flow, result, list(call.args[1]))
+    """Broadcasting: new dimensions follow what they meet; after `expand_as`, they have the labels of the other."""
+    x, other = call.args[0], call.args[1]
+    result = _expanded(flow, x, call.shape)
+    if isinstance(other, Value):
+        for facet in flow.facets(other):
+            if varying(facet) <= result.follows.keys():
+                result.facets.append(facet)
+        for dim in set().union(*map(varying, result.facets)) & result.follows.keys():
+            del result.follows[dim]
+        result.follows.update({dim: vector for dim, vector in other.follows.items() if dim in result.follows})
+    else:
+        flow.sizes(result, list(other))
     return result
+
+
+def _expanded(flow: Flow, x: Value, shape: tuple[int, ...]) -> Value:
+    lead = len(shape) - len(x.shape)
+    result = Value(shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
+    for dim, size in enumerate(shape):
+        if dim - lead in x.follows:
+            result.follows[dim] = x.follows[dim - lead]
+        elif size > 1 and (dim < lead or x.shape[dim - lead] == 1):
+            result.follows[dim] = flow.labels.fresh(size)
+    return result
+
+
+@rule("aten.broadcast_tensors")
+def broadcast(flow: Flow, call: Call) -> Result:
+    """Several values expanded to one shape."""
+    return [_expanded(flow, value, call.shape) for value in call.args[0]]
 
 
 @rule("aten.repeat")

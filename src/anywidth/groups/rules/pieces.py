@@ -94,7 +94,9 @@ def select(flow: Flow, call: Call) -> Result:
 
 def _select(flow: Flow, x: Value, dim: int, shape: tuple[int, ...]) -> Value:
     facets = [_by_number(flow, facet, dim) if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
-    return Value(shape, [np.take(facet, 0, axis=dim) for facet in facets if facet is not None], origin=x.origin)
+    left = [np.take(facet, 0, axis=dim) for facet in facets if facet is not None]
+    follows = {d - (d > dim): vector for d, vector in x.follows.items() if d != dim}
+    return Value(shape, left, origin=x.origin, follows=follows)
 
 
 def _by_number(flow: Flow, facet: Array, dim: int) -> Array | None:
@@ -123,7 +125,8 @@ def slice_(flow: Flow, call: Call) -> Result:
             facet = _cut(flow, facet, dim, piece)
         if facet is not None:
             facets.append(facet)
-    return Value(call.shape, facets, origin=x.origin)
+    follows = {d: vector for d, vector in x.follows.items() if d != dim or call.shape[dim] == size}
+    return Value(call.shape, facets, origin=x.origin, follows=follows)
 
 
 def _cut(flow: Flow, facet: Array, dim: int, piece: slice) -> Array | None:

@@ -7,6 +7,9 @@ from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["pointwise"]
 
+_LONGEST = 1 << 16
+"""Longer dimensions hold positions, not channels."""
+
 
 @rule(
     "aten.hardswish_", "aten.dropout", "aten.dropout_", "aten.bernoulli_", "aten.mish_", "aten.log_sigmoid",
@@ -20,7 +23,8 @@ __all__ = ["pointwise"]
 def pointwise(flow: Flow, call: Call) -> Result:
     """Element-wise operators; those that ATen tags as such come here without being listed."""
     values = call.values()
-    return Value(call.shape, flow.elementwise(values, call.shape), loose=all(v.loose for v in values))
+    facets = flow.elementwise(values, call.shape)
+    return Value(call.shape, facets, loose=all(v.loose for v in values), follows=flow.carried(values, call.shape))
 
 
 @rule(
@@ -34,7 +38,7 @@ def same(flow: Flow, call: Call) -> Result:
     if first.shape != call.shape:
         flow.freeze(first)
         return None
-    return Value(call.shape, flow.facets(first), origin=first.origin)
+    return Value(call.shape, flow.facets(first), origin=first.origin, follows=dict(first.follows))
 
 
 @rule(
@@ -43,8 +47,13 @@ def same(flow: Flow, call: Call) -> Result:
     "aten.tensor", "aten.sym_size", "aten._assert_tensor_metadata", "aten.meshgrid", "aten.new_empty_strided",
 )  # fmt: skip
 def created(flow: Flow, call: Call) -> Result:
-    """Tensors that the forward makes: they carry no labels."""
-    return [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    """Tensors that the forward makes: they follow what they meet, and so do the numbers that are their sizes."""
+    made = [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    sizes = next((list(arg) for arg in call.args[:2] if isinstance(arg, (list, tuple))), [])
+    if len(made) == 1 and len(sizes) == len(call.shape):
+        made[0].follows = {d: flow.labels.fresh(size) for d, size in enumerate(call.shape) if 1 < size <= _LONGEST}
+        flow.sizes(made[0], sizes)
+    return made
 
 
 @rule("aten.prelu")
