@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
+from anywidth.groups.compacted import is_compacted, run_compacted
 from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
@@ -89,6 +90,8 @@ class _Masked(Interpreter):
             for other in masks[1:]:
                 mask = mask & other
             result = special(str(n.target), mask, args, kwargs, n)
+        elif is_compacted(n, _base(n)) and any(self.masks.get(node.name) for node in n.all_input_nodes):
+            result = run_compacted(n, self._value, self.masks, in_place=_base(n).endswith("_"))
         elif str(n.target) == "aten.view.default":  # masked values may have other strides than the traced ones
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
@@ -97,9 +100,10 @@ class _Masked(Interpreter):
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
         """Arguments of a node; weights are masked here and not beforehand, so that few masked copies live at a time."""
-        return map_arg(
-            args, lambda node: self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
-        )
+        return map_arg(args, self._value)
+
+    def _value(self, node: Node) -> Any:
+        return self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
 
     def _masked(self, node: Node, value: Any) -> Any:
         if isinstance(value, Tensor) and not (_finite(node) and all(_indifferent(user, node) for user in node.users)):

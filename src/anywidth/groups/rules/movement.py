@@ -176,35 +176,6 @@ def roll(flow: Flow, call: Call) -> Result:
     return Value(call.shape, flow.facets(x))
 
 
-@rule("aten.index", "aten.index_select", "aten.embedding", "aten.gather", "aten.take_along_dim")
-def index(flow: Flow, call: Call) -> Result:
-    """Look-ups by an index tensor: the dimension looked up cannot be narrowed, the others move along."""
-    name = flow.operator
-    reason = f"looked up by an index at {flow.where}"
-    x = call.args[0]
-    for positions in call.values()[1:]:
-        flow.freeze(positions, f"positions of an index at {flow.where}")
-    if "embedding" in name:
-        dim, ndim = 0, len(call.args[1].shape)
-    elif "index_select" in name:
-        dim, ndim = call.args[1] % len(x.shape), 1
-    elif name.startswith("aten.index."):
-        found = [(d, i) for d, i in enumerate(call.args[1]) if i is not None]
-        dim, ndim = found[0][0], len(found[0][1].shape)
-        if len(found) > 1:
-            flow.freeze(x, reason)
-            return None
-    else:
-        flow.freeze(x, reason)
-        return None
-    flow.freeze(x, reason, dims=[dim])
-    facets = []
-    for facet in flow.facets(x):
-        if facet.shape[dim] == 1:
-            facets.append(facet.reshape([*facet.shape[:dim], *[1] * ndim, *facet.shape[dim + 1 :]]))
-    return Value(call.shape, facets)
-
-
 @rule("aten.pixel_shuffle")
 def pixel_shuffle(flow: Flow, call: Call) -> Result:
     """(batch, channels * r * r, h, w) to (batch, channels, h * r, w * r)."""

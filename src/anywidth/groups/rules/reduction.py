@@ -10,10 +10,10 @@ import numpy as np
 from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.rules.registry import Call, Result, rule
 
-__all__: list[str] = []
+__all__ = ["reduced"]
 
 
-def _reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -> Value:
+def reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -> Value:
     """What is left of a value's labels after a reduction over `dims`, with or without keepdim."""
     over = {d % len(x.shape) for d in dims}
     facets = []
@@ -28,13 +28,18 @@ def _reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) 
 @rule(
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.var_mean", "aten.std_mean",
     "aten.norm", "aten.linalg_vector_norm", "aten.logsumexp", "aten.prod", "aten.max.dim", "aten.min.dim",
-    "aten.max", "aten.min",
+    "aten.max", "aten.min", "aten.aminmax", "aten.any", "aten.all", "aten.nansum", "aten.nanmean", "aten.count_nonzero",
+    "aten.linalg_norm", "aten.linalg_matrix_norm", "aten.frobenius_norm", "aten.nuclear_norm", "aten._is_all_true",
+    "aten._is_any_true",
 )  # fmt: skip
 def reduction(flow: Flow, call: Call) -> Result:
     """Reductions over some or all dimensions; labels of the reduced dimensions end here."""
     x = call.args[0]
-    position = 2 if "norm" in flow.operator else 1
-    dims = call.argument(position, "dim")
+    plain = flow.operator.startswith(("aten.frobenius_norm", "aten.nuclear_norm"))
+    position = 2 if "norm" in flow.operator and not plain else 1
+    dims = call.argument(position, "dim", [-2, -1] if "matrix_norm" in flow.operator else None)
+    if "aminmax" in flow.operator:
+        dims = call.kwargs.get("dim")
     if isinstance(dims, Value):  # the element-wise max(a, b)
         return Value(call.shape, flow.elementwise([x, dims], call.shape))
     if dims is None or dims == [] or isinstance(dims, bool):
@@ -43,7 +48,7 @@ def reduction(flow: Flow, call: Call) -> Result:
         dims = [dims]
     if ".mean." in flow.operator and {d % len(x.shape) for d in dims} >= set(range(2, len(x.shape))):
         flow.record("average pool", math.prod(x.shape), flow.facets(x))
-    results = [_reduced(flow, x, dims, shape) for shape in call.shapes]
+    results = [reduced(flow, x, dims, shape) for shape in call.shapes]
     return results[0] if len(results) == 1 else results
 
 
@@ -51,26 +56,18 @@ def reduction(flow: Flow, call: Call) -> Result:
     "aten.softmax",
     "aten.log_softmax",
     "aten._softmax",
-    "aten.cumsum",
-    "aten.cumprod",
-    "aten.sort",
     "aten.softmin",
 )
-def along_one_dimension(flow: Flow, call: Call) -> Result:
-    """Operators along one dimension, which therefore is kept whole unless it is the only one with labels."""
+def softmax(flow: Flow, call: Call) -> Result:
+    """Shares along one dimension, which is kept whole unless it is the only one with labels."""
     x, dim = call.args[0], call.argument(1, "dim", -1)
     dim %= len(x.shape)
-    normalises = "softmax" in flow.operator
     facets = []
     for facet in flow.facets(x):
-        if facet.shape[dim] > 1:
-            if facet.size > facet.shape[dim]:
-                facet = flow.labels.tie(facet, {dim}, flow.where)
-            elif not normalises:
-                flow.labels.freeze(facet, f"order of channels matters at {flow.where}")
+        if facet.size > facet.shape[dim] > 1:
+            facet = flow.labels.tie(facet, {dim}, flow.where)
         facets.append(facet)
-    results = [Value(shape, facets) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+    return Value(call.shape, facets)
 
 
 @rule("aten.batch_norm", "aten._native_batch_norm_legit", "aten.native_batch_norm", "aten.instance_norm")
