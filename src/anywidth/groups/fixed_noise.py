@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["FixedNoise"]
 
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
+_SINGLE = ("fake_quantize", "_fake_quantize", "fused_moving_avg", "_fused_moving_avg")
+"""Operators whose scales, all arguments but the first, have to be in single precision."""
 _STEPS = (0.7548776662, 0.5698402910, 0.8191725134, 0.6710436067, 0.8566748839, 0.7101312069, 0.8826782001)
 """Irrational steps, one per dimension: what is drawn at a position depends on its indices, not on the sizes."""
 
@@ -60,7 +63,23 @@ class FixedNoise(TorchDispatchMode):
             kwargs = {**kwargs, "dtype": self.dtype if dtype.is_floating_point else _COMPLEX[self.dtype]}
         if torch.Tag.nondeterministic_seeded in func.tags:
             return self._draw(func, args, kwargs)
-        return func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if name.startswith(_SINGLE):
+            args = tuple(
+                a.float() if isinstance(a, Tensor) and a.dtype == torch.float64 and i else a for i, a in enumerate(args)
+            )
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            # Constants of the model keep their types, which an operator may not mix with that of the proof.
+            cast = pytree.tree_map_only(Tensor, self._cast, (args, kwargs))
+            pairs = zip(pytree.tree_leaves(cast), pytree.tree_leaves((args, kwargs)), strict=True)
+            if name.endswith("_") or "out" in kwargs or all(a is b for a, b in pairs):
+                raise
+            return func(*cast[0], **cast[1])
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _draw(self, func: Any, args: Any, kwargs: Any) -> Any:
         packet = str(func.overloadpacket).removeprefix("aten.")

@@ -9,9 +9,11 @@ from anywidth.groups.rules import (
     ordering,
     pieces,
     pointwise,
+    products,
     quantisation,
     recurrent,
     reduction,
+    vision,
 )
 from anywidth.groups.rules.registry import Call, Result, Rule, find_rule, rule
 
@@ -28,8 +30,10 @@ __all__ = [
     "ordering",
     "pieces",
     "pointwise",
+    "products",
     "quantisation",
     "recurrent",
     "reduction",
     "rule",
+    "vision",
 ]

@@ -57,7 +57,9 @@ def pairs(flow: Flow, call: Call) -> Result:
     return Value(call.shape, [f.take(0, -1) for f in kept.facets], origin=x.origin, loose=x.loose)
 
 
-@rule("aten.real", "aten.imag", "aten.conj", "aten._conj", "aten.resolve_conj", "aten.resolve_neg", "aten.conj_physical")
+@rule(
+    "aten.real", "aten.imag", "aten.conj", "aten._conj", "aten.resolve_conj", "aten.resolve_neg", "aten.conj_physical"
+)
 def part(flow: Flow, call: Call) -> Result:
     """One part of every complex number."""
     x = call.args[0]

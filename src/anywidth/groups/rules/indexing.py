@@ -9,6 +9,7 @@ import torch
 
 from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.labels import varying
+from anywidth.groups.rules.ordering import whole
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__: list[str] = []
@@ -174,12 +175,38 @@ def masked_scatter(flow: Flow, call: Call) -> Result:
     return result
 
 
-@rule("aten.take", "aten.put", "aten.nonzero", "aten.masked_select", "aten.argwhere", "aten.unique_dim", "aten._unique2")
+@rule(
+    "aten.take", "aten.put", "aten.nonzero", "aten.nonzero_static", "aten.masked_select", "aten.argwhere",
+    "aten._unique", "aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "aten.unique_dim_consecutive",
+    "aten.histc", "aten.histogram", "aten.bincount",
+)  # fmt: skip
 def flattened(flow: Flow, call: Call) -> Result:
     """Operators on the elements of all dimensions in a row, or with a result whose size depends on values."""
     for value in call.values():
         flow.freeze(value, f"positions over all dimensions count at {flow.where}")
     return None
+
+
+@rule("aten.repeat_interleave.self_Tensor", "aten.repeat_interleave.Tensor")
+def repeat_each(flow: Flow, call: Call) -> Result:
+    """Every position of one dimension as many times as a tensor says."""
+    x, dim = call.args[0], call.argument(2, "dim")
+    if dim is None or "self" not in flow.operator:
+        for value in call.values():
+            flow.freeze(value, f"repeated by numbers of a tensor at {flow.where}")
+        return None
+    dim %= len(x.shape)
+    flow.freeze(call.args[1], f"numbers of repeats at {flow.where}")
+    kept = whole(flow, x, {dim}, f"repeated by numbers of a tensor at {flow.where}")
+    return Value(call.shape, [f for f in kept.facets if f.shape[dim] == 1], origin=x.origin)
+
+
+@rule("aten.multinomial")
+def drawn(flow: Flow, call: Call) -> Result:
+    """Random positions along the last dimension, with given probabilities."""
+    x = call.args[0]
+    kept = whole(flow, x, {len(x.shape) - 1}, f"positions are drawn at {flow.where}")
+    return Value(call.shape, [f for f in kept.facets if f.shape[-1] == 1])
 
 
 @rule("aten.one_hot")

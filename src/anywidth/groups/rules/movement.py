@@ -59,6 +59,7 @@ def reshape_facet(flow: Flow, facet: Array, old: tuple[int, ...], new: tuple[int
 @rule(
     "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.squeeze",
     "aten.unsqueeze", "aten.squeeze_", "aten.unsqueeze_", "aten._reshape_alias", "aten.view_as", "aten.reshape_as",
+    "aten.ravel", "aten.atleast_1d", "aten.atleast_2d", "aten.atleast_3d", "aten.view_copy",
 )  # fmt: skip
 def reshape(flow: Flow, call: Call) -> Result:
     """Every operator that keeps the order of the elements and changes the shape."""
@@ -78,7 +79,10 @@ def reshape(flow: Flow, call: Call) -> Result:
     return result
 
 
-@rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")
+@rule(
+    "aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.swapdims", "aten.movedim", "aten.moveaxis",
+    "aten.mT", "aten.mH", "aten.adjoint", "aten.numpy_T",
+)  # fmt: skip
 def permute(flow: Flow, call: Call) -> Result:
     """Every operator that permutes dimensions."""
     x = call.args[0]
@@ -87,10 +91,10 @@ def permute(flow: Flow, call: Call) -> Result:
     order = list(range(ndim))
     if "permute" in name:
         order = [d % ndim for d in call.args[1]]
-    elif "transpose" in name or "swapaxes" in name:
+    elif "transpose" in name or "swap" in name:
         a, b = call.args[1] % ndim, call.args[2] % ndim
         order[a], order[b] = b, a
-    elif "movedim" in name:
+    elif "move" in name:
         source, target = (list(np.atleast_1d(call.args[i]) % ndim) for i in (1, 2))
         order = [d for d in order if d not in source]
         for t, s in sorted(zip(target, source, strict=True)):
@@ -135,10 +139,11 @@ def broadcast(flow: Flow, call: Call) -> Result:
     return [_expanded(flow, value, call.shape) for value in call.args[0]]
 
 
-@rule("aten.repeat")
+@rule("aten.repeat", "aten.tile")
 def repeat(flow: Flow, call: Call) -> Result:
     """Tiling: the labels repeat too."""
     x, times = call.args[0], list(call.args[1])
+    times = [1] * (len(x.shape) - len(times)) + times
     facets = []
     for facet in flow.facets(x):
         facet = facet.reshape([1] * (len(times) - facet.ndim) + list(facet.shape))
@@ -161,11 +166,30 @@ def repeat_interleave(flow: Flow, call: Call) -> Result:
     )
 
 
-@rule("aten.flip")
+@rule("aten.flip", "aten.fliplr", "aten.flipud")
 def flip(flow: Flow, call: Call) -> Result:
     """Reversed dimensions."""
     x = call.args[0]
-    return Value(call.shape, [np.flip(f, tuple(d % f.ndim for d in call.args[1])) for f in flow.facets(x)])
+    dims = {"fliplr": [1], "flipud": [0]}.get(flow.operator.split(".")[1]) or call.args[1]
+    return Value(call.shape, [np.flip(f, tuple(d % f.ndim for d in dims)) for f in flow.facets(x)])
+
+
+@rule("aten.rot90")
+def quarter_turns(flow: Flow, call: Call) -> Result:
+    """Rotations of a plane, whose two dimensions stay whole."""
+    x, times, plane = call.args[0], call.argument(1, "k", 1), call.argument(2, "dims", [0, 1])
+    a, b = (dim % len(x.shape) for dim in plane)
+    flow.freeze(x, f"turned at {flow.where}", dims=(a, b))
+    facets = flow.facets(x)
+    return Value(call.shape, [np.swapaxes(f, a, b) for f in facets] if times % 2 else facets, origin=x.origin)
+
+
+@rule("aten.as_strided", "aten.as_strided_", "aten.as_strided_scatter", "aten.view.dtype", "aten.set_")
+def by_memory(flow: Flow, call: Call) -> Result:
+    """Operators that read memory by numbers, whatever the dimensions mean."""
+    for value in call.values():
+        flow.freeze(value, f"read by its place in memory at {flow.where}")
+    return None
 
 
 @rule("aten.roll")

@@ -30,7 +30,7 @@ def reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -
     "aten.norm", "aten.linalg_vector_norm", "aten.logsumexp", "aten.prod", "aten.max.dim", "aten.min.dim",
     "aten.max", "aten.min", "aten.aminmax", "aten.any", "aten.all", "aten.nansum", "aten.nanmean", "aten.count_nonzero",
     "aten.linalg_norm", "aten.linalg_matrix_norm", "aten.frobenius_norm", "aten.nuclear_norm", "aten._is_all_true",
-    "aten._is_any_true",
+    "aten._is_any_true", "aten.special_logsumexp",
 )  # fmt: skip
 def reduction(flow: Flow, call: Call) -> Result:
     """Reductions over some or all dimensions; labels of the reduced dimensions end here."""
@@ -52,11 +52,22 @@ def reduction(flow: Flow, call: Call) -> Result:
     return results[0] if len(results) == 1 else results
 
 
+@rule("aten.norm_except_dim")
+def norm_of_slices(flow: Flow, call: Call) -> Result:
+    """Norms over all dimensions but one, which keep their number."""
+    x, kept = call.args[0], call.argument(2, "dim", 0)
+    return reduced(flow, x, set(range(len(x.shape))) - {kept % len(x.shape)}, call.shape)
+
+
 @rule(
     "aten.softmax",
     "aten.log_softmax",
     "aten._softmax",
     "aten.softmin",
+    "aten._log_softmax",
+    "aten._safe_softmax",
+    "aten.special_softmax",
+    "aten.special_log_softmax",
 )
 def softmax(flow: Flow, call: Call) -> Result:
     """Shares along one dimension, which is kept whole unless it is the only one with labels."""
@@ -132,12 +143,14 @@ def group_norm(flow: Flow, call: Call) -> Result:
     "aten.upsample_nearest1d", "aten.upsample_trilinear3d", "aten.upsample_nearest3d", "aten.reflection_pad1d",
     "aten.reflection_pad2d", "aten.replication_pad2d", "aten.replication_pad1d", "aten._upsample_bilinear2d_aa",
     "aten._upsample_bicubic2d_aa", "aten.upsample_nearest_exact2d", "aten._upsample_nearest_exact2d",
-    "aten.grid_sampler_2d", "aten.grid_sampler", "aten.im2col_copy",
+    "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact3d", "aten.replication_pad3d",
+    "aten.reflection_pad3d", "aten.max_pool1d_with_indices", "aten.max_pool3d_with_indices",
+    "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d",
 )  # fmt: skip
 def spatial(flow: Flow, call: Call) -> Result:
     """Pooling and resizing of (batch, channels, *positions): channels pass, positions cannot be narrowed."""
     x = call.args[0]
-    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(2, len(x.shape)))
+    flow.freeze(x, f"neighbours are mixed at {flow.where}", dims=range(2, len(x.shape)))
     facets = [f for f in flow.facets(x) if all(s == 1 for s in f.shape[2:])]
     if "avg_pool" in flow.operator:
         flow.record("average pool", math.prod(x.shape), facets)
