@@ -66,7 +66,7 @@ def reshape(flow: Flow, call: Call) -> Result:
     x = call.args[0]
     if math.prod(x.shape) == 0:
         return None
-    facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in flow.facets(x)]
+    facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in _flattened(flow, x, call.shape)]
     result = Value(call.shape, facets, origin=x.origin)
     if x.follows:
         for left, right in _blocks(x.shape, call.shape):
@@ -77,6 +77,24 @@ def reshape(flow: Flow, call: Call) -> Result:
     first = call.args[1] % len(x.shape) if "unflatten" in flow.operator else 0
     flow.sizes(result, sizes, first)
     return result
+
+
+def _flattened(flow: Flow, x: Value, new: tuple[int, ...]) -> list[Array]:
+    """The facets of a value before a reshape, of which one alone stays elastic of those that enter one dimension.
+
+    Of (heads, channels) that are flattened, with labels of their own each, heads could be dropped, or channels of every
+    head. The outermost is chosen, unless it is frozen anyway.
+    """
+    facets = flow.facets(x)
+    for left, right in _blocks(x.shape, new) if len(facets) > 1 else []:
+        inside = [f for f in facets if varying(f) & set(left)]
+        if len(inside) < 2 or sum(new[d] > 1 for d in right) > 1:
+            continue
+        inside.sort(key=lambda f: (flow.labels.is_frozen(f), min(varying(f))))
+        for facet in inside[1:]:
+            flow.labels.freeze(facet, f"flattened together with another dimension at {flow.where}")
+            facets = [f for f in facets if f is not facet]
+    return facets
 
 
 @rule(

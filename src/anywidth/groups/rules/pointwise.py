@@ -61,7 +61,8 @@ def same(flow: Flow, call: Call) -> Result:
     "aten.logspace", "aten.hann_window", "aten.hamming_window", "aten.bartlett_window", "aten.blackman_window",
     "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq", "aten.range",
     "aten.linspace", "aten.new_zeros", "aten.new_ones", "aten.new_empty", "aten.new_full", "aten.scalar_tensor",
-    "aten.tensor", "aten.sym_size", "aten._assert_tensor_metadata", "aten.new_empty_strided",
+    "aten.tensor", "aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async",
+    "aten._functional_assert_async", "aten._assert_scalar", "aten.new_empty_strided",
 )  # fmt: skip
 def created(flow: Flow, call: Call) -> Result:
     """Tensors that the forward makes: they follow what they meet, and so do the numbers that are their sizes."""

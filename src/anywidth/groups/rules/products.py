@@ -171,6 +171,10 @@ def matrices(flow: Flow, call: Call) -> Result:
         ]
     depth = len(call.values()[0].shape) - 2 if call.values() else 0
     return [
-        Value(s, [f.reshape([*f.shape, *[1] * (len(s) - f.ndim)]) for f in leading if f.ndim == depth <= len(s)])
+        Value(
+            s,
+            [f.reshape([*f.shape, *[1] * (len(s) - f.ndim)]) for f in leading if f.ndim == depth <= len(s)],
+            origin=f"entries of a matrix from {flow.where}",
+        )
         for s in call.shapes
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,9 +50,7 @@ def recurrent(flow: Flow, call: Call) -> Result:
         for weight, read in ((chunk[0], columns), (chunk[1], state)):
             macs = math.prod(x.shape[:-1]) * math.prod(weight.shape)
             flow.record("recurrent", macs, [v for v in (state, read) if v is not None], weight.weight, (0,))
-    for value in states:
-        if not value.loose:
-            flow.meet(state, flow.along(value, -1), value.origin)
+    _meet_states(flow, state, states)
     flow.number(size, state, "hidden_size")
     flow.number(x.shape[-1], entering, "input_size")
     last = [None if state is None else np.tile(state, directions), *([state] * len(states))]
@@ -59,6 +58,16 @@ def recurrent(flow: Flow, call: Call) -> Result:
         Value(shape, [] if v is None else [v.reshape([1] * (len(shape) - 1) + [-1])])
         for shape, v in zip(call.shapes, last, strict=True)
     ]
+
+
+def _meet_states(flow: Flow, state: Array | None, states: Sequence[Value]) -> None:
+    """Initial states have the channels of the weights; zeros that the forward makes follow them."""
+    for value in states:
+        last = len(value.shape) - 1
+        if state is not None and last in value.follows:
+            flow.labels.union(state, value.follows[last], flow.where)
+        elif not value.loose:
+            flow.meet(state, flow.along(value, -1), value.origin)
 
 
 @rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
@@ -76,11 +85,7 @@ def cell(flow: Flow, call: Call) -> Result:
     columns = flow.along(inner, -1)
     if not x.loose:
         flow.meet(flow.along(x, -1), columns, x.origin)
-    for value in states:
-        if not value.loose:
-            flow.meet(state, flow.along(value, -1), value.origin)
-        elif state is not None and len(value.shape) - 1 in value.follows:
-            flow.labels.union(state, value.follows[len(value.shape) - 1], flow.where)
+    _meet_states(flow, state, states)
     for weight, read in ((inner, columns), (again, state)):
         macs = math.prod(x.shape[:-1]) * math.prod(weight.shape)
         flow.record("recurrent", macs, [v for v in (state, read) if v is not None], weight.weight, (0,))
