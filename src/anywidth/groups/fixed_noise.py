@@ -90,6 +90,8 @@ class FixedNoise(TorchDispatchMode):
         self._calls[name] += 1
         if name == "native_dropout":
             return self._dropout(*args, **kwargs)
+        if name == "rrelu_with_noise":
+            return self._slopes(packet.endswith("_"), *args, **kwargs)
         if name == "randperm":
             result = torch.empty(args[0], dtype=kwargs.get("dtype") or torch.int64, device=kwargs.get("device"))
             return result.copy_(torch.arange(args[0]).roll(self._calls[name]))
@@ -123,6 +125,16 @@ class FixedNoise(TorchDispatchMode):
             return x.clone(), torch.ones_like(x, dtype=torch.bool)
         kept = self._uniform("native_dropout", x.shape) >= p
         return x * kept / max(1 - p, 1e-12), kept
+
+    def _slopes(
+        self, in_place: bool, x: Tensor, noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *rest: Any
+    ) -> Tensor:
+        training = bool(rest and rest[0])
+        drawn = lower + (upper - lower) * self._uniform("rrelu_with_noise", x.shape)
+        slopes = drawn if training else torch.full_like(drawn, (lower + upper) / 2)
+        noise.copy_(torch.where(x > 0, torch.ones_like(slopes), slopes))
+        result = x * noise
+        return x.copy_(result) if in_place else result
 
     def _uniform(self, name: str, shape: Sequence[int]) -> Tensor:
         """Numbers in (0, 1) that depend on the call and on the index of every position among the kept ones."""
@@ -212,8 +224,8 @@ def _cauchy(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
 
 
 def _around(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
-    """For draws around a mean that is a tensor (Poisson): the mean, rounded up or down."""
-    return (args[0] + uniform).floor()
+    """For counts around a mean that is a tensor (Poisson): up to two standard deviations away from it."""
+    return (args[0] + (4 * uniform - 2) * args[0].sqrt()).round().clamp(min=0)
 
 
 _DRAWS: dict[str, Draw] = {
