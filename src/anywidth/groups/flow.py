@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anywidth.groups.labels import FIXED, Array, Labels, varying
+from anywidth.groups.labels import FIXED, Array, Labels, first_along, varying
 
 __all__ = ["Cost", "Flow", "Operand", "Value"]
 
@@ -20,7 +20,8 @@ class Value:
     `tensor` names the parameter or buffer that the value is, if it is one; `made_from` is the largest parameter that
     a value is computed from, if from parameters alone (a standardised weight, say). `origin` says in words where an
     unlabelled value comes from, for frozen reasons. A `loose` value is made by the forward itself and may follow
-    whatever it meets; whether it does is left to the proof.
+    whatever it meets; whether it does is left to the proof. So may dimensions of a value that was expanded: `follows`
+    holds labels for them that say what a number given as their size counts, once they met something.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +30,7 @@ class Value:
     origin: str = "a tensor of fixed size"
     loose: bool = False
     made_from: Value | None = None
+    follows: dict[int, Array] = field(default_factory=dict)
 
     @property
     def source(self) -> Value | None:
@@ -130,6 +132,9 @@ class Flow:
         for facet in self.facets(value):
             if wanted is None or varying(facet) & wanted:
                 self.labels.freeze(facet, reason or f"no rule for {self.where}")
+        for dim, vector in value.follows.items():
+            if wanted is None or dim in wanted:
+                self.labels.freeze(vector, reason or f"no rule for {self.where}")
 
     def meet(self, a: Array | None, b: Array | None, origin: str) -> None:
         """The same channels on both sides, or a frozen side where the other (of this origin) has no labels."""
@@ -151,6 +156,17 @@ class Flow:
         """Remember an integer argument of the module at hand and the labels that it counts."""
         self.numbers.append(Number(self.module, value, vector, 0, attribute))
 
+    def sizes(self, value: Value, sizes: Sequence[object], first: int = 0) -> None:
+        """Remember sizes that were given as numbers for the dimensions of a value, from dimension `first` on."""
+        call = len(self.numbers)
+        for dim, size in enumerate(sizes, first):
+            if isinstance(size, int) and size > 1:
+                facet = first_along(value.facets, dim)
+                place = dim
+                if facet is None and dim in value.follows:
+                    facet, place = value.follows[dim], 0
+                self.numbers.append(Number(self.module, size, facet, place, call=call))
+
     # -- several values --------------------------------------------------------------------------------
 
     def merge(self, operands: Sequence[Operand], out: Sequence[object]) -> tuple[list[Array], list[Array]]:
@@ -167,11 +183,12 @@ class Flow:
         for operand in operands:
             full = {
                 place[letter]
-                for letter, size in zip(operand.letters, operand.value.shape, strict=True)
-                if size > 1 and not operand.value.loose
+                for dim, (letter, size) in enumerate(zip(operand.letters, operand.value.shape, strict=True))
+                if size > 1 and not operand.value.loose and dim not in operand.value.follows
             }
             facets = [self._spread(f, operand.letters, place) for f in self.facets(operand.value)]
             spread.append((full, facets, operand.value))
+        self._follow(operands, [facets for _, facets, _ in spread], place)
         pool: list[Array] = []
         for number, (_, facets, _) in enumerate(spread):
             for facet in facets:
@@ -198,6 +215,21 @@ class Flow:
                 rest = [i for i in range(facet.ndim) if i not in order]
                 result.append(np.transpose(facet, order + rest).reshape(shape))
         return result, [f for f in merged if not (varying(f) - contracted)]
+
+    def _follow(self, operands: Sequence[Operand], facets: Sequence[list[Array]], place: dict[object, int]) -> None:
+        """Unite the labels of expanded dimensions with those that they meet."""
+        for number, operand in enumerate(operands):
+            for dim, vector in operand.value.follows.items():
+                letter = operand.letters[dim]
+                for other, partner in enumerate(operands):
+                    if other == number:
+                        continue
+                    for facet in facets[other]:
+                        if varying(facet) == {place[letter]}:
+                            self.labels.union(facet.reshape(-1), vector, self.where)
+                    for position, met in partner.value.follows.items():
+                        if partner.letters[position] == letter and met.size == vector.size:
+                            self.labels.union(met, vector, self.where)
 
     def contract(self, operands: Sequence[Operand], out: Sequence[object], kind: str) -> list[Array]:
         """`merge` of a contraction, counted as an operator of this kind."""
@@ -232,6 +264,23 @@ class Flow:
             if value.facets or any(size > 1 for size in value.shape)
         ]
         return self.merge(operands, tuple(range(len(shape))))[0]
+
+    def carried(self, values: Sequence[Value], shape: tuple[int, ...]) -> dict[int, Array]:
+        """Which dimensions of broadcast operands' result still may follow: those that no operand has for certain."""
+        found: dict[int, Array] = {}
+        for dim in range(len(shape)):
+            vectors = []
+            for value in values:
+                own = dim - (len(shape) - len(value.shape))
+                if own < 0 or value.shape[own] == 1:
+                    continue
+                if own not in value.follows:
+                    break
+                vectors.append(value.follows[own])
+            else:
+                if vectors and vectors[0].size == shape[dim]:
+                    found[dim] = vectors[0]
+        return found
 
     def settle_splits(self) -> None:
         """Tie reshaped channels until what is kept of every split dimension is a full block.

@@ -96,6 +96,10 @@ class Labels:
             self._reasons.append(reason)
         self._reason[flat[self._reason[flat] == 0]] = number
 
+    def is_frozen(self, facet: Array) -> bool:
+        """Whether some labels of an array are known to be frozen already."""
+        return bool((facet == FIXED).any() or self._reason[facet].any() or self._reason[self.find(facet)].any())
+
     def tie(self, facet: Array, dims: set[int], reason: str) -> Array:
         """Merge labels along dimensions; the facet that comes back does not depend on them any more."""
         for dim in sorted(dims & varying(facet)):

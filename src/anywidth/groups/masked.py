@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
+from anywidth.groups.compacted import is_compacted, run_compacted
+from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
 
@@ -23,6 +25,7 @@ def run_masked(
     tensors: Mapping[str, Tensor],
     inputs: Inputs,
     masks: Mapping[str, list[np.ndarray]],
+    noise: FixedNoise | None = None,
 ) -> list[Any]:
     """Outputs of a captured graph at full width with some channels masked.
 
@@ -34,6 +37,7 @@ def run_masked(
         tensors: Parameters and buffers by name, at full width.
         inputs: What the model is called with.
         masks: For values by node name: boolean arrays that broadcast to them, False where dropped.
+        noise: The source of random numbers that the narrowed network has as well.
     """
     flat = iter(inputs.tensors())
     placeholders = []
@@ -48,7 +52,8 @@ def run_masked(
             placeholders.append(next(flat))
         else:
             placeholders.append(None)
-    runner = _Masked(capture.program.graph_module, {k: [torch.from_numpy(m) for m in v] for k, v in masks.items()})
+    found = {name: [torch.from_numpy(mask) for mask in arrays] for name, arrays in masks.items()}
+    runner = _Masked(capture.program.graph_module, found, noise)
     return runner.run(*placeholders)
 
 
@@ -64,14 +69,18 @@ def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, l
 
 
 class _Masked(Interpreter):
-    def __init__(self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]]) -> None:
+    def __init__(
+        self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]], noise: FixedNoise | None = None
+    ) -> None:
         super().__init__(module)
-        self.masks = masks
+        self.masks, self.noise = masks, noise
         self.written = _written_through(module.graph)
 
     def run_node(self, n: Node) -> Any:
-        if "_assert_tensor_metadata" in str(n.target):  # the traced dtype; proofs run in double precision
+        if "aten._assert" in str(n.target):  # the traced dtype, or the domain of values that may be masked here
             return None
+        if self.noise is not None:
+            self.noise.masks = self.masks.get(n.name, [])
         special = _SPECIAL.get(_base(n))
         source = n.all_input_nodes[0] if n.all_input_nodes else None
         masks = self.masks.get(source.name, []) if source is not None else []
@@ -81,6 +90,8 @@ class _Masked(Interpreter):
             for other in masks[1:]:
                 mask = mask & other
             result = special(str(n.target), mask, args, kwargs, n)
+        elif is_compacted(n, _base(n)) and any(self.masks.get(node.name) for node in n.all_input_nodes):
+            result = run_compacted(n, self._value, self.masks, in_place=_base(n).endswith("_"))
         elif str(n.target) == "aten.view.default":  # masked values may have other strides than the traced ones
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
@@ -89,9 +100,10 @@ class _Masked(Interpreter):
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
         """Arguments of a node; weights are masked here and not beforehand, so that few masked copies live at a time."""
-        return map_arg(
-            args, lambda node: self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
-        )
+        return map_arg(args, self._value)
+
+    def _value(self, node: Node) -> Any:
+        return self._masked(node, self.env[node]) if node.op == "placeholder" else self.env[node]
 
     def _masked(self, node: Node, value: Any) -> Any:
         if isinstance(value, Tensor) and not (_finite(node) and all(_indifferent(user, node) for user in node.users)):

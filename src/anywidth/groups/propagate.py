@@ -126,7 +126,7 @@ def _kernels(captures: list[Capture]) -> set[str]:
     found: set[str] = set()
     for capture in captures:
         for node in capture.program.graph.nodes:
-            if "conv" not in str(node.target) or node.op != "call_function":
+            if "conv" not in str(node.target) or "conv_tbc" in str(node.target) or node.op != "call_function":
                 continue
             weight = node.args[1]
             ends = _placeholders_behind(weight)

@@ -15,6 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.propagate import Propagation
@@ -75,6 +76,8 @@ class Prover:
 
     def _cast(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().cpu()
+        if tensor.is_complex():
+            return tensor.to(torch.complex128 if self._dtype == torch.float64 else torch.complex64)
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def fault(
@@ -178,9 +181,10 @@ class Prover:
 
         sub = narrow(self._copy, analysis, units, bind)
         with _watched(sub, active):
-            result = _outputs(self._inputs.call(sub))
+            with FixedNoise(self._dtype):
+                result = _outputs(self._inputs.call(sub))
             if self.training:
-                with torch.random.fork_rng(devices=[]):
+                with FixedNoise(self._dtype):
                     self._inputs.call(sub.train())
         return result
 
@@ -193,7 +197,9 @@ class Prover:
                 if vector is not None and axis is not None:
                     kept[labels.find(vector)] &= axis.rank < units[axis.group]
         facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
-        return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept)))
+        masks = masks_of(facets, kept)
+        with FixedNoise(self._dtype) as noise:
+            return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks, noise))
 
 
 def _fewest(group: ChannelGroup) -> int:

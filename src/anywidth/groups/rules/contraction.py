@@ -10,7 +10,7 @@ from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.labels import Array
 from anywidth.groups.rules.registry import Call, Result, rule
 
-__all__: list[str] = []
+__all__ = ["convolve"]
 
 
 def _axis(vector: Array | None, ndim: int, dim: int) -> list[Array]:
@@ -21,8 +21,11 @@ def _axis(vector: Array | None, ndim: int, dim: int) -> list[Array]:
     return [vector.reshape(shape)]
 
 
-def _convolve(flow: Flow, call: Call, groups: int, transposed: bool, bias: Value | None) -> Result:
-    x, weight = call.args[0], call.args[1]
+def convolve(
+    flow: Flow, call: Call, operands: tuple[Value, Value, Value | None], groups: int, *, transposed: bool
+) -> Value:
+    """Labels of what a convolution of (input, weight, bias) returns."""
+    x, weight, bias = operands
     spatial = len(weight.shape) - 2
     channel = len(x.shape) - spatial - 1  # 1, or 0 for an unbatched input
     flow.freeze(x, f"spatial positions at {flow.where}", dims=range(channel + 1, len(x.shape)))
@@ -94,19 +97,21 @@ def _grouped(
 @rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def convolution(flow: Flow, call: Call) -> Result:
     """Convolution of (batch, channels, *positions) with a weight of (out, in / groups, *kernel)."""
-    return _convolve(flow, call, call.argument(6, "groups", 1), False, call.argument(2, "bias"))
+    operands = (call.args[0], call.args[1], call.argument(2, "bias"))
+    return convolve(flow, call, operands, call.argument(6, "groups", 1), transposed=False)
 
 
 @rule("aten.convolution")
 def general_convolution(flow: Flow, call: Call) -> Result:
     """The general form: (input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
-    return _convolve(flow, call, call.args[8], call.args[6], call.args[2])
+    return convolve(flow, call, call.args[:3], call.args[8], transposed=call.args[6])
 
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def transposed_convolution(flow: Flow, call: Call) -> Result:
     """Transposed convolution with a weight of (in, out / groups, *kernel)."""
-    return _convolve(flow, call, call.argument(6, "groups", 1), True, call.argument(2, "bias"))
+    operands = (call.args[0], call.args[1], call.argument(2, "bias"))
+    return convolve(flow, call, operands, call.argument(6, "groups", 1), transposed=True)
 
 
 @rule("aten.linear")
@@ -138,13 +143,13 @@ def _matmul(flow: Flow, a: Value, b: Value, shape: tuple[int, ...]) -> Value:
     return Value(shape, flow.contract(operands, out, "matmul"))
 
 
-@rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot")
+@rule("aten.matmul", "aten.bmm", "aten.mm", "aten.mv", "aten.dot", "aten.vdot", "aten.linalg_matmul")
 def matmul(flow: Flow, call: Call) -> Result:
     """Matrix products of two values."""
     return _matmul(flow, call.args[0], call.args[1], call.shape)
 
 
-@rule("aten.addmm", "aten.baddbmm")
+@rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def add_matmul(flow: Flow, call: Call) -> Result:
     """A matrix product plus a bias."""
     return _add(flow, _matmul(flow, call.args[1], call.args[2], call.shape), call.args[0])
@@ -160,20 +165,6 @@ def bilinear(flow: Flow, call: Call) -> Result:
     return _add(flow, Value(call.shape, facets), call.argument(3, "bias"))
 
 
-@rule("aten.einsum")
-def einsum(flow: Flow, call: Call) -> Result:
-    """Einsum without ellipsis or repeated letters inside one operand; others have no rule."""
-    equation, values = call.args[0].replace(" ", ""), list(call.args[1])
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "->" not in equation or "." in equation or any(len(set(term)) != len(term) for term in terms):
-        for value in values:
-            flow.freeze(value)
-        return None
-    operands = [Operand(value, tuple(term)) for value, term in zip(values, terms, strict=True)]
-    return Value(call.shape, flow.contract(operands, tuple(right), "matmul"))
-
-
 @rule("aten.scaled_dot_product_attention")
 def attention(flow: Flow, call: Call) -> Result:
     """softmax(q k^T) v over (batch, heads, tokens, channels): whole heads stay together."""
@@ -181,20 +172,26 @@ def attention(flow: Flow, call: Call) -> Result:
     mask = call.argument(3, "attn_mask")
     if call.node.kwargs.get("enable_gqa"):  # several heads of queries in a row share one of keys and values
         k, v = (_repeat_heads(flow, value, q.shape[-3] // value.shape[-3]) for value in (k, v))
-    if q.shape[:-2] != k.shape[:-2]:
+    if any(a != b and 1 not in (a, b) for a, b in zip(q.shape[:-2], k.shape[:-2], strict=False)):
         for value in call.values():
             flow.freeze(value, f"heads of different numbers at {flow.where}")
         return None
-    lead = tuple(range(len(q.shape) - 2))
-    scores_shape = (*q.shape[:-1], k.shape[-2])
+    lead = tuple(range(len(call.shape) - 2))
+    first, second, third = (lead[len(lead) - len(value.shape) + 2 :] for value in (q, k, v))
+    scores_shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
     scores = Value(
         scores_shape,
-        flow.contract([Operand(q, (*lead, "q", "c")), Operand(k, (*lead, "k", "c"))], (*lead, "q", "k"), "attention"),
+        flow.contract(
+            [Operand(q, (*first, "q", "c")), Operand(k, (*second, "k", "c"))],
+            (*lead[len(call.shape) - len(scores_shape) :], "q", "k"),
+            "attention",
+        ),
     )
     if isinstance(mask, Value):
         scores = Value(scores_shape, flow.elementwise([scores, mask], scores_shape))
+    heads = lead[len(call.shape) - len(scores_shape) :]
     facets = flow.contract(
-        [Operand(scores, (*lead, "q", "k")), Operand(v, (*lead, "k", "c"))], (*lead, "q", "c"), "attention"
+        [Operand(scores, (*heads, "q", "k")), Operand(v, (*third, "k", "c"))], (*lead, "q", "c"), "attention"
     )
     return Value(call.shape, facets)
 

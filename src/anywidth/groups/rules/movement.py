@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import operator as op
-from collections.abc import Sequence
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Number, Value
-from anywidth.groups.labels import Array, first_along, varying
+from anywidth.groups.flow import Flow, Value
+from anywidth.groups.labels import Array, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["reshape_facet"]
@@ -60,30 +59,48 @@ def reshape_facet(flow: Flow, facet: Array, old: tuple[int, ...], new: tuple[int
 @rule(
     "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.squeeze",
     "aten.unsqueeze", "aten.squeeze_", "aten.unsqueeze_", "aten._reshape_alias", "aten.view_as", "aten.reshape_as",
+    "aten.ravel", "aten.atleast_1d", "aten.atleast_2d", "aten.atleast_3d", "aten.view_copy",
 )  # fmt: skip
 def reshape(flow: Flow, call: Call) -> Result:
     """Every operator that keeps the order of the elements and changes the shape."""
     x = call.args[0]
     if math.prod(x.shape) == 0:
         return None
-    facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in flow.facets(x)]
+    facets = [reshape_facet(flow, facet, x.shape, call.shape) for facet in _flattened(flow, x, call.shape)]
     result = Value(call.shape, facets, origin=x.origin)
+    if x.follows:
+        for left, right in _blocks(x.shape, call.shape):
+            old, new = [d for d in left if x.shape[d] > 1], [d for d in right if call.shape[d] > 1]
+            if len(old) == len(new) == 1 and old[0] in x.follows:
+                result.follows[new[0]] = x.follows[old[0]]
     sizes = call.args[-1] if isinstance(call.args[-1], (list, tuple)) else []
     first = call.args[1] % len(x.shape) if "unflatten" in flow.operator else 0
-    _numbers(flow, result, sizes, first)
+    flow.sizes(result, sizes, first)
     return result
 
 
-def _numbers(flow: Flow, value: Value, sizes: Sequence[int], first: int = 0) -> None:
-    """Remember sizes that were given as numbers for the dimensions of a value."""
-    call = len(flow.numbers)
-    for dim, size in enumerate(sizes, first):
-        if isinstance(size, int) and size > 1:
-            facet = first_along(value.facets, dim)
-            flow.numbers.append(Number(flow.module, size, facet, dim, call=call))
+def _flattened(flow: Flow, x: Value, new: tuple[int, ...]) -> list[Array]:
+    """The facets of a value before a reshape, of which one alone stays elastic of those that enter one dimension.
+
+    Of (heads, channels) that are flattened, with labels of their own each, heads could be dropped, or channels of every
+    head. The outermost is chosen, unless it is frozen anyway.
+    """
+    facets = flow.facets(x)
+    for left, right in _blocks(x.shape, new) if len(facets) > 1 else []:
+        inside = [f for f in facets if varying(f) & set(left)]
+        if len(inside) < 2 or sum(new[d] > 1 for d in right) > 1:
+            continue
+        inside.sort(key=lambda f: (flow.labels.is_frozen(f), min(varying(f))))
+        for facet in inside[1:]:
+            flow.labels.freeze(facet, f"flattened together with another dimension at {flow.where}")
+            facets = [f for f in facets if f is not facet]
+    return facets
 
 
-@rule("aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.movedim", "aten.mT", "aten.numpy_T")
+@rule(
+    "aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.swapdims", "aten.movedim", "aten.moveaxis",
+    "aten.mT", "aten.mH", "aten.adjoint", "aten.numpy_T",
+)  # fmt: skip
 def permute(flow: Flow, call: Call) -> Result:
     """Every operator that permutes dimensions."""
     x = call.args[0]
@@ -92,34 +109,59 @@ def permute(flow: Flow, call: Call) -> Result:
     order = list(range(ndim))
     if "permute" in name:
         order = [d % ndim for d in call.args[1]]
-    elif "transpose" in name or "swapaxes" in name:
+    elif "transpose" in name or "swap" in name:
         a, b = call.args[1] % ndim, call.args[2] % ndim
         order[a], order[b] = b, a
-    elif "movedim" in name:
+    elif "move" in name:
         source, target = (list(np.atleast_1d(call.args[i]) % ndim) for i in (1, 2))
         order = [d for d in order if d not in source]
         for t, s in sorted(zip(target, source, strict=True)):
             order.insert(t, s)
     elif ndim > 1:
         order[-1], order[-2] = order[-2], order[-1]
-    return Value(call.shape, [np.transpose(f, order) for f in flow.facets(x)], origin=x.origin)
+    follows = {order.index(dim): vector for dim, vector in x.follows.items()}
+    return Value(call.shape, [np.transpose(f, order) for f in flow.facets(x)], origin=x.origin, follows=follows)
 
 
 @rule("aten.expand", "aten.expand_as", "aten.broadcast_to")
 def expand(flow: Flow, call: Call) -> Result:
-    """Broadcasting: new dimensions carry no labels."""
-    x = call.args[0]
-    lead = len(call.shape) - len(x.shape)
-    result = Value(call.shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
-    if isinstance(call.args[1], (list, tuple)):
-        _numbers(flow, result, list(call.args[1]))
+    """Broadcasting: new dimensions follow what they meet; after `expand_as`, they have the labels of the other."""
+    x, other = call.args[0], call.args[1]
+    result = _expanded(flow, x, call.shape)
+    if isinstance(other, Value):
+        for facet in flow.facets(other):
+            if varying(facet) <= result.follows.keys():
+                result.facets.append(facet)
+        for dim in set().union(*map(varying, result.facets)) & result.follows.keys():
+            del result.follows[dim]
+        result.follows.update({dim: vector for dim, vector in other.follows.items() if dim in result.follows})
+    else:
+        flow.sizes(result, list(other))
     return result
 
 
-@rule("aten.repeat")
+def _expanded(flow: Flow, x: Value, shape: tuple[int, ...]) -> Value:
+    lead = len(shape) - len(x.shape)
+    result = Value(shape, [f.reshape([1] * lead + list(f.shape)) for f in flow.facets(x)], origin=x.origin)
+    for dim, size in enumerate(shape):
+        if dim - lead in x.follows:
+            result.follows[dim] = x.follows[dim - lead]
+        elif size > 1 and (dim < lead or x.shape[dim - lead] == 1):
+            result.follows[dim] = flow.labels.fresh(size)
+    return result
+
+
+@rule("aten.broadcast_tensors")
+def broadcast(flow: Flow, call: Call) -> Result:
+    """Several values expanded to one shape."""
+    return [_expanded(flow, value, call.shape) for value in call.args[0]]
+
+
+@rule("aten.repeat", "aten.tile")
 def repeat(flow: Flow, call: Call) -> Result:
     """Tiling: the labels repeat too."""
     x, times = call.args[0], list(call.args[1])
+    times = [1] * (len(x.shape) - len(times)) + times
     facets = []
     for facet in flow.facets(x):
         facet = facet.reshape([1] * (len(times) - facet.ndim) + list(facet.shape))
@@ -142,11 +184,30 @@ def repeat_interleave(flow: Flow, call: Call) -> Result:
     )
 
 
-@rule("aten.flip")
+@rule("aten.flip", "aten.fliplr", "aten.flipud")
 def flip(flow: Flow, call: Call) -> Result:
     """Reversed dimensions."""
     x = call.args[0]
-    return Value(call.shape, [np.flip(f, tuple(d % f.ndim for d in call.args[1])) for f in flow.facets(x)])
+    dims = {"fliplr": [1], "flipud": [0]}.get(flow.operator.split(".")[1]) or call.args[1]
+    return Value(call.shape, [np.flip(f, tuple(d % f.ndim for d in dims)) for f in flow.facets(x)])
+
+
+@rule("aten.rot90")
+def quarter_turns(flow: Flow, call: Call) -> Result:
+    """Rotations of a plane, whose two dimensions stay whole."""
+    x, times, plane = call.args[0], call.argument(1, "k", 1), call.argument(2, "dims", [0, 1])
+    a, b = (dim % len(x.shape) for dim in plane)
+    flow.freeze(x, f"turned at {flow.where}", dims=(a, b))
+    facets = flow.facets(x)
+    return Value(call.shape, [np.swapaxes(f, a, b) for f in facets] if times % 2 else facets, origin=x.origin)
+
+
+@rule("aten.as_strided", "aten.as_strided_", "aten.as_strided_scatter", "aten.view.dtype", "aten.set_")
+def by_memory(flow: Flow, call: Call) -> Result:
+    """Operators that read memory by numbers, whatever the dimensions mean."""
+    for value in call.values():
+        flow.freeze(value, f"read by its place in memory at {flow.where}")
+    return None
 
 
 @rule("aten.roll")
@@ -155,35 +216,6 @@ def roll(flow: Flow, call: Call) -> Result:
     x, dims = call.args[0], call.argument(2, "dims", ())
     flow.freeze(x, f"shifted at {flow.where}", dims=[d % len(x.shape) for d in dims] or range(len(x.shape)))
     return Value(call.shape, flow.facets(x))
-
-
-@rule("aten.index", "aten.index_select", "aten.embedding", "aten.gather", "aten.take_along_dim")
-def index(flow: Flow, call: Call) -> Result:
-    """Look-ups by an index tensor: the dimension looked up cannot be narrowed, the others move along."""
-    name = flow.operator
-    reason = f"looked up by an index at {flow.where}"
-    x = call.args[0]
-    for positions in call.values()[1:]:
-        flow.freeze(positions, f"positions of an index at {flow.where}")
-    if "embedding" in name:
-        dim, ndim = 0, len(call.args[1].shape)
-    elif "index_select" in name:
-        dim, ndim = call.args[1] % len(x.shape), 1
-    elif name.startswith("aten.index."):
-        found = [(d, i) for d, i in enumerate(call.args[1]) if i is not None]
-        dim, ndim = found[0][0], len(found[0][1].shape)
-        if len(found) > 1:
-            flow.freeze(x, reason)
-            return None
-    else:
-        flow.freeze(x, reason)
-        return None
-    flow.freeze(x, reason, dims=[dim])
-    facets = []
-    for facet in flow.facets(x):
-        if facet.shape[dim] == 1:
-            facets.append(facet.reshape([*facet.shape[:dim], *[1] * ndim, *facet.shape[dim + 1 :]]))
-    return Value(call.shape, facets)
 
 
 @rule("aten.pixel_shuffle")

@@ -13,11 +13,25 @@ from anywidth.groups.rules.registry import Call, Result, rule
 __all__: list[str] = []
 
 
-@rule("aten.cat", "aten.concat")
+@rule(
+    "aten.cat",
+    "aten.concat",
+    "aten.concatenate",
+    "aten.hstack",
+    "aten.vstack",
+    "aten.row_stack",
+    "aten.dstack",
+    "aten.column_stack",
+)
 def concatenate(flow: Flow, call: Call) -> Result:
     """Concatenation: the labels stand one after the other; the other dimensions must agree."""
     values = [v for v in call.args[0] if math.prod(v.shape)]
-    dim = call.argument(1, "dim", 0) % len(call.shape)
+    dim = {"hstack": min(1, len(call.shape) - 1), "dstack": 2, "column_stack": 1}.get(flow.operator.split(".")[1])
+    dim = call.argument(1, "dim", 0) % len(call.shape) if dim is None else dim
+    if any(len(value.shape) != len(call.shape) for value in values):  # vectors that become rows
+        for value in values:
+            flow.freeze(value, f"stacked as rows at {flow.where}")
+        return None
     rest = [_without(flow, value, dim) for value in values]
     facets = flow.elementwise(rest, tuple(1 if d == dim else s for d, s in enumerate(call.shape)))
     joint = [[facet for facet in flow.facets(value) if facet.shape[dim] > 1] for value in values]
@@ -51,11 +65,15 @@ def stack(flow: Flow, call: Call) -> Result:
     return Value(call.shape, [np.expand_dims(f, dim) for f in facets])
 
 
-@rule("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split", "aten.unsafe_chunk")
+@rule(
+    "aten.chunk", "aten.split", "aten.split_with_sizes", "aten.tensor_split", "aten.unsafe_chunk", "aten.unsafe_split",
+    "aten.unsafe_split_with_sizes", "aten.hsplit", "aten.vsplit", "aten.dsplit",
+)  # fmt: skip
 def split(flow: Flow, call: Call) -> Result:
     """Pieces of one dimension. Equal pieces stay equal: position j of each is kept or dropped together."""
     x = call.args[0]
-    dim = call.argument(2, "dim", 0) % len(x.shape)
+    dim = {"hsplit": min(1, len(x.shape) - 1), "vsplit": 0, "dsplit": 2}.get(flow.operator.split(".")[1])
+    dim = call.argument(2, "dim", 0) % len(x.shape) if dim is None else dim
     sizes = [shape[dim] for shape in call.shapes]
     bounds = np.cumsum(sizes)[:-1].tolist()
     pieces = [Value(shape, origin=x.origin) for shape in call.shapes]
@@ -94,7 +112,9 @@ def select(flow: Flow, call: Call) -> Result:
 
 def _select(flow: Flow, x: Value, dim: int, shape: tuple[int, ...]) -> Value:
     facets = [_by_number(flow, facet, dim) if facet.shape[dim] > 1 else facet for facet in flow.facets(x)]
-    return Value(shape, [np.take(facet, 0, axis=dim) for facet in facets if facet is not None], origin=x.origin)
+    left = [np.take(facet, 0, axis=dim) for facet in facets if facet is not None]
+    follows = {d - (d > dim): vector for d, vector in x.follows.items() if d != dim}
+    return Value(shape, left, origin=x.origin, follows=follows)
 
 
 def _by_number(flow: Flow, facet: Array, dim: int) -> Array | None:
@@ -123,7 +143,8 @@ def slice_(flow: Flow, call: Call) -> Result:
             facet = _cut(flow, facet, dim, piece)
         if facet is not None:
             facets.append(facet)
-    return Value(call.shape, facets, origin=x.origin)
+    follows = {d: vector for d, vector in x.follows.items() if d != dim or call.shape[dim] == size}
+    return Value(call.shape, facets, origin=x.origin, follows=follows)
 
 
 def _cut(flow: Flow, facet: Array, dim: int, piece: slice) -> Array | None:
@@ -146,18 +167,38 @@ def _cut(flow: Flow, facet: Array, dim: int, piece: slice) -> Array | None:
     return part
 
 
+@rule("aten.slice_scatter", "aten.select_scatter")
+def scatter_piece(flow: Flow, call: Call) -> Result:
+    """A copy of a value in which a range of positions, or one position, comes from another value."""
+    x, source = call.args[:2]
+    one = "select" in flow.operator
+    dim = call.argument(2, "dim", 0) % len(x.shape)
+    if one:
+        facets = [np.expand_dims(f, dim) for f in flow.facets(source)]
+        shape = (*source.shape[:dim], 1, *source.shape[dim:])
+        source = Value(shape, facets, origin=source.origin, loose=source.loose)
+    if source.shape == x.shape:
+        return Value(call.shape, flow.elementwise([x, source], call.shape))
+    for value in (x, source):
+        flow.freeze(value, f"written to by number at {flow.where}", dims=[dim])
+    facets = flow.elementwise([_without(flow, x, dim), _without(flow, source, dim)], _without(flow, x, dim).shape)
+    kept = [f for f in flow.facets(x) if f.shape[dim] > 1]
+    return Value(call.shape, [*facets, *kept])
+
+
 @rule("aten.constant_pad_nd", "aten.pad")
 def pad(flow: Flow, call: Call) -> Result:
     """Padding; padded channels are constant and stay at every width."""
     x, amounts = call.args[0], list(call.args[1])
-    ndim = len(x.shape)
+    ndim, copied = len(x.shape), call.argument(2, "mode", "constant") != "constant" and "constant" not in flow.operator
     before, after = [0] * ndim, [0] * ndim
     for i in range(len(amounts) // 2):
         before[ndim - 1 - i], after[ndim - 1 - i] = amounts[2 * i], amounts[2 * i + 1]
     facets = []
     for facet in flow.facets(x):
         touched = {d for d in varying(facet) if before[d] or after[d]}
-        if any(before[d] < 0 or after[d] < 0 for d in touched) or (len(varying(facet)) > 1 and touched):
+        cut = any(before[d] < 0 or after[d] < 0 for d in touched)
+        if touched and (cut or copied or len(varying(facet)) > 1):
             flow.labels.freeze(facet, f"padded at {flow.where}")
             continue
         widths = [(before[d], after[d]) if d in touched else (0, 0) for d in range(ndim)]

@@ -7,26 +7,44 @@ from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["pointwise"]
 
+_LONGEST = 1 << 16
+"""Longer dimensions hold positions, not channels."""
 
-@rule(
-    "aten.hardswish_", "aten.dropout", "aten.dropout_", "aten.bernoulli_", "aten.mish_", "aten.log_sigmoid",
-    "aten.copy_", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout", "aten.native_dropout",
-    "aten.hardswish", "aten.rrelu", "aten.rrelu_", "aten.celu_", "aten.selu_", "aten.normal_", "aten.uniform_",
-    "aten.fill_", "aten.zero_", "aten.softshrink", "aten.hardshrink", "aten.where", "aten.masked_fill",
-    "aten.masked_fill_", "aten.clamp_", "aten.addcmul", "aten.addcdiv", "aten.lerp", "aten.type_as",
-    # PyTorch 2.11 does not tag these yet.
-    "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.elu_", "aten.hardsigmoid_",
+
+_FORMS = (
+    "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "rrelu",
+    "rrelu_", "rrelu_with_noise", "rrelu_with_noise_functional", "bernoulli", "bernoulli_", "normal", "normal_",
+    "uniform_", "exponential_", "geometric_", "log_normal_", "cauchy_", "random_", "poisson", "binomial",
+    "_standard_gamma", "copy", "copy_", "fill_", "zero_", "where", "masked_fill", "masked_fill_", "type_as",
+    "complex", "polar", "lerp", "addcmul", "addcdiv", "isclose", "isin", "isreal", "rsub", "_add_relu", "_prelu_kernel",
 )  # fmt: skip
+_ALIASES = (
+    "absolute", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "divide", "multiply",
+    "subtract", "true_divide", "floor_divide", "negative", "greater", "greater_equal", "less", "less_equal",
+    "not_equal", "fix", "special_digamma", "special_erf", "special_erfc", "special_erfinv", "special_exp2",
+    "special_expit", "special_expm1", "special_gammainc", "special_gammaincc", "special_gammaln", "special_i0",
+    "special_log1p", "special_logit", "special_multigammaln", "special_ndtr", "special_polygamma", "special_psi",
+    "special_round", "special_sinc", "special_xlogy", "__and__", "__or__", "__xor__", "__lshift__", "__rshift__",
+    "__iand__", "__ior__", "__ixor__",
+)  # fmt: skip
+_UNTAGGED = (
+    "hardswish", "hardswish_", "mish_", "log_sigmoid", "log_sigmoid_forward", "celu_", "selu_", "softshrink",
+    "hardshrink", "clamp_", "hardtanh_", "leaky_relu", "leaky_relu_", "elu_", "hardsigmoid_",
+)  # fmt: skip
+
+
+@rule(*(f"aten.{name}" for name in _FORMS + _ALIASES + _UNTAGGED))
 def pointwise(flow: Flow, call: Call) -> Result:
     """Element-wise operators; those that ATen tags as such come here without being listed."""
     values = call.values()
-    return Value(call.shape, flow.elementwise(values, call.shape), loose=all(v.loose for v in values))
+    facets = flow.elementwise(values, call.shape)
+    return Value(call.shape, facets, loose=all(v.loose for v in values), follows=flow.carried(values, call.shape))
 
 
 @rule(
     "aten.to", "aten._to_copy", "aten.contiguous", "aten.clone", "aten.detach", "aten.detach_", "aten.alias",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.rand_like", "aten.randn_like", "aten.full_like",
-    "aten.lift_fresh_copy",
+    "aten.lift_fresh_copy", "aten.lift_fresh", "aten.renorm", "aten.randint_like",
 )  # fmt: skip
 def same(flow: Flow, call: Call) -> Result:
     """Copies and casts: the labels of the first operand."""
@@ -34,17 +52,26 @@ def same(flow: Flow, call: Call) -> Result:
     if first.shape != call.shape:
         flow.freeze(first)
         return None
-    return Value(call.shape, flow.facets(first), origin=first.origin)
+    return Value(call.shape, flow.facets(first), origin=first.origin, follows=dict(first.follows))
 
 
 @rule(
     "aten.zeros", "aten.ones", "aten.empty", "aten.full", "aten.arange", "aten.rand", "aten.randn", "aten.eye",
+    "aten.randint", "aten.randperm", "aten.normal.float_float", "aten.tril_indices", "aten.triu_indices",
+    "aten.logspace", "aten.hann_window", "aten.hamming_window", "aten.bartlett_window", "aten.blackman_window",
+    "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq", "aten.range",
     "aten.linspace", "aten.new_zeros", "aten.new_ones", "aten.new_empty", "aten.new_full", "aten.scalar_tensor",
-    "aten.tensor", "aten.sym_size", "aten._assert_tensor_metadata", "aten.meshgrid", "aten.new_empty_strided",
+    "aten.tensor", "aten.sym_size", "aten._assert_tensor_metadata", "aten._assert_async",
+    "aten._functional_assert_async", "aten._assert_scalar", "aten.new_empty_strided",
 )  # fmt: skip
 def created(flow: Flow, call: Call) -> Result:
-    """Tensors that the forward makes: they carry no labels."""
-    return [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    """Tensors that the forward makes: they follow what they meet, and so do the numbers that are their sizes."""
+    made = [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    sizes = next((list(arg) for arg in call.args[:2] if isinstance(arg, (list, tuple))), [])
+    if len(made) == 1 and len(sizes) == len(call.shape):
+        made[0].follows = {d: flow.labels.fresh(size) for d, size in enumerate(call.shape) if 1 < size <= _LONGEST}
+        flow.sizes(made[0], sizes)
+    return made
 
 
 @rule("aten.prelu")

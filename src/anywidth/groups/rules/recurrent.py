@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,9 +50,7 @@ def recurrent(flow: Flow, call: Call) -> Result:
         for weight, read in ((chunk[0], columns), (chunk[1], state)):
             macs = math.prod(x.shape[:-1]) * math.prod(weight.shape)
             flow.record("recurrent", macs, [v for v in (state, read) if v is not None], weight.weight, (0,))
-    for value in states:
-        if not value.loose:
-            flow.meet(state, flow.along(value, -1), value.origin)
+    _meet_states(flow, state, states)
     flow.number(size, state, "hidden_size")
     flow.number(x.shape[-1], entering, "input_size")
     last = [None if state is None else np.tile(state, directions), *([state] * len(states))]
@@ -59,3 +58,39 @@ def recurrent(flow: Flow, call: Call) -> Result:
         Value(shape, [] if v is None else [v.reshape([1] * (len(shape) - 1) + [-1])])
         for shape, v in zip(call.shapes, last, strict=True)
     ]
+
+
+def _meet_states(flow: Flow, state: Array | None, states: Sequence[Value]) -> None:
+    """Initial states have the channels of the weights; zeros that the forward makes follow them."""
+    for value in states:
+        last = len(value.shape) - 1
+        if state is not None and last in value.follows:
+            flow.labels.union(state, value.follows[last], flow.where)
+        elif not value.loose:
+            flow.meet(state, flow.along(value, -1), value.origin)
+
+
+@rule("aten.lstm_cell", "aten.gru_cell", "aten.rnn_tanh_cell", "aten.rnn_relu_cell")
+def cell(flow: Flow, call: Call) -> Result:
+    """One step of (batch, in), with weights and biases as in the layers, for loops that a forward writes out."""
+    x, states, inner, again = call.args[:4]
+    states = states if isinstance(states, (list, tuple)) else [states]
+    size = again.shape[-1]
+    state = flow.along(again, -1)
+    for value in (inner, again, *(v for v in call.args[4:6] if isinstance(v, Value))):
+        rows = flow.along(value, 0)
+        if rows is not None:
+            rows = flow.labels.tie(rows.reshape(-1, size), {0}, flow.where).reshape(-1)
+        flow.meet(state, rows, value.origin)
+    columns = flow.along(inner, -1)
+    if not x.loose:
+        flow.meet(flow.along(x, -1), columns, x.origin)
+    _meet_states(flow, state, states)
+    for weight, read in ((inner, columns), (again, state)):
+        macs = math.prod(x.shape[:-1]) * math.prod(weight.shape)
+        flow.record("recurrent", macs, [v for v in (state, read) if v is not None], weight.weight, (0,))
+    flow.number(size, state, "hidden_size")
+    flow.number(x.shape[-1], columns, "input_size")
+    facets = [] if state is None else [state.reshape([1] * (len(call.shape) - 1) + [-1])]
+    results = [Value(shape, facets) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results

@@ -10,10 +10,10 @@ import numpy as np
 from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.rules.registry import Call, Result, rule
 
-__all__: list[str] = []
+__all__ = ["reduced"]
 
 
-def _reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -> Value:
+def reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) -> Value:
     """What is left of a value's labels after a reduction over `dims`, with or without keepdim."""
     over = {d % len(x.shape) for d in dims}
     facets = []
@@ -28,13 +28,18 @@ def _reduced(flow: Flow, x: Value, dims: Iterable[int], shape: tuple[int, ...]) 
 @rule(
     "aten.mean", "aten.sum", "aten.amax", "aten.amin", "aten.var", "aten.std", "aten.var_mean", "aten.std_mean",
     "aten.norm", "aten.linalg_vector_norm", "aten.logsumexp", "aten.prod", "aten.max.dim", "aten.min.dim",
-    "aten.max", "aten.min",
+    "aten.max", "aten.min", "aten.aminmax", "aten.any", "aten.all", "aten.nansum", "aten.nanmean", "aten.count_nonzero",
+    "aten.linalg_norm", "aten.linalg_matrix_norm", "aten.frobenius_norm", "aten.nuclear_norm", "aten._is_all_true",
+    "aten._is_any_true", "aten.special_logsumexp",
 )  # fmt: skip
 def reduction(flow: Flow, call: Call) -> Result:
     """Reductions over some or all dimensions; labels of the reduced dimensions end here."""
     x = call.args[0]
-    position = 2 if "norm" in flow.operator else 1
-    dims = call.argument(position, "dim")
+    plain = flow.operator.startswith(("aten.frobenius_norm", "aten.nuclear_norm"))
+    position = 2 if "norm" in flow.operator and not plain else 1
+    dims = call.argument(position, "dim", [-2, -1] if "matrix_norm" in flow.operator else None)
+    if "aminmax" in flow.operator:
+        dims = call.kwargs.get("dim")
     if isinstance(dims, Value):  # the element-wise max(a, b)
         return Value(call.shape, flow.elementwise([x, dims], call.shape))
     if dims is None or dims == [] or isinstance(dims, bool):
@@ -43,34 +48,37 @@ def reduction(flow: Flow, call: Call) -> Result:
         dims = [dims]
     if ".mean." in flow.operator and {d % len(x.shape) for d in dims} >= set(range(2, len(x.shape))):
         flow.record("average pool", math.prod(x.shape), flow.facets(x))
-    results = [_reduced(flow, x, dims, shape) for shape in call.shapes]
+    results = [reduced(flow, x, dims, shape) for shape in call.shapes]
     return results[0] if len(results) == 1 else results
+
+
+@rule("aten.norm_except_dim")
+def norm_of_slices(flow: Flow, call: Call) -> Result:
+    """Norms over all dimensions but one, which keep their number."""
+    x, kept = call.args[0], call.argument(2, "dim", 0)
+    return reduced(flow, x, set(range(len(x.shape))) - {kept % len(x.shape)}, call.shape)
 
 
 @rule(
     "aten.softmax",
     "aten.log_softmax",
     "aten._softmax",
-    "aten.cumsum",
-    "aten.cumprod",
-    "aten.sort",
     "aten.softmin",
+    "aten._log_softmax",
+    "aten._safe_softmax",
+    "aten.special_softmax",
+    "aten.special_log_softmax",
 )
-def along_one_dimension(flow: Flow, call: Call) -> Result:
-    """Operators along one dimension, which therefore is kept whole unless it is the only one with labels."""
+def softmax(flow: Flow, call: Call) -> Result:
+    """Shares along one dimension, which is kept whole unless it is the only one with labels."""
     x, dim = call.args[0], call.argument(1, "dim", -1)
     dim %= len(x.shape)
-    normalises = "softmax" in flow.operator
     facets = []
     for facet in flow.facets(x):
-        if facet.shape[dim] > 1:
-            if facet.size > facet.shape[dim]:
-                facet = flow.labels.tie(facet, {dim}, flow.where)
-            elif not normalises:
-                flow.labels.freeze(facet, f"order of channels matters at {flow.where}")
+        if facet.size > facet.shape[dim] > 1:
+            facet = flow.labels.tie(facet, {dim}, flow.where)
         facets.append(facet)
-    results = [Value(shape, facets) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+    return Value(call.shape, facets)
 
 
 @rule("aten.batch_norm", "aten._native_batch_norm_legit", "aten.native_batch_norm", "aten.instance_norm")
@@ -135,12 +143,14 @@ def group_norm(flow: Flow, call: Call) -> Result:
     "aten.upsample_nearest1d", "aten.upsample_trilinear3d", "aten.upsample_nearest3d", "aten.reflection_pad1d",
     "aten.reflection_pad2d", "aten.replication_pad2d", "aten.replication_pad1d", "aten._upsample_bilinear2d_aa",
     "aten._upsample_bicubic2d_aa", "aten.upsample_nearest_exact2d", "aten._upsample_nearest_exact2d",
-    "aten.grid_sampler_2d", "aten.grid_sampler", "aten.im2col_copy",
+    "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact3d", "aten.replication_pad3d",
+    "aten.reflection_pad3d", "aten.max_pool1d_with_indices", "aten.max_pool3d_with_indices",
+    "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d",
 )  # fmt: skip
 def spatial(flow: Flow, call: Call) -> Result:
     """Pooling and resizing of (batch, channels, *positions): channels pass, positions cannot be narrowed."""
     x = call.args[0]
-    flow.freeze(x, f"spatial positions at {flow.where}", dims=range(2, len(x.shape)))
+    flow.freeze(x, f"neighbours are mixed at {flow.where}", dims=range(2, len(x.shape)))
     facets = [f for f in flow.facets(x) if all(s == 1 for s in f.shape[2:])]
     if "avg_pool" in flow.operator:
         flow.record("average pool", math.prod(x.shape), facets)

@@ -1,0 +1,180 @@
+"""Sums of products in other notations than a matrix product: einsum, inner and outer products, grouped experts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.rules.ordering import whole
+from anywidth.groups.rules.registry import Call, Result, rule
+
+__all__: list[str] = []
+
+
+@rule("aten.einsum")
+def einsum(flow: Flow, call: Call) -> Result:
+    """Einsum; a letter twice in one operand is a diagonal, whose dimensions cannot be narrowed."""
+    values: Sequence[Value] = list(call.args[1])
+    terms, right = _letters(call.args[0].replace(" ", ""), values)
+    operands = []
+    for value, term in zip(values, terms, strict=True):
+        twice = {dim for dim, letter in enumerate(term) if term.count(letter) > 1}
+        if twice:
+            flow.freeze(value, f"diagonal at {flow.where}", dims=twice)
+            value = Value(value.shape, [f for f in flow.facets(value) if all(f.shape[d] == 1 for d in twice)])
+            once = [dim for dim, letter in enumerate(term) if letter not in term[:dim]]
+            shape = tuple(value.shape[dim] for dim in once)
+            value = Value(shape, [f.reshape([f.shape[dim] for dim in once]) for f in value.facets])
+            term = [term[dim] for dim in once]
+        operands.append(Operand(value, tuple(term)))
+    return Value(call.shape, flow.contract(operands, right, "matmul"))
+
+
+def _letters(equation: str, values: Sequence[Value]) -> tuple[list[list[object]], list[object]]:
+    """One letter per dimension of every operand and of the result; numbers stand for those of an ellipsis."""
+    left, arrow, right = equation.partition("->")
+    terms, widest = [], 0
+    for term, value in zip(left.split(","), values, strict=True):
+        before, dots, after = term.partition("...")
+        hidden = len(value.shape) - len(before) - len(after) if dots else 0
+        widest = max(widest, hidden)
+        terms.append([*before, *range(-hidden, 0), *after])
+    if arrow:
+        before, dots, after = right.partition("...")
+        return terms, [*before, *(range(-widest, 0) if dots else ()), *after]
+    every = [letter for term in terms for letter in term if isinstance(letter, str)]
+    return terms, [*range(-widest, 0), *sorted(letter for letter in set(every) if every.count(letter) == 1)]
+
+
+@rule("aten.inner", "aten.tensordot")
+def inner(flow: Flow, call: Call) -> Result:
+    """Products summed over the last dimensions, or over given pairs of them."""
+    a, b = call.args[:2]
+    if not a.shape or not b.shape:
+        return Value(call.shape, flow.elementwise([a, b], call.shape))
+    first, second = ([-1], [-1]) if "inner" in flow.operator else (call.args[2], call.args[3])
+    left: list[object] = [("a", d) for d in range(len(a.shape))]
+    right: list[object] = [("b", d) for d in range(len(b.shape))]
+    for one, other in zip(first, second, strict=True):
+        right[other % len(right)] = left[one % len(left)]
+    out = [letter for letter in left if letter not in right] + [letter for letter in right if letter not in left]
+    return Value(call.shape, flow.contract([Operand(a, tuple(left)), Operand(b, tuple(right))], out, "matmul"))
+
+
+@rule("aten.outer", "aten.ger", "aten.meshgrid", "aten.addr")
+def outer(flow: Flow, call: Call) -> Result:
+    """One dimension per vector: outer products and grids."""
+    vectors = list(call.args[0]) if "meshgrid" in flow.operator else list(call.args[-2:])
+    if "meshgrid" in flow.operator and all(vector.loose for vector in vectors):
+        return [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    order = list(range(len(vectors)))
+    if "xy" in (call.kwargs.get("indexing"), *call.args[1:2]):
+        order[:2] = [1, 0]
+    facets = []
+    for dim, vector in zip(order, vectors, strict=True):
+        shape = [-1 if d == dim else 1 for d in range(len(order))]
+        facets += [f.reshape(shape) for f in flow.facets(vector)]
+    results = [Value(shape, facets) for shape in call.shapes]
+    if "addr" in flow.operator:
+        return Value(call.shape, flow.elementwise([call.args[0], results[0]], call.shape))
+    return results[0] if len(results) == 1 else results
+
+
+@rule("aten.addbmm")
+def sum_of_products(flow: Flow, call: Call) -> Result:
+    """The sum of a batch of matrix products, plus a matrix."""
+    bias, a, b = call.args[:3]
+    facets = flow.contract([Operand(a, ("b", "m", "k")), Operand(b, ("b", "k", "n"))], ("m", "n"), "matmul")
+    return Value(call.shape, flow.elementwise([bias, Value(call.shape, facets)], call.shape))
+
+
+@rule("aten.linalg_multi_dot", "aten.chain_matmul")
+def chain(flow: Flow, call: Call) -> Result:
+    """Several matrix products one after the other; counted from the left."""
+    matrices = list(call.args[0])
+    product = matrices[0]
+    for matrix in matrices[1:]:
+        rows = ("m",) if len(product.shape) > 1 else ()
+        columns = ("n",) if len(matrix.shape) > 1 else ()
+        shape = (*product.shape[: len(rows)], *matrix.shape[1:])
+        operands = [Operand(product, (*rows, "k")), Operand(matrix, ("k", *columns))]
+        product = Value(shape, flow.contract(operands, (*rows, *columns), "matmul"))
+    return product
+
+
+@rule("aten._grouped_mm")
+def grouped_experts(flow: Flow, call: Call) -> Result:
+    """Rows (tokens, in) in runs, one per expert, times weights of (experts, in, out)."""
+    x, weights = call.args[:2]
+    if len(x.shape) != 2 or len(weights.shape) != 3:
+        for value in call.values():
+            flow.freeze(value)
+        return None
+    flow.freeze(weights, f"experts at {flow.where}", dims=(0,))
+    flow.freeze(x, f"rows of experts at {flow.where}", dims=(0,))
+    operands = [Operand(x, ("m", "k")), Operand(weights, ("e", "k", "n"))]
+    facets, summed = flow.merge(operands, ("m", "n"))
+    macs = math.prod(x.shape) * weights.shape[2]
+    scales = [f for f in (*facets, *summed) if f.size > 1]
+    flow.record("matmul", macs, scales, weights.weight, (2,))
+    return Value(call.shape, facets)
+
+
+@rule("aten.cov", "aten.corrcoef")
+def covariance(flow: Flow, call: Call) -> Result:
+    """Every row of (rows, observations) with every other row."""
+    x = call.args[0]
+    if len(x.shape) != 2:
+        flow.freeze(x, f"observations at {flow.where}")
+        return None
+    kept = whole(flow, x, {1}, f"observations at {flow.where}")
+    rows = [f.reshape(-1) for f in kept.facets if f.shape[1] == 1]
+    return Value(call.shape, [shaped for f in rows for shaped in (f.reshape(-1, 1), f.reshape(1, -1))])
+
+
+@rule("aten.linalg_solve", "aten.linalg_solve_triangular")
+def solved(flow: Flow, call: Call) -> Result:
+    """Solutions of (..., n, n) for right-hand sides of (..., n, k): every column alone."""
+    matrix, sides = call.args[:2]
+    flow.freeze(matrix, f"entries of a matrix at {flow.where}")
+    vectors = len(sides.shape) < len(matrix.shape)
+    kept = whole(flow, sides, {len(sides.shape) - (1 if vectors else 2)}, f"entries of a matrix at {flow.where}")
+    depth = len(call.shape) - len(sides.shape)
+    return Value(call.shape, [f.reshape([1] * depth + list(f.shape)) for f in kept.facets])
+
+
+@rule(
+    "aten.linalg_inv", "aten.inverse", "aten.linalg_inv_ex", "aten.linalg_det", "aten.det", "aten.logdet",
+    "aten.slogdet", "aten.linalg_slogdet", "aten.linalg_svd", "aten.svd", "aten.linalg_svdvals", "aten.linalg_qr",
+    "aten.linalg_eigh", "aten.linalg_eig", "aten.linalg_eigvals", "aten.linalg_eigvalsh", "aten.linalg_cholesky",
+    "aten.linalg_cholesky_ex", "aten.cholesky", "aten.diagonal_scatter", "aten.diagflat", "aten.linalg_lstsq",
+    "aten.linalg_pinv",
+    "aten.pinverse", "aten.matrix_exp", "aten.linalg_matrix_exp", "aten.linalg_matrix_power", "aten.matrix_power",
+    "aten.linalg_matrix_rank", "aten.linalg_cond", "aten.linalg_lu", "aten.linalg_lu_factor", "aten.diagonal",
+    "aten.diag_embed", "aten.trace", "aten.diag", "aten.kron", "aten.block_diag",
+    "aten.linalg_ldl_factor", "aten.linalg_householder_product", "aten.linalg_diagonal", "aten.linalg_cross",
+    "aten.cross", "aten.linalg_tensorinv", "aten.linalg_tensorsolve", "aten.linalg_vander", "aten.cholesky_solve",
+    "aten.cholesky_inverse", "aten.triangular_solve", "aten.lu_solve", "aten.linalg_lu_solve", "aten.geqrf",
+    "aten.linalg_eigh.eigenvalues", "aten.vander", "aten.cartesian_prod", "aten.combinations",
+)  # fmt: skip
+def matrices(flow: Flow, call: Call) -> Result:
+    """Operators on whole matrices or vectors, where every entry depends on all others; batches of them pass."""
+    leading = []
+    for value in call.values():
+        depth = len(value.shape) - 2
+        whole(flow, value, set(range(max(depth, 0), len(value.shape))), f"entries of a matrix at {flow.where}")
+        leading += [
+            f.reshape(f.shape[:depth]) for f in flow.facets(value) if depth > 0 and np.prod(f.shape[depth:]) == 1
+        ]
+    depth = len(call.values()[0].shape) - 2 if call.values() else 0
+    return [
+        Value(
+            s,
+            [f.reshape([*f.shape, *[1] * (len(s) - f.ndim)]) for f in leading if f.ndim == depth <= len(s)],
+            origin=f"entries of a matrix from {flow.where}",
+        )
+        for s in call.shapes
+    ]
