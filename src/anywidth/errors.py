@@ -10,6 +10,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "MissingExtraError",
+    "ModelChangedError",
     "ModelError",
     "NoEffectWarning",
     "NotFiniteError",
@@ -36,6 +37,10 @@ class AnywidthError(Exception):
 
 class AnalysisError(AnywidthError):
     """The model could not be captured or analysed."""
+
+
+class ModelChangedError(AnalysisError):
+    """The model of a supernet was changed in a way that needs a new supernet."""
 
 
 class WidthError(AnywidthError, ValueError):
