@@ -11,6 +11,7 @@ __all__ = [
     "ImageError",
     "LossError",
     "MissingExtraError",
+    "ModelChangedError",
     "ModelError",
     "NoEffectWarning",
     "NotFiniteError",
@@ -37,6 +38,10 @@ class AnywidthError(Exception):
 
 class AnalysisError(AnywidthError):
     """The model could not be captured or analysed."""
+
+
+class ModelChangedError(AnalysisError):
+    """The model of a supernet was changed in a way that needs a new supernet."""
 
 
 class WidthError(AnywidthError, ValueError):

@@ -120,7 +120,7 @@ def known_widths(net: Supernet) -> list[Width]:
     """The widths that can be exported as they are: the calibrated ones, or evenly spaced ones if none has to be."""
     if not net.statistics.needed:
         return list(even_widths(net, 16))
-    calibrated = [config for config in net.statistics.configs if net.statistics.is_current(config)]
+    calibrated = list(net.statistics.current())
     return list(dict.fromkeys([*map(net.config, (*net.switches, 1.0)), *calibrated]))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from anywidth.supernet.batches import model_device
 from anywidth.supernet.subnet import leading_leaves
 
-__all__ = ["castable", "noting_autocast"]
+__all__ = ["castable", "forget_autocast", "noting_autocast"]
 
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -47,6 +47,11 @@ def noting_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def forget_autocast(model: nn.Module) -> None:
+    """Drop what was noted of a model, because its modules have changed."""
+    _noted.pop(model, None)
 
 
 def castable(model: nn.Module, subnet: nn.Module, device: str) -> Sequence[nn.Parameter]:

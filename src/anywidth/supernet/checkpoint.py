@@ -72,7 +72,7 @@ def save(net: Supernet, folder: str | Path) -> Path:
     for name in state:
         first = canonical.get(name, name)
         tensors[f"model/{first}"] = state.get(first, state[name])
-    current = [config for config in net.statistics.configs if net.statistics.is_current(config)]
+    current = list(net.statistics.current())
     for config in current:
         for name, value in net.statistics[config].items():
             tensors[f"statistics/{config.key}/{name}"] = value

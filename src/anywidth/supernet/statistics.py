@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from anywidth.errors import UncalibratedError
 from anywidth.groups.analysis import Kept
 from anywidth.groups.narrow import take
+from anywidth.supernet.weight_digest import WeightSamples, weight_digest
 from anywidth.widths import WidthConfig
 
 __all__ = ["Statistics", "norm_modules"]
@@ -31,8 +34,8 @@ class Statistics:
     """Running means and variances of every calibrated width config of one network.
 
     A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
-    open. Statistics are out of date as soon as any weight has changed (other than through `.data`, of which
-    nothing can know).
+    open. Statistics are out of date as soon as any weight has changed, which a digest of all weights tells. A forward
+    of a subnet compares version counters and a few numbers of every tensor instead, which takes microseconds.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,12 +46,33 @@ class Statistics:
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
             for buffer in _BUFFERS
         }
-        self._registers = [module._parameters for module in model.modules() if module._parameters]
         self._stored: dict[WidthConfig, dict[str, Tensor]] = {}
-        self._versions: dict[WidthConfig, int] = {}
+        self._digests: dict[WidthConfig, bytes | None] = {}
         self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
         self._running: set[WidthConfig] = set()
+        self.forget_weights()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what refers to memory of this process."""
+        left_out = {"_weights", "_samples", "_known", "_dtypes"}
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self.forget_weights()
+
+    def forget_weights(self) -> None:
+        """Look again which parameters the model has, because they were replaced or moved."""
+        self._weights = list(self.model.parameters())
+        self._samples: WeightSamples | None = None
+        self._known: tuple[tuple[list[int], list[object]], bytes] | None = None
+        self._dtypes: list[torch.dtype] = []
+
+    def outdate(self) -> None:
+        """Take all calibrated statistics as out of date, because the network computes something else."""
+        self._digests = dict.fromkeys(self._digests)
 
     @property
     def needed(self) -> bool:
@@ -58,7 +82,7 @@ class Statistics:
     @property
     def configs(self) -> tuple[WidthConfig, ...]:
         """The calibrated configs, in the order of calibration."""
-        return tuple(self._versions)
+        return tuple(self._digests)
 
     def __getitem__(self, config: WidthConfig) -> Mapping[str, Tensor]:
         return self._stored[config]
@@ -85,29 +109,44 @@ class Statistics:
                 else:
                     stored[name] = value.clone()
         self.labels[config] = label
-        self._versions.pop(config, None)
+        self._digests.pop(config, None)
         if config not in self._running:
-            self._versions[config] = self._version()
+            self._digests[config] = self._digest()
 
     def adopt(self, config: WidthConfig, label: str) -> None:
         """Take it that training keeps a config's statistics as running averages, so that they are never out of date."""
         self._running.add(config)
         self._stored.pop(config, None)
-        self._versions.pop(config, None)
+        self._digests.pop(config, None)
         self.labels[config] = label
 
     def forget(self, config: WidthConfig) -> None:
         """Drop the tensors of a config that was never calibrated."""
-        if config not in self._versions and config not in self._running:
+        if config not in self._digests and config not in self._running:
             self._stored.pop(config, None)
 
     def is_current(self, config: WidthConfig) -> bool:
         """Whether a config was calibrated with the weights as they are now."""
-        return config in self._running or self._versions.get(config) == self._version()
+        return config in self._running or config in self.current()
+
+    def current(self) -> tuple[WidthConfig, ...]:
+        """The configs that were calibrated with the weights as they are now, in the order of calibration."""
+        digest = self._digest() if any(self._digests.values()) else None
+        return tuple(config for config, known in self._digests.items() if known is not None and known == digest)
 
     def is_usable(self, config: WidthConfig) -> bool:
         """Whether a config can run in evaluation mode: it is up to date, or needs no statistics."""
-        return not self.names or self.is_current(config) or config in self._computing
+        return not self.names or config in self._computing or self.is_current(config)
+
+    def is_ready(self, config: WidthConfig) -> bool:
+        """As `is_usable`, at less cost: weights that seem to be the same are not looked at one by one."""
+        if not self.names or config in self._computing or config in self._running:
+            return True
+        known = self._digests.get(config)
+        if known is None:
+            return False
+        digest = self._digest() if self._known is None or self._known[0] != self._marks() else self._known[1]
+        return known == digest
 
     @contextmanager
     def computing(self, config: WidthConfig) -> Iterator[None]:
@@ -122,17 +161,32 @@ class Statistics:
         """Raise unless a config's statistics are known and up to date."""
         if self.is_usable(config):
             return
-        known = ", ".join(self.labels[c] for c in self.configs if self.is_current(c)) or "none"
+        known = ", ".join(self.labels[c] for c in self.current()) or "none"
         state = (
             "has batch-norm statistics from before the weights changed"
-            if config in self._versions
+            if config in self._digests
             else "has no batch-norm statistics"
         )
         raise UncalibratedError(
             f"width {label} {state}; calibrated: {known}. Run anywidth.calibrate(net, loader, widths=[{label}]) first"
         )
 
-    def _version(self) -> int:
-        # Not named_parameters(): this runs before every forward pass of a subnet.
-        parameters = (parameter for register in self._registers for parameter in register.values())
-        return hash(tuple((id(p), p._version) for p in parameters if p is not None))
+    def _digest(self) -> bytes:
+        """The digest of the weights as they are now."""
+        before, dtypes = self._known, [weight.dtype for weight in self._weights]
+        digest = weight_digest(self._weights)
+        marks = self._marks()
+        if before is not None and dtypes != self._dtypes and before[0][0] == marks[0]:
+            # Moved to another precision and not written to: the statistics move along.
+            self._digests = {c: digest if known == before[1] else known for c, known in self._digests.items()}
+        self._known, self._dtypes = (marks, digest), dtypes
+        return digest
+
+    def _marks(self) -> tuple[list[int], list[object]]:
+        """What changes with almost every write: version counters, places in memory and a few numbers."""
+        if self._samples is None or not self._samples.fits(self._weights):
+            self._samples = WeightSamples(self._weights)
+        return list(map(_version, self._weights)), [*self._samples.key, *self._samples.read()]
+
+
+_version = attrgetter("_version")

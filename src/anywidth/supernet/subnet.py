@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -36,6 +37,7 @@ class _Inflow:
         # Weak, because leaves refer to this by their hooks.
         self._leaves: list[tuple[ReferenceType[nn.Parameter], _Place]] = []
         self.held = False
+        self.lock = threading.RLock()
 
     def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
         """Look after one more leaf."""
@@ -74,11 +76,15 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
     # A kernel for many tensors takes dense ones only: parts of vectors are, those of matrices are not.
     vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
+    shared = threading.active_count() > 1
     for leaf, (parent, shape, kept, leading) in leaves:
         if leaf.grad is None:
             continue
         gradient, whole = leaf.grad, parent.grad
         leaf.grad = None
+        if shared and not parent.is_cuda:  # backward passes on a GPU run in one thread
+            _accumulate(parent, shape, kept, leading, gradient)
+            continue
         if whole is None:
             whole = parent.grad = torch.zeros_like(parent)
         if gradient.requires_grad or whole.requires_grad:  # a graph of gradients is not built in place
@@ -94,6 +100,24 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
             parts[0].add_(gradients[0])
         elif parts:
             torch._foreach_add_(parts, gradients)  # type: ignore[attr-defined]
+
+
+def _accumulate(
+    parent: nn.Parameter, shape: tuple[int, ...], kept: Sequence[Place], leading: bool, gradient: Tensor
+) -> None:
+    """Add a gradient as autograd does, which locks the parameter against backward passes of other threads.
+
+    That takes a gradient of the size of the whole parameter, so it is done only where there are other threads.
+    """
+    whole = torch.zeros_like(parent)
+    if leading:
+        whole.as_strided(shape, whole.stride(), whole.storage_offset()).copy_(gradient.detach())
+    else:
+        _scatter(whole, kept, gradient.detach())
+    with torch.enable_grad():
+        node = parent.view_as(parent).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    with torch.no_grad():
+        node(whole)
 
 
 def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
@@ -113,13 +137,14 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
     if inflow is None:
         yield
         return
-    inflow.held = True
-    try:
-        yield
-        inflow.release()
-    finally:
-        inflow.held = False
-        inflow.drop()
+    with inflow.lock:
+        inflow.held = True
+        try:
+            yield
+            inflow.release()
+        finally:
+            inflow.held = False
+            inflow.drop()
 
 
 def _scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
@@ -158,11 +183,16 @@ def bind_subnet(
         if own is not None:
             return own
         if not isinstance(tensor, nn.Parameter):
-            return take(tensor, kept) if is_leading(kept) else copies.of(tensor, kept)
+            part = take(tensor, kept) if is_leading(kept) else copies.of(tensor, kept)
+            if not is_leading(kept):
+                copies.stand_for(part)
+            return part
         if all(k is None for k in kept):
             return tensor
         part = take(tensor.detach(), kept) if is_leading(kept) else copies.of(tensor, kept)
         leaf = nn.Parameter(part, requires_grad=tensor.requires_grad)
+        if not is_leading(kept):
+            copies.stand_for(leaf)
         if leaf.requires_grad:
             inflow.add(leaf, tensor, kept)
         return leaf
@@ -182,9 +212,11 @@ def contiguous(
     Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward. Those in
     `cast` are copied to `dtype`, whether they are strided or not.
     """
-    lower = set(map(id, cast))
-    views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
-    with current(subnet):
+    inflow = _inflows.get(subnet)
+    # Another thread would take these copies for the weights.
+    with nullcontext() if inflow is None else inflow.lock, current(subnet):
+        lower = set(map(id, cast))
+        views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
         try:
             for leaf, view in views:
                 leaf.data = view.to(dtype) if id(leaf) in lower else view.clone()

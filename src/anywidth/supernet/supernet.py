@@ -6,20 +6,25 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.errors import CheckpointError, WidthError
+from anywidth.errors import AnywidthError, CheckpointError, ModelChangedError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
 from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
+from anywidth.supernet.batches import model_device
 from anywidth.supernet.extract import extract
+from anywidth.supernet.follow import Follower
+from anywidth.supernet.gathered import SubnetHook
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
@@ -93,6 +98,7 @@ class Supernet:
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
         if order is not None:
             reorder_(model, self.analysis, inputs, order)
+            self._ordered = True
         self._set_averaging(average_inputs)
         if fixed:
             self._set_switches(fixed, affine=switch_affine)
@@ -120,19 +126,117 @@ class Supernet:
         self.min_width = float(min_width)
         self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         self.ratios = dict(ratios)
-        self.analysis = _with_settings(analysis, self.frozen, self.ratios)
-        self.statistics = Statistics(model)
         self.sampler = WidthSampler(self.min_width)
-        self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
-        self._cache_size = cache_size
-        self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
-        self._registers = [r for m in model.modules() for r in (m._parameters, m._buffers) if r]
-        self._tensors: tuple[tuple[int, int, bool], ...] = ()
-        self._lock = threading.RLock()
-        self._configs: dict[float, WidthConfig] = {}
-        self._switches: Switches | None = None
         self.average_inputs = False
-        self._full = self.config(1.0)
+        self._cache_size = cache_size
+        self._ordered = False
+        self._switches: Switches | None = None
+        self._set_analysis(analysis)
+        self._set_table()
+
+    def _set_analysis(self, analysis: Analysis) -> None:
+        self._analysis = _with_settings(analysis, self.frozen, self.ratios)
+        self._statistics = Statistics(self.model)
+        self._configs: dict[float, WidthConfig] = {}
+        self._full = resolve(self._analysis.elastic, 1.0, divisor=self.divisor, min_width=self.min_width)
+
+    def _set_table(self) -> None:
+        """Prepare what belongs to this process and to these very tensors: subnets, and what they are built from."""
+        self._lock = threading.RLock()
+        self._settled = threading.local()
+        self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
+        self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
+        self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
+        self._follower = Follower(self.model, self.inputs)
+        self.generation = 0
+        watch(self.model.parameters())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process needs: the model and everything known of it, but no subnets."""
+        self.follow()
+        table = {"_lock", "_settled", "_cache", "_alive", "_given", "_follower", "generation"}
+        return {name: value for name, value in self.__dict__.items() if name not in table}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what `__getstate__` gave."""
+        self.__dict__.update(state)
+        self._set_table()
+
+    @property
+    def analysis(self) -> Analysis:
+        """What is known of the channels of the model."""
+        self.follow()
+        return self._analysis
+
+    @property
+    def statistics(self) -> Statistics:
+        """The batch-norm statistics of calibrated widths."""
+        self.follow()
+        return self._statistics
+
+    def follow(self) -> None:
+        """Take note of what was changed in the model since the last call; everything here does so by itself.
+
+        Replaced, added and removed modules, tensors and hooks, attributes with other values, and weights that are
+        moved, replaced or frozen reach the subnets that are given out from then on. Where channels may hang together
+        in another way than before, the model is analysed again with the same settings, and statistics are dropped.
+
+        A hook that lets one channel depend on others is not looked into: build a new supernet after registering it.
+
+        Raises:
+            ModelChangedError: the changed model needs a new supernet.
+        """
+        if getattr(self._settled, "depth", 0) or self._follower.is_current():
+            return
+        with self._lock, torch.inference_mode(False):
+            if self._follower.is_current():
+                return
+            structure, computes = self._follower.look()
+            if structure is not None:
+                self._analyse_again(structure)
+            else:
+                self._statistics.forget_weights()
+                if computes:
+                    self._statistics.outdate()
+            self._cache.clear()
+            self._alive.clear()
+            self.generation += 1
+            forget_autocast(self.model)
+            watch(self.model.parameters())
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Context manager that looks for changes of the model once, at its start; for steps that ask many times."""
+        self.follow()
+        self._settled.depth = getattr(self._settled, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._settled.depth -= 1
+
+    def _analyse_again(self, structure: str) -> None:
+        changed = f"the model has been changed since Supernet(model, ...): {structure}"
+        if self._switches is not None or self._ordered:
+            kept = "switches" if self._switches is not None else "order"
+            raise ModelChangedError(f"{changed}. With {kept}=, build a new Supernet of the changed model")
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        device = model_device(self.model)
+
+        def move(tensor: Tensor) -> Tensor:
+            other = like is not None and tensor.is_floating_point() and tensor.dtype != like.dtype
+            return tensor.to(device=device, dtype=like.dtype if other and like is not None else tensor.dtype)
+
+        try:
+            inputs = self.inputs.map(move)
+            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+                analysis = analyse(self.model, inputs)
+                if self.average_inputs:
+                    check_untied(self.model)
+                self._set_analysis(analysis)
+                self.inputs = inputs
+                self._follower = Follower(self.model, inputs)
+        except AnywidthError as error:
+            raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
 
     def _set_averaging(self, wanted: bool) -> None:
         if wanted:
@@ -217,6 +321,7 @@ class Supernet:
             WidthError: out of range, no switch of a network that has switches, a pattern without a match, or a config
                 of another network.
         """
+        self.follow()
         if isinstance(width, float) and width in self._configs:
             return self._configs[width]
         elastic = self.analysis.elastic
@@ -241,24 +346,26 @@ class Supernet:
     def subnet(self, width: Width) -> nn.Module:
         """The network at one width, an ordinary module that shares weights and gradients with the supernet.
 
-        The same config gives the same module; the full width gives the model itself. In training mode batch
-        norms use the statistics of the batch and store none; in evaluation mode a width has to be calibrated
-        (`UncalibratedError` otherwise).
+        The same config gives the same module until the model is changed (see `follow`); the full width gives the model
+        itself. In training mode batch norms use the statistics of the batch and store none; in evaluation mode a width
+        has to be calibrated (`UncalibratedError` otherwise).
+
+        Train/eval flags are those of the model, module by module. They are copied when those of the model have changed
+        since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
+        holds until the model is switched itself. Every pass of a training step copies them as well.
         """
         config = self.config(width)
         if config == self._full:
             return self.model
         with self._lock:
-            tensors = self._identity()
-            if tensors != self._tensors:  # moved, replaced, or frozen by the user: subnets are bound to the old ones
-                self._cache.clear()
-                self._alive.clear()
-                self._tensors = tensors
-                watch(self.model.parameters())
             subnet = self._alive.get(config)
             if subnet is None:
                 with torch.inference_mode(False):
                     subnet = self._alive[config] = self._build(config)
+            elif self._given[subnet] != self._follower.modes:
+                for ours, theirs in zip(self.model.modules(), subnet.modules(), strict=True):
+                    theirs.training = ours.training
+            self._given[subnet] = self._follower.modes
             self._cache[config] = subnet
             self._cache.move_to_end(config)
             if len(self._cache) > self._cache_size:
@@ -297,12 +404,6 @@ class Supernet:
 
         return save(self, folder)
 
-    def _identity(self) -> tuple[tuple[int, int, bool], ...]:
-        """What subnets are bound to: which tensors, in which memory, and whether they are trained."""
-        # Not named_parameters(), whose walk through the modules takes longer than building small subnets.
-        tensors = (tensor for register in self._registers for tensor in register.values() if tensor is not None)
-        return tuple((id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
-
     def _build(self, config: WidthConfig) -> nn.Module:
         units = self.analysis.units(config)
 
@@ -316,7 +417,7 @@ class Supernet:
             else:
                 norm.track_running_stats = False
         if norms:
-            subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config))
+            subnet.register_forward_pre_hook(SubnetHook(lambda: self._guard(norms, config)))
         return subnet
 
     def _private(self, config: WidthConfig, *, statistics: bool = True) -> Private:
@@ -334,8 +435,9 @@ class Supernet:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
-        if not self.statistics.is_usable(config):
-            self.statistics.check(config, self.label(config))
+        # Not the property, which would look for changes of the model: a subnet that was given out stays what it was.
+        if not self._statistics.is_ready(config):
+            self._statistics.check(config, self.label(config))
 
 
 def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:

@@ -1,0 +1,164 @@
+"""What a forward does, told without computing anything: the functions that it calls, and what it writes to modules."""
+
+from __future__ import annotations
+
+import copy
+import dis
+import inspect
+from collections import defaultdict
+from collections.abc import Hashable
+from functools import cache
+from types import CodeType
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from anywidth.groups.trace import Inputs, double_batch, named_tensors
+from anywidth.supernet.fingerprint import Fingerprint, Written
+
+__all__ = ["trace_calls", "written_by_forward"]
+
+
+def trace_calls(model: nn.Module, inputs: Inputs) -> tuple[Hashable, ...] | None:
+    """Every call of a torch function by a forward in training and in evaluation, with its arguments and shapes.
+
+    Floating-point arguments do not count, nor do hooks of the user, which are not called. None if the forward cannot
+    run on the meta device.
+    """
+    try:
+        return _run_shadow(model, inputs)[0]
+    except Exception:  # whatever a forward does not find on the meta device
+        return None
+
+
+def written_by_forward(model: nn.Module, inputs: Inputs) -> tuple[Written, tuple[Hashable, ...] | None]:
+    """Attributes and buffers of modules that a forward replaces, by module path, and what `trace_calls` returns.
+
+    Those that a forward writes for these inputs are found by running it on a copy. Those that it would write for
+    others, such as a grid that is cached for one size of images, are found in the code of the forward.
+    """
+    written: dict[str, set[str]] = defaultdict(set)
+    for path, module in model.named_modules():
+        written[path] |= _stored_by(type(module))
+    try:
+        calls, before, after = _run_shadow(model, inputs)
+    except Exception:
+        calls, before, after = None, *_run_copy(model, inputs)
+    for path, name in after.changed_attributes(before):
+        written[path].add(name)
+    for path, part in after.parts.items():
+        known = before.parts[path].tensors
+        written[path] |= {name for name, tensor in part.tensors.items() if known.get(name) != tensor}
+    return {path: frozenset(names) for path, names in written.items() if names}, calls
+
+
+def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...], Fingerprint, Fingerprint]:
+    """The calls of a copy on the meta device, and what it was before and after them."""
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            memo = {id(tensor): _on_meta(tensor) for tensor in named_tensors(model).values()}
+            for module in model.modules():
+                memo |= {id(v): _on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
+            shadow: nn.Module = copy.deepcopy(model, memo)
+            _drop_hooks(shadow)
+            before = Fingerprint(shadow, {})
+            names = {id(tensor): name for name, tensor in named_tensors(shadow).items()}
+            calls: list[Hashable] = []
+            for training in (True, False):
+                with _Calls(names) as recorded:
+                    double_batch(inputs).map(_on_meta).call(shadow.train(training))
+                calls += [training, *recorded.calls]
+            return tuple(calls), before, Fingerprint(shadow, {})
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
+
+
+def _run_copy(model: nn.Module, inputs: Inputs) -> tuple[Fingerprint, Fingerprint]:
+    """What a copy with the same weights is before and after a real forward."""
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
+        memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+        same: nn.Module = copy.deepcopy(model, memo)
+        _drop_hooks(same)
+        before = Fingerprint(same, {})
+        try:
+            for training in (True, False):
+                double_batch(inputs).call(same.train(training))
+        except Exception:  # what the code of the forward says has to do
+            return before, before
+        return before, Fingerprint(same, {})
+
+
+def _drop_hooks(model: nn.Module) -> None:
+    """Leave out hooks of the user, which may count or keep what they see; those of torch compute weights."""
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not (type(hook).__module__ or "").startswith("torch.")]:
+                del hooks[key]
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+class _Calls(TorchFunctionMode):
+    """Records the functions of torch that a forward calls, with what they are given and the shapes that they return."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self.calls: list[Hashable] = []
+        self._names: dict[int, Hashable] = dict(names)
+        self._alive: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tuple(map(self._describe, pytree.tree_leaves((args, kwargs))))
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, given, tuple(map(self._describe, pytree.tree_leaves(result)))))
+        return result
+
+    def _describe(self, leaf: Any) -> Hashable:
+        if isinstance(leaf, Tensor):
+            if id(leaf) not in self._names:
+                self._names[id(leaf)] = len(self._alive)
+                self._alive.append(leaf)  # so that no other tensor gets its id
+            return self._names[id(leaf)], tuple(leaf.shape)
+        if isinstance(leaf, (bool, int, str, type(None), torch.dtype)):
+            return leaf
+        return type(leaf).__name__
+
+
+@cache
+def _stored_by(kind: type[nn.Module]) -> frozenset[str]:
+    """Names of the attributes that the forward of a class, or a method that it calls, writes to its module."""
+    stored: set[str] = set()
+    waiting, seen = ["forward"], {"forward"}
+    while waiting:
+        method = inspect.unwrap(inspect.getattr_static(kind, waiting.pop(), None), stop=lambda f: hasattr(f, "__code__"))
+        code = getattr(method, "__code__", None)
+        if isinstance(code, CodeType) and code.co_varnames:
+            names, called = _read(code, code.co_varnames[0])
+            stored |= names
+            new = {name for name in called - seen if not hasattr(nn.Module, name)}
+            seen |= new
+            waiting += new
+    return frozenset(stored)
+
+
+def _read(code: CodeType, owner: str) -> tuple[set[str], set[str]]:
+    """The attributes of `owner` that code writes, and all attributes that it reads."""
+    stored, read = set(), set()
+    before: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            read.add(instruction.argval)
+        elif instruction.opname == "STORE_ATTR" and before is not None and before.opname.startswith("LOAD_FAST"):
+            last = before.argval[-1] if isinstance(before.argval, tuple) else before.argval
+            if last == owner:
+                stored.add(instruction.argval)
+        before = instruction
+    return stored, read

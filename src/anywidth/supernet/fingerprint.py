@@ -1,0 +1,252 @@
+"""What a model consists of at one moment, so that later changes to it are noticed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Change", "Fingerprint", "Written"]
+
+Written = Mapping[str, Collection[str]]
+"""Per module path: the attributes that a forward itself writes."""
+
+_OWN = frozenset({"training", "_modules", "_parameters", "_buffers"})
+_DERIVED = frozenset({"_compiled_call_impl", "_flat_weights", "_flat_weight_refs"})
+"""Attributes that torch derives from others."""
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+_LONGEST, _DEEPEST = 1000, 4
+_requires_grad, _version = attrgetter("requires_grad"), attrgetter("_version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """How a model differs from what it was.
+
+    Attributes:
+        structure: What differs in classes, names and shapes, in words; None if nothing does.
+        attributes: Plain attributes with another value, as (module path, name).
+    """
+
+    structure: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Same:
+    """Equal to itself only: objects are not compared by their own `==`, which tensors answer element by element."""
+
+    value: Any
+    version: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value and self.version == other.version
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass
+class _Part:
+    kind: type
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    children: tuple[str, ...]
+    attributes: dict[str, Any]
+
+
+class Fingerprint:
+    """Everything of a model that its subnets depend on, except the values of weights.
+
+    Args:
+        model: The model.
+        written: Attributes that a forward writes, which are left out.
+    """
+
+    def __init__(self, model: nn.Module, written: Written) -> None:
+        self.model = model
+        self._sized: list[Collection[Any]] = []
+        self._views: list[Collection[Any]] = []
+        self._filtered: list[tuple[dict[str, Any], Collection[str], list[Any]]] = []
+        self._seen: set[int] = set()
+        self._plain_tensors: list[Tensor] = []
+        self.parts: dict[str, _Part] = {}
+        self._modules = list(model.modules())
+        owners: dict[int, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.parts[path] = self._part(path, module, frozenset(written.get(path, ())), owners)
+        self._sizes = list(map(len, self._sized))
+        self._values = list(chain.from_iterable(self._views))
+        registers = (r for module in self._modules for r in (module._parameters, module._buffers))
+        tensors = (tensor for register in registers for tensor in register.values() if tensor is not None)
+        self.tensors = list({id(tensor): tensor for tensor in tensors}.values())
+        self._places = list(map(Tensor.data_ptr, self.tensors))
+        self._trained = list(map(_requires_grad, self.tensors))
+        self._versions = list(map(_version, self._plain_tensors))
+        self.modes = self._find_modes()
+
+    def is_current(self) -> bool:
+        """Whether nothing has changed; train/eval flags do not count, but `modes` has their present values then."""
+        # Every comparison here runs in C: this is done at every step.
+        try:
+            if list(map(len, self._sized)) != self._sizes:
+                return False
+            if not all(map(is_, chain.from_iterable(self._views), self._values)):
+                # Not of the very same objects: flags are most often what differs.
+                modes = self._find_modes()
+                if modes == self.modes:
+                    return False
+                self.modes = modes
+                for number, position in self._flags:
+                    self._values[position] = modes[number]
+                if not all(map(is_, chain.from_iterable(self._views), self._values)):
+                    return False
+            for owner, left_out, values in self._filtered:
+                found = [value for name, value in owner.items() if name not in left_out]
+                if len(found) != len(values) or not all(map(is_, found, values)):
+                    return False
+            if self._filtered:
+                self.modes = self._find_modes()
+            return (
+                list(map(Tensor.data_ptr, self.tensors)) == self._places
+                and list(map(_requires_grad, self.tensors)) == self._trained
+                and list(map(_version, self._plain_tensors)) == self._versions
+            )
+        except RuntimeError:  # a container has changed while it was looked through
+            return False
+
+    def change_from(self, before: Fingerprint) -> Change:
+        """How this model differs from what it was."""
+        return Change(structure=self._structure(before), attributes=tuple(self.changed_attributes(before)))
+
+    def changed_attributes(self, before: Fingerprint) -> list[tuple[str, str]]:
+        """Plain attributes with another value than before, in modules that were there before."""
+        found = []
+        for path, part in self.parts.items():
+            if path in before.parts and part.kind is before.parts[path].kind:
+                ours, theirs = part.attributes, before.parts[path].attributes
+                names = dict.fromkeys([*ours, *theirs])
+                found += [(path, name) for name in names if ours.get(name, _MISSING) != theirs.get(name, _MISSING)]
+        return found
+
+    def _structure(self, before: Fingerprint) -> str | None:
+        for path in dict.fromkeys([*before.parts, *self.parts]):
+            was, now = before.parts.get(path), self.parts.get(path)
+            where = repr(path) if path else "the model itself"
+            if now is None or was is None:
+                return f"{where} is {'new' if was is None else 'gone'}"
+            if now.kind is not was.kind:
+                return f"{where} was a {was.kind.__name__} and is a {now.kind.__name__}"
+            for name in dict.fromkeys([*was.tensors, *now.tensors]):
+                if name not in now.tensors or name not in was.tensors:
+                    return f"{name} of {where} is {'new' if name in now.tensors else 'gone'}"
+                (owner, shape), (new_owner, new_shape) = was.tensors[name], now.tensors[name]
+                if shape != new_shape:
+                    return f"{name} of {where} had shape {shape} and has {new_shape}"
+                if owner != new_owner:
+                    return f"{name} of {where} was {owner!r} and is {new_owner!r}"
+            if now.children != was.children:
+                return f"the modules inside {where} were in another order"
+        return None
+
+    def _part(self, path: str, module: nn.Module, left_out: frozenset[str], owners: dict[int, str]) -> _Part:
+        state = module.__dict__
+        first = id(module) not in self._seen
+        self._seen.add(id(module))
+        left_out = (left_out | _DERIVED) & state.keys()
+        if first:
+            if left_out:
+                excluded = left_out | {"training"}
+                self._filtered.append((state, excluded, [v for k, v in state.items() if k not in excluded]))
+            else:
+                self._watch(state)
+            for name in ("_modules", "_parameters", "_buffers"):
+                self._watch(state[name])
+        tensors = {}
+        for name, tensor in chain(module._parameters.items(), module._buffers.items()):
+            if tensor is not None:
+                owner = owners.setdefault(id(tensor), f"{path}.{name}" if path else name)
+                if name not in left_out:
+                    tensors[name] = (owner, tuple(tensor.shape))
+        attributes = {
+            name: self._frozen(value, 0) for name, value in state.items() if name not in _OWN and name not in left_out
+        }
+        children = tuple(name for name, child in module._modules.items() if child is not None)
+        return _Part(type(module), tensors, children, attributes)
+
+    def _watch(self, container: Any) -> None:
+        if id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        self._sized.append(container)
+        self._views.append(container.values() if isinstance(container, dict) else container)
+
+    def _frozen(self, value: Any, depth: int) -> Any:
+        """A copy that can be compared with another one."""
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, Tensor):
+            version = 0 if value.is_inference() else value._version
+            if not value.is_inference():
+                self._plain_tensors.append(value)
+            return _Same(value, version)
+        if depth < _DEEPEST:
+            if isinstance(value, _CONTAINERS) and len(value) <= _LONGEST:
+                self._watch(value)
+                return (type(value), *(self._frozen(item, depth + 1) for item in value))
+            if isinstance(value, dict) and len(value) <= _LONGEST:
+                return self._frozen_dict(type(value), value, depth)
+            if _is_settings(value):
+                return self._frozen_dict(type(value), vars(value), depth)
+        return _Same(value)
+
+    def _frozen_dict(self, kind: type, content: dict[Any, Any], depth: int) -> Any:
+        self._watch(content)
+        return (kind, *((_Same(key) if not isinstance(key, _PLAIN) else key, self._frozen(item, depth + 1))
+                        for key, item in content.items()))  # fmt: skip
+
+    def _find_modes(self) -> tuple[bool, ...]:
+        return tuple([module.training for module in self._modules])
+
+    @cached_property
+    def _flags(self) -> list[tuple[int, int]]:
+        """Where the train/eval flags of modules stand among the values; looked up when one has changed for the first time."""
+        starts: dict[int, int] = {}
+        start = 0
+        for container, view in zip(self._sized, self._views, strict=True):
+            starts[id(container)] = start
+            start += len(view)
+        return [
+            (number, starts[id(state)] + list(state).index("training"))
+            for number, module in enumerate(self._modules)
+            if id(state := module.__dict__) in starts
+        ]
+
+
+_MISSING = _Same(object())
+
+
+def _is_settings(value: Any, depth: int = 0) -> bool:
+    """Whether an object has nothing but plain values, such as the configuration of a model."""
+    content = getattr(value, "__dict__", None)
+    if not isinstance(content, dict) or isinstance(value, nn.Module) or callable(value) or len(content) > _LONGEST:
+        return False
+    return all(_is_plain(item, depth + 1) for item in content.values())
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if isinstance(value, _PLAIN):
+        return True
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, _CONTAINERS):
+        return len(value) <= _LONGEST and all(_is_plain(item, depth + 1) for item in value)
+    if isinstance(value, dict):
+        return len(value) <= _LONGEST and all(_is_plain(item, depth + 1) for item in value.values())
+    return _is_settings(value, depth)

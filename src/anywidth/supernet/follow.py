@@ -1,0 +1,64 @@
+"""Notices what the user has changed in a model since its subnets were built."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from anywidth.groups.trace import Inputs
+from anywidth.supernet.calls import trace_calls, written_by_forward
+from anywidth.supernet.fingerprint import Fingerprint
+
+__all__ = ["Follower"]
+
+_HARMLESS = frozenset(
+    {"gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp", "_gradient_checkpointing_func"}
+)
+"""Attributes by which a forward saves memory and computes the same."""
+
+
+class Follower:
+    """What a model was when its subnets were built, and what that means for them if it is something else now.
+
+    Args:
+        model: The model.
+        inputs: Example inputs, with which its forward is looked at.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self.model = model
+        self._inputs = inputs
+        self._written, self._calls = written_by_forward(model, inputs)
+        self._seen = Fingerprint(model, self._written)
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """The train/eval flags of all modules when the model was last looked at."""
+        return self._seen.modes
+
+    def is_current(self) -> bool:
+        """Whether nothing has changed, train/eval flags aside."""
+        return self._seen.is_current()
+
+    def look(self) -> tuple[str | None, bool]:
+        """What has changed that the analysis depends on, in words, and whether evaluation may give other numbers.
+
+        What is seen now counts as known from then on, unless it changes the analysis.
+        """
+        now = Fingerprint(self.model, self._written)
+        change = now.change_from(self._seen)
+        attributes = [(path, name) for path, name in change.attributes if not self._rests_in_evaluation(path, name)]
+        hooks = [(path, name) for path, name in attributes if name.endswith("_hooks") or "_hooks_" in name]
+        others = [place for place in attributes if place not in hooks]
+        structure = change.structure
+        if structure is None and others and (self._calls is None or trace_calls(self.model, self._inputs) != self._calls):
+            path, name = others[0]
+            structure = f"{name} of {repr(path) if path else 'the model itself'} has another value"
+        if structure is None:
+            self._seen = now
+        return structure, bool(others)
+
+    def _rests_in_evaluation(self, path: str, name: str) -> bool:
+        """Whether an attribute changes nothing but random drops or memory."""
+        kind = type(self.model.get_submodule(path))
+        drops = issubclass(kind, nn.modules.dropout._DropoutNd) or kind.__name__ in ("DropPath", "StochasticDepth")
+        return name in _HARMLESS or (drops and name in ("p", "drop_prob"))
