@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.errors import AnalysisError, first_line
+from anywidth.groups.subgraphs import flatten_graph
 
 __all__ = [
     "Capture",
@@ -238,6 +239,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
                 f"{type(error).__name__}: {first_line(error)}. Check that model(*example_inputs) runs, and that its "
                 "forward does not branch on tensor values"
             ) from error
+    program = flatten_graph(program)
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for placeholder, name in signature.inputs_to_lifted_tensor_constants.items():

@@ -1,6 +1,6 @@
 """One small rule per ATen operator: how channel labels pass through it."""
 
-from anywidth.groups.rules import contraction, movement, pieces, pointwise, recurrent, reduction
+from anywidth.groups.rules import contraction, control, movement, pieces, pointwise, recurrent, reduction
 from anywidth.groups.rules.registry import Call, Result, Rule, find_rule, rule
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Result",
     "Rule",
     "contraction",
+    "control",
     "find_rule",
     "movement",
     "pieces",
