@@ -85,13 +85,18 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CountedOperator:
-    """An operator with its MACs per sample at full width, and the dimensions that scale them."""
+    """An operator with its MACs per sample at full width, and the dimensions that scale them.
+
+    `inputs` and `sizes` are those of `flow.Cost`.
+    """
 
     module: str
     operator: str
     kind: str
     macs: int
     scales: tuple[Scale, ...]
+    inputs: frozenset[int] = frozenset()
+    sizes: frozenset[int] = frozenset()
 
     def count(self, units: npt.NDArray[np.int64]) -> int:
         """MACs per sample when group i keeps its first `units[i]` units."""
@@ -136,7 +141,8 @@ class Analysis:
     """Everything known about one model's channels.
 
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
-    every name to the first name of the same tensor; `attributes` says by module path which integers follow.
+    every name to the first name of the same tensor; `attributes` says by module path which integers follow; `samples`
+    is how many samples the example inputs hold.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -147,6 +153,7 @@ class Analysis:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+    samples: int = 1
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

@@ -15,6 +15,7 @@ from torch.fx.node import map_aggregate
 from anywidth.groups.flow import Cost, Flow, Number, Value
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.rules import Call, find_rule
+from anywidth.groups.samples import sources
 from anywidth.groups.trace import Capture, named_tensors
 
 __all__ = ["Propagation", "propagate"]
@@ -44,7 +45,6 @@ class Propagation:
     labels: Labels
     dims: dict[str, tuple[Array | None, ...]]
     costs: tuple[Cost, ...]
-    batch: int
     uncounted: dict[str, int]
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
@@ -108,7 +108,6 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         labels=labels,
         dims=dims,
         costs=tuple(costs),
-        batch=captures[-1].batch,
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
@@ -157,6 +156,7 @@ def _walk(
     node_facets: dict[str, list[Array]],
 ) -> None:
     env: dict[Node, Any] = {}
+    origins = sources(capture)
 
     def value_of(item: Any) -> Any:
         return env[item] if isinstance(item, Node) else item
@@ -173,6 +173,7 @@ def _walk(
         elif node.op == "call_function":
             args = map_aggregate(node.args, value_of)
             kwargs = map_aggregate(node.kwargs, value_of)
+            flow.inputs, flow.sizes = origins[node]
             env[node] = _call(flow, node, args, kwargs, uncounted, unknown)  # type: ignore[arg-type]
         else:
             env[node] = None

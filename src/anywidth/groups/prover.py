@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
+from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
 
@@ -178,7 +178,7 @@ class Prover:
 
         sub = narrow(self._copy, analysis, units, bind)
         with _watched(sub, active):
-            result = _outputs(self._inputs.call(sub))
+            result = output_tensors(self._inputs.call(sub))
             if self.training:
                 with torch.random.fork_rng(devices=[]):
                     self._inputs.call(sub.train())
@@ -193,7 +193,7 @@ class Prover:
                 if vector is not None and axis is not None:
                     kept[labels.find(vector)] &= axis.rank < units[axis.group]
         facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
-        return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept)))
+        return output_tensors(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks_of(facets, kept)))
 
 
 def _fewest(group: ChannelGroup) -> int:
@@ -241,10 +241,6 @@ def _randomise_statistics(model: nn.Module, generator: torch.Generator) -> None:
             shape, dtype = module.running_mean.shape, module.running_mean.dtype
             module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) * 0.1)
             module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
-
-
-def _outputs(result: object) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
 def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> str | None:

@@ -80,8 +80,10 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
                 module=cost.module,
                 operator=cost.operator,
                 kind=cost.kind,
-                macs=cost.macs // found.batch,
+                macs=cost.macs,
                 scales=tuple(scale for scale in map(scale_of, cost.facets) if scale.parts),
+                inputs=cost.inputs,
+                sizes=cost.sizes,
             )
             for cost in found.costs
         ),

@@ -32,8 +32,10 @@ def _restore_linear(module: GraphModule) -> None:
     aten = torch.ops.aten
     for node in module.graph.nodes:
         if node.target is aten.matmul.default and getattr(node.args[1], "target", None) is aten.t.default:
-            node.target, node.args = aten.linear.default, (node.args[0], node.args[1].args[0])
-    module.graph.eliminate_dead_code()
+            transposed = node.args[1]
+            node.target, node.args = aten.linear.default, (node.args[0], transposed.args[0])
+            if not transposed.users:
+                module.graph.erase_node(transposed)
 
 
 def _inline(module: GraphModule) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.errors import AnalysisError, first_line
+from anywidth.groups.outputs import plain_outputs
 from anywidth.groups.subgraphs import flatten_graph
 
 __all__ = [
@@ -63,7 +64,6 @@ class Capture:
     tensors: Mapping[str, str]
     constants: Mapping[str, Tensor]
     training: bool
-    batch: int
 
     def operators(self) -> Counter[str]:
         """How often every operator is called, without the counting of batches by batch norms."""
@@ -228,7 +228,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     Raises:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
-    with unchanged(model), module_modes(model, training), quiet_export():
+    with unchanged(model), module_modes(model, training), quiet_export(), plain_outputs(model):
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
@@ -251,5 +251,4 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         tensors={**signature.inputs_to_parameters, **signature.inputs_to_buffers},
         constants=constants,
         training=training,
-        batch=next(t.shape[0] for t in inputs.tensors() if t.ndim),
     )
