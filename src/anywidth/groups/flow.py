@@ -20,7 +20,8 @@ class Value:
     `tensor` names the parameter or buffer that the value is, if it is one; `made_from` is the largest parameter that
     a value is computed from, if from parameters alone (a standardised weight, say). `origin` says in words where an
     unlabelled value comes from, for frozen reasons. A `loose` value is made by the forward itself and may follow
-    whatever it meets; whether it does is left to the proof.
+    whatever it meets; whether it does is left to the proof. `made` says in which modules it was made, and with which
+    sizes.
     """
 
     shape: tuple[int, ...]
@@ -29,6 +30,7 @@ class Value:
     origin: str = "a tensor of fixed size"
     loose: bool = False
     made_from: Value | None = None
+    made: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def source(self) -> Value | None:
@@ -193,6 +195,8 @@ class Flow:
                 if varying(facet):
                     pool.append(facet)
         merged = self._merge_overlapping(pool)
+        for operand in operands:
+            self._sizes_given(operand, merged, place)
         targets = {letter: i for i, letter in enumerate(out)}
         result = []
         for facet in merged:
@@ -257,6 +261,14 @@ class Flow:
                     self.labels.tie(compressed, set(loose[:-1]), where)
                     # Fixed positions never merge with others, which they freeze.
                     changed |= varying(self.labels.compress(facet)) != varying(compressed)
+
+    def _sizes_given(self, operand: Operand, merged: Sequence[Array], place: dict[object, int]) -> None:
+        """Remember the sizes of a tensor that the forward made, now that it has met channels."""
+        for module, sizes in operand.value.made:
+            for letter, size in zip(reversed(operand.letters), reversed(sizes), strict=False):
+                for facet in merged:
+                    if size == facet.shape[place[letter]] > 1:
+                        self.numbers.append(Number(module, size, facet, place[letter]))
 
     # -- helpers ---------------------------------------------------------------------------------------
 

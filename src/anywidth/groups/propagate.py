@@ -246,6 +246,8 @@ def _call(
     result.made_from = _made_from(call.values())
     if base in _KEEP_LOOSE and call.values()[0].loose:
         result.loose = True
+        if result.shape == call.values()[0].shape:
+            result.made = call.values()[0].made
     return result
 
 

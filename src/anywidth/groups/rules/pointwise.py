@@ -20,7 +20,9 @@ __all__ = ["pointwise"]
 def pointwise(flow: Flow, call: Call) -> Result:
     """Element-wise operators; those that ATen tags as such come here without being listed."""
     values = call.values()
-    return Value(call.shape, flow.elementwise(values, call.shape), loose=all(v.loose for v in values))
+    loose = all(value.loose for value in values)
+    made = tuple(dict.fromkeys(each for value in values for each in value.made)) if loose else ()
+    return Value(call.shape, flow.elementwise(values, call.shape), loose=loose, made=made)
 
 
 @rule(
@@ -44,7 +46,8 @@ def same(flow: Flow, call: Call) -> Result:
 )  # fmt: skip
 def created(flow: Flow, call: Call) -> Result:
     """Tensors that the forward makes: they carry no labels."""
-    return [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
+    origin = "a tensor made in the forward"
+    return [Value(shape, origin=origin, loose=True, made=((flow.module, shape),)) for shape in call.shapes]
 
 
 @rule("aten.prelu")
