@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
+from anywidth.errors import first_line
 from anywidth.groups.flow import Cost, Flow, Number, Value
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.rules import Call, find_rule
@@ -231,7 +232,12 @@ def _call(
     elif not shapes:
         result = None
     else:
-        result = found(flow, call)
+        try:
+            result = found(flow, call)
+        except (ValueError, IndexError, TypeError) as error:  # a form of the operator that its rule does not foresee
+            for value in call.values():
+                flow.freeze(value, f"the rule for {flow.where} does not take this call ({first_line(error)})")
+            result = None
     if len(flow.costs) == counted and base not in _FREE and shapes:
         uncounted[base] += 1
     if isinstance(example, (list, tuple)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.outputs import output_tensors
@@ -156,7 +157,8 @@ class Prover:
     def _single(self, error: Exception) -> bool:
         """Go on in single precision if a forward insists on it; False if that is not what is wrong."""
         text = str(error).lower()
-        if self._dtype == torch.float32 or not ("dtype" in text or ("type" in text and "float" in text)):
+        precision = "dtype" in text or ("type" in text and "float" in text) or "double" in text
+        if self._dtype == torch.float32 or not precision:
             return False
         self._dtype = torch.float32
         self._prepare()
@@ -170,6 +172,11 @@ class Prover:
                 return path
         return ""
 
+    def _products(self) -> AbstractContextManager[object]:
+        """A mode for grouped products, where there are any, because it slows all operators down."""
+        grouped = any("grouped_mm" in str(node.target) for node in self.capture.program.graph.nodes)
+        return AnyGroupedProduct() if grouped else nullcontext()
+
     @torch.no_grad()
     def _narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64], active: list[str]) -> list[Tensor]:
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
@@ -177,7 +184,7 @@ class Prover:
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part.clone()
 
         sub = narrow(self._copy, analysis, units, bind)
-        with _watched(sub, active):
+        with _watched(sub, active), self._products():
             result = output_tensors(self._inputs.call(sub))
             if self.training:
                 with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.trace import Capture, Inputs
@@ -154,7 +155,7 @@ def _part(inputs: Inputs, batch: Batch, positions: Sequence[int]) -> Inputs:
 
 
 def _run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _NoChance():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _NoChance(), AnyGroupedProduct():
         return output_tensors(inputs.call(network))
 
 

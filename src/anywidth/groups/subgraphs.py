@@ -24,7 +24,19 @@ def flatten_graph(program: ExportedProgram) -> ExportedProgram:
         program = program.run_decompositions({})  # an empty table: `vmap` turns into batched operators, the rest stays
         _restore_linear(program.graph_module)
     _inline(program.graph_module)
+    _drop_unused_views(program.graph_module)
     return program
+
+
+_VIEWS = frozenset(("select", "slice", "narrow", "view", "reshape", "squeeze", "unsqueeze", "transpose", "permute"))
+
+
+def _drop_unused_views(module: GraphModule) -> None:
+    """Remove views that nobody reads, of which a forward wanted the shape: they say nothing about channels."""
+    for node in reversed(module.graph.nodes):
+        name = str(node.target).removeprefix("aten.").partition(".")[0]
+        if node.op == "call_function" and name in _VIEWS and not node.users:
+            module.graph.erase_node(node)
 
 
 def _restore_linear(module: GraphModule) -> None:

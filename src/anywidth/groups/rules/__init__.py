@@ -1,6 +1,6 @@
 """One small rule per ATen operator: how channel labels pass through it."""
 
-from anywidth.groups.rules import contraction, control, movement, pieces, pointwise, recurrent, reduction
+from anywidth.groups.rules import contraction, control, experts, movement, pieces, pointwise, recurrent, reduction
 from anywidth.groups.rules.registry import Call, Result, Rule, find_rule, rule
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Rule",
     "contraction",
     "control",
+    "experts",
     "find_rule",
     "movement",
     "pieces",

@@ -13,7 +13,7 @@ __all__ = ["pointwise"]
     "aten.copy_", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout", "aten.native_dropout",
     "aten.hardswish", "aten.rrelu", "aten.rrelu_", "aten.celu_", "aten.selu_", "aten.normal_", "aten.uniform_",
     "aten.fill_", "aten.zero_", "aten.softshrink", "aten.hardshrink", "aten.where", "aten.masked_fill",
-    "aten.masked_fill_", "aten.clamp_", "aten.addcmul", "aten.addcdiv", "aten.lerp", "aten.type_as",
+    "aten.masked_fill_", "aten.clamp_", "aten.addcmul", "aten.addcdiv", "aten.lerp",
     # PyTorch 2.11 does not tag these yet.
     "aten.hardtanh_", "aten.leaky_relu", "aten.leaky_relu_", "aten.elu_", "aten.hardsigmoid_",
 )  # fmt: skip
@@ -28,7 +28,7 @@ def pointwise(flow: Flow, call: Call) -> Result:
 @rule(
     "aten.to", "aten._to_copy", "aten.contiguous", "aten.clone", "aten.detach", "aten.detach_", "aten.alias",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.rand_like", "aten.randn_like", "aten.full_like",
-    "aten.lift_fresh_copy",
+    "aten.lift_fresh_copy", "aten.type_as",
 )  # fmt: skip
 def same(flow: Flow, call: Call) -> Result:
     """Copies and casts: the labels of the first operand."""
