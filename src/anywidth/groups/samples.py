@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,17 +104,21 @@ def find_samples(
     if all(tensor.shape[0] == 1 for tensor in tensors if tensor.ndim) and max(t.ndim for t in tensors) > 3:
         return Samples(1, everything)
     network = _random_narrowest(model, analysis)
-    for batch in _hypotheses(tensors):
-        if _independent(network, inputs, batch):
-            index, dim = next(iter(batch.items()))
-            return Samples(tensors[index].shape[dim], frozenset(batch))
     size = _batch_of_operators(capture)
+    for batch in _hypotheses(tensors):
+        index, dim = next(iter(batch.items()))
+        # Rows and columns of one image may be independent, too, if all kernels have one position.
+        if (dim == 0 or size != 0) and _independent(network, inputs, batch):
+            return Samples(tensors[index].shape[dim], frozenset(batch))
     held = frozenset(i for i, tensor in enumerate(tensors) if tensor.ndim and tensor.shape[0] == size)
     return Samples(size, held) if held else Samples(1, everything)
 
 
-def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[Batch]:
-    """Which dimensions may hold a batch, the most likely first."""
+def _hypotheses(tensors: Sequence[Tensor]) -> list[Batch]:
+    """Which dimensions may hold a batch, the most likely first: that which most inputs share.
+
+    Queries that look at keys of another length do not depend on one another either, but the batch is in both.
+    """
     leading = [tensor.shape[0] for tensor in tensors if tensor.ndim]
     second = [tensor.shape[1] for tensor in tensors if tensor.ndim > 1]
     seen: list[Batch] = []
@@ -128,7 +132,7 @@ def _hypotheses(tensors: Sequence[Tensor]) -> Iterator[Batch]:
             for choice in choices:
                 if size > 1 and choice and choice not in seen:
                     seen.append(choice)
-                    yield choice
+    return sorted(seen, key=len, reverse=True)
 
 
 def _independent(network: nn.Module, inputs: Inputs, batch: Batch) -> bool:
@@ -212,8 +216,11 @@ def _random_narrowest(model: nn.Module, analysis: Analysis) -> nn.Module:
     return narrow(model, analysis, analysis.units(fewest), bind).eval()
 
 
-def _batch_of_operators(capture: Capture) -> int:
-    """The batch that a layer for batched inputs got, or 0: for networks whose samples cannot be taken apart."""
+def _batch_of_operators(capture: Capture) -> int | None:
+    """The batch that the first layer which tells got, 0 if it got none, or None if there is no such layer.
+
+    For networks whose samples cannot be taken apart.
+    """
     for node in capture.program.graph.nodes:
         name = str(node.target).partition(".")[2].partition(".")[0]
         if node.op != "call_function" or not node.all_input_nodes:
@@ -226,4 +233,4 @@ def _batch_of_operators(capture: Capture) -> int:
             return shape[0 if node.args[-1] else 1] if len(shape) == 3 else 0
         if name == "batch_norm" and len(shape) > 2:
             return shape[0]
-    return 0
+    return None
