@@ -34,10 +34,9 @@ def activation_memory(net: Supernet, width: Width = 1.0) -> int:
     with torch.no_grad():
         network = _on_meta(net, width).eval()
         inputs = net.inputs.map(lambda tensor: torch.empty_like(tensor, device="meta"))
-        batch = next(tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim)
         with _Live(inputs.tensors()) as live:
             inputs.call(network)
-    return round(live.peak / batch)
+    return round(live.peak / net.samples)
 
 
 def _on_meta(net: Supernet, width: Width) -> nn.Module:

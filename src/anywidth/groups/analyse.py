@@ -9,33 +9,69 @@ from torch import Tensor, nn
 from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.propagate import propagate
+from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs, without_collection
+from anywidth.groups.trace import (
+    Capture,
+    Inputs,
+    capture,
+    double_batch,
+    modes_differ,
+    normalise_inputs,
+    without_collection,
+)
 from anywidth.groups.verify import verify
 
 __all__ = ["analyse"]
 
 
-def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Analysis:
+def analyse(
+    model: nn.Module, example_inputs: Any, *, proof: bool = True, samples: int | None = None
+) -> Analysis:
     """The channel groups of a model.
 
     Args:
         model: Any module that `torch.export` can capture.
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments.
         proof: Narrow every group and compare with the full network; groups that fail are frozen.
+        samples: How many samples the example inputs hold; found by itself if None.
 
     Raises:
-        AnalysisError: the model cannot be copied, captured or run on the inputs.
+        AnalysisError: the model cannot be copied, captured or run on the inputs, or `samples` is not a positive integer.
     """
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise AnalysisError(f"samples={samples!r}; give the number of samples in example_inputs, such as samples=1")
     _check_copies(model)
     inputs = normalise_inputs(example_inputs)
     modes: tuple[bool, ...] = (False,)
     with without_collection():
         if modes_differ(model, double_batch(inputs)):
             modes, inputs = (True, False), double_batch(inputs)
-        captures = [capture(model, inputs, training=training) for training in modes]
+        captures, whole = _captures(model, inputs, modes)
         found = propagate(model, captures)
-    return verify(model, found, captures, inputs) if proof else solve(model, found)
+    analysis = verify(model, found, captures, inputs, run_training=not whole) if proof else solve(model, found)
+    # Capturing may have doubled the example, because batch norms cannot train on one sample.
+    copies = inputs.tensors()[0].numel() // max(1, normalise_inputs(example_inputs).tensors()[0].numel()) or 1
+    batch = find_samples(model, analysis, inputs, captures[-1], samples and samples * copies)
+    return per_sample(analysis, batch, copies)
+
+
+def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tuple[list[Capture], bool]:
+    """The graphs for these modes, and whether that for training could be captured, if it is one of them.
+
+    Without it, what a forward does in training only (skipping layers at random, say) is not followed. Its parameters
+    count as unused and are not narrowed, and the proof runs narrowed networks in training mode.
+    """
+    captures = []
+    failed: AnalysisError | None = None
+    for training in modes:
+        try:
+            captures.append(capture(model, inputs, training=training))
+        except AnalysisError as error:
+            if not training:
+                raise failed or error from error
+            failed = error
+    return captures, failed is None
 
 
 def _check_copies(model: nn.Module) -> None:

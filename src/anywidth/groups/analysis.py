@@ -85,13 +85,18 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CountedOperator:
-    """An operator with its MACs per sample at full width, and the dimensions that scale them."""
+    """An operator with its MACs per sample at full width, and the dimensions that scale them.
+
+    `inputs` and `sizes` are those of `flow.Cost`.
+    """
 
     module: str
     operator: str
     kind: str
     macs: int
     scales: tuple[Scale, ...]
+    inputs: frozenset[int] = frozenset()
+    sizes: frozenset[int] = frozenset()
 
     def count(self, units: npt.NDArray[np.int64]) -> int:
         """MACs per sample when group i keeps its first `units[i]` units."""
@@ -177,7 +182,8 @@ class Analysis:
 
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
     every name to the first name of the same tensor; `attributes` says by module path which integers follow;
-    `coincidences` are those that equal a number of channels and do not.
+    `coincidences` are those that equal a number of channels and do not. `samples` is how many samples the example
+    inputs hold.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -189,6 +195,7 @@ class Analysis:
     unknown: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
     coincidences: tuple[Coincidence, ...] = ()
+    samples: int = 1
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

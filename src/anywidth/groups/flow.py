@@ -57,6 +57,8 @@ class Cost:
     """One counted operator: MACs at full width, the label arrays that scale them, and the weight that it multiplies.
 
     `out_dims` are the dimensions of the weight along which the operator makes new channels, if it makes any.
+    `inputs` are the positions of the network's inputs that the operator computes from, and `sizes` those that the
+    forward repeats something to on the way: what depends on neither the samples nor their number is computed once.
     """
 
     module: str
@@ -66,6 +68,8 @@ class Cost:
     facets: tuple[Array, ...]
     weight: str | None = None
     out_dims: tuple[int, ...] = ()
+    inputs: frozenset[int] = frozenset()
+    sizes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Flow:
     splits: list[tuple[Array, frozenset[int], str]] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)
     cuts: list[Array] = field(default_factory=list)
+    inputs: frozenset[int] = frozenset()
+    sizes: frozenset[int] = frozenset()
 
     @property
     def where(self) -> str:
@@ -254,7 +260,9 @@ class Flow:
     ) -> None:
         """Count an operator's MACs at full width; they shrink with every facet."""
         scales = tuple(facet.reshape(-1) for facet in facets)
-        self.costs.append(Cost(self.module, self.operator, kind, macs, scales, weight, out_dims))
+        self.costs.append(
+            Cost(self.module, self.operator, kind, macs, scales, weight, out_dims, self.inputs, self.sizes)
+        )
 
     def elementwise(self, values: Sequence[Value], shape: tuple[int, ...]) -> list[Array]:
         """Facets of an operator that works on each element of broadcast operands alone."""

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
+from anywidth.errors import first_line
 from anywidth.groups.flow import Cost, Flow, Number, Value
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.rules import Call, find_rule
+from anywidth.groups.samples import sources
 from anywidth.groups.trace import Capture, named_tensors
 
 __all__ = ["Propagation", "propagate"]
@@ -44,7 +46,6 @@ class Propagation:
     labels: Labels
     dims: dict[str, tuple[Array | None, ...]]
     costs: tuple[Cost, ...]
-    batch: int
     uncounted: dict[str, int]
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
@@ -108,7 +109,6 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         labels=labels,
         dims=dims,
         costs=tuple(costs),
-        batch=captures[-1].batch,
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
@@ -157,6 +157,7 @@ def _walk(
     node_facets: dict[str, list[Array]],
 ) -> None:
     env: dict[Node, Any] = {}
+    origins = sources(capture)
 
     def value_of(item: Any) -> Any:
         return env[item] if isinstance(item, Node) else item
@@ -173,6 +174,7 @@ def _walk(
         elif node.op == "call_function":
             args = map_aggregate(node.args, value_of)
             kwargs = map_aggregate(node.kwargs, value_of)
+            flow.inputs, flow.sizes = origins[node]
             env[node] = _call(flow, node, args, kwargs, uncounted, unknown)  # type: ignore[arg-type]
         else:
             env[node] = None
@@ -230,7 +232,12 @@ def _call(
     elif not shapes:
         result = None
     else:
-        result = found(flow, call)
+        try:
+            result = found(flow, call)
+        except (ValueError, IndexError, TypeError) as error:  # a form of the operator that its rule does not foresee
+            for value in call.values():
+                flow.freeze(value, f"the rule for {flow.where} does not take this call ({first_line(error)})")
+            result = None
     if len(flow.costs) == counted and base not in _FREE and shapes:
         uncounted[base] += 1
     if isinstance(example, (list, tuple)):

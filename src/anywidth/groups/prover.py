@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
 from anywidth.groups.fixed_noise import FixedNoise
+from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
+from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
 
@@ -159,7 +160,8 @@ class Prover:
     def _single(self, error: Exception) -> bool:
         """Go on in single precision if a forward insists on it; False if that is not what is wrong."""
         text = str(error).lower()
-        if self._dtype == torch.float32 or not ("dtype" in text or ("type" in text and "float" in text)):
+        precision = "dtype" in text or ("type" in text and "float" in text) or "double" in text
+        if self._dtype == torch.float32 or not precision:
             return False
         self._dtype = torch.float32
         self._prepare()
@@ -173,6 +175,11 @@ class Prover:
                 return path
         return ""
 
+    def _products(self) -> AbstractContextManager[object]:
+        """A mode for grouped products, where there are any, because it slows all operators down."""
+        grouped = any("grouped_mm" in str(node.target) for node in self.capture.program.graph.nodes)
+        return AnyGroupedProduct() if grouped else nullcontext()
+
     @torch.no_grad()
     def _narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64], active: list[str]) -> list[Tensor]:
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
@@ -180,9 +187,9 @@ class Prover:
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part.clone()
 
         sub = narrow(self._copy, analysis, units, bind)
-        with _watched(sub, active):
+        with _watched(sub, active), self._products():
             with FixedNoise(self._dtype):
-                result = _outputs(self._inputs.call(sub))
+                result = output_tensors(self._inputs.call(sub))
             if self.training:
                 with FixedNoise(self._dtype):
                     self._inputs.call(sub.train())
@@ -199,7 +206,7 @@ class Prover:
         facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
         masks = masks_of(facets, kept)
         with FixedNoise(self._dtype) as noise:
-            return _outputs(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks, noise))
+            return output_tensors(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks, noise))
 
 
 def _fewest(group: ChannelGroup) -> int:
@@ -247,10 +254,6 @@ def _randomise_statistics(model: nn.Module, generator: torch.Generator) -> None:
             shape, dtype = module.running_mean.shape, module.running_mean.dtype
             module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) * 0.1)
             module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
-
-
-def _outputs(result: object) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
 def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> str | None:

@@ -47,7 +47,13 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     cuts = [found.labels.find(cut).reshape(-1) for cut in found.cuts]
     drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, cuts, reasons)]
     order = {key: i for i, key in enumerate(makers)}
-    drafts = [d for d in drafts if d.made_by or (d.frozen is None and _channels_at_the_end(d.axes, found.dims))]
+    tensors = named_tensors(model)
+    numbers = {name: tensors[name].is_floating_point() or tensors[name].is_complex() for name in found.dims}
+    drafts = [
+        draft
+        for draft in drafts
+        if draft.made_by or (draft.frozen is None and _channels_at_the_end(draft.axes, found.dims, numbers))
+    ]
     drafts.sort(key=lambda d: (min((order[k] for k in d.made_by), default=len(order)), int(d.classes[0])))
     group_of = np.full(len(found.labels), -1, np.int32)
     rank_of = np.zeros(len(found.labels), np.int32)
@@ -69,7 +75,6 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
 
     names = _names(drafts, roots)
     groups = tuple(_group(draft, name, roots) for draft, name in zip(drafts, names, strict=True))
-    tensors = named_tensors(model)
     analysis = Analysis(
         groups=groups,
         axes=axes,
@@ -80,8 +85,10 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
                 module=cost.module,
                 operator=cost.operator,
                 kind=cost.kind,
-                macs=cost.macs // found.batch,
+                macs=cost.macs,
                 scales=tuple(scale for scale in map(scale_of, cost.facets) if scale.parts),
+                inputs=cost.inputs,
+                sizes=cost.sizes,
             )
             for cost in found.costs
         ),
@@ -92,12 +99,14 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     return analysis.with_ratios(_ratios(drafts, groups, found.costs, analysis))
 
 
-def _channels_at_the_end(axes: list[AxisKey], dims: dict[str, tuple[Array | None, ...]]) -> bool:
-    """Whether some tensor has these as its last dimension, where channels of embeddings and norms are.
+def _channels_at_the_end(
+    axes: list[AxisKey], dims: dict[str, tuple[Array | None, ...]], numbers: dict[str, bool]
+) -> bool:
+    """Whether some tensor of real numbers has these as its last dimension, where embeddings and norms have channels.
 
-    Elsewhere, without a layer that makes them, they are tokens or positions, which are no channels to narrow.
+    Elsewhere, and in tables of positions, they are tokens, without a layer that makes them.
     """
-    return any(dim == len(dims[name]) - 1 for name, dim in axes)
+    return any(numbers[name] and dim == len(dims[name]) - 1 for name, dim in axes)
 
 
 def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:

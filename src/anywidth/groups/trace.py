@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.errors import AnalysisError, first_line
+from anywidth.groups.outputs import plain_outputs
+from anywidth.groups.subgraphs import flatten_graph
 
 __all__ = [
     "Capture",
@@ -62,7 +64,6 @@ class Capture:
     tensors: Mapping[str, str]
     constants: Mapping[str, Tensor]
     training: bool
-    batch: int
 
     def operators(self) -> Counter[str]:
         """How often every operator is called, without the counting of batches by batch norms."""
@@ -215,6 +216,8 @@ def quiet_export() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
+            # Branches and maps look at gradients of what they are given.
+            warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
             yield
     finally:
         if known:
@@ -227,7 +230,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     Raises:
         AnalysisError: the model cannot be captured; the message carries what torch.export said.
     """
-    with unchanged(model), module_modes(model, training), quiet_export():
+    with unchanged(model), module_modes(model, training), quiet_export(), plain_outputs(model):
         try:
             program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
@@ -238,6 +241,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
                 f"{type(error).__name__}: {first_line(error)}. Check that model(*example_inputs) runs, and that its "
                 "forward does not branch on tensor values"
             ) from error
+    program = flatten_graph(program)
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for placeholder, name in signature.inputs_to_lifted_tensor_constants.items():
@@ -249,5 +253,4 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         tensors={**signature.inputs_to_parameters, **signature.inputs_to_buffers},
         constants=constants,
         training=training,
-        batch=next(t.shape[0] for t in inputs.tensors() if t.ndim),
     )

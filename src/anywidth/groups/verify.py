@@ -35,7 +35,9 @@ _STEPS = 16
 """Remedies for one class, after which groups at fault are frozen one by one."""
 
 
-def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs) -> Analysis:
+def verify(
+    model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs, *, run_training: bool = False
+) -> Analysis:
     """The channel groups of a model, every one of them proved; what cannot be proved is frozen with the reason.
 
     All groups are narrowed together to random numbers of channels. Where the narrowed network does not run, the
@@ -43,11 +45,12 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
     its forward takes to be equally many are tied, and at last the groups at fault are frozen, alike in all modules
     of that class. Where it runs and differs, a group at fault is found by halving, and frozen; the second one with the
     same part in modules of one class is frozen in all of them. Outputs are compared in evaluation mode (the last
-    capture); a forward that does more in training has to run in that mode as well.
+    capture); a forward that does more in training (known from the captures, or by `run_training`) has to run in that
+    mode as well.
     """
     repair = _Repair(model, found, solve(model, found))
     differ = len({frozenset(capture.operators().items()) for capture in captures}) > 1
-    prover = Prover(model, found, captures[-1], inputs, training=differ)
+    prover = Prover(model, found, captures[-1], inputs, training=differ or run_training)
     groups: Sequence[ChannelGroup] = ()
     for _ in range(_ROUNDS):
         groups = repair.analysis.elastic

@@ -106,6 +106,7 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "switches": list(net.switches),
         "switch_affine": net.switch_affine,
         "average_inputs": net.average_inputs,
+        "samples": net.analysis.samples,
         "inputs": _describe_inputs(net.inputs),
         "groups": [
             {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
@@ -248,7 +249,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Supernet:
     inputs = _restore_inputs(settings["inputs"], model)
     # With the proof, because it also repairs: it finds what integers of a forward count, and ties channels.
-    analysis = analyse(model, inputs)
+    analysis = analyse(model, inputs, samples=settings.get("samples"))
     saved = {group["name"]: group for group in settings["groups"]}
     found = {group.name: group for group in analysis.groups}
     strange = [name for name in saved if name not in found or found[name].channels != saved[name]["channels"]]

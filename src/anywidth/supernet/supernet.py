@@ -57,6 +57,9 @@ class Supernet:
             (Slimmable Networks, arXiv 1812.08928): train `net.parameters()` then, not only the model's. None for any
             width from `min_width` on.
         switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
+        samples: How many samples `example_inputs` holds, for costs per sample. None finds it: along the first or second
+            dimension in which positions do not depend on one another. Rows of features count as samples, so say
+            `samples=1` where they are the tokens of one.
         average_inputs: Let narrow convolutions and linear layers scale their sums up by full over active input
             channels (an ablation of US-Nets, arXiv 1903.05134, which found no clear gain).
 
@@ -87,6 +90,7 @@ class Supernet:
         order: Order | None = None,
         switches: Sequence[float] | None = None,
         switch_affine: bool = True,
+        samples: int | None = None,
         average_inputs: bool = False,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
@@ -95,7 +99,8 @@ class Supernet:
         fixed = () if switches is None else check_switches(switches)
         min_width = fixed[0] if fixed else min_width
         inputs = normalise_inputs(example_inputs)
-        self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
+        analysis = analyse(model, inputs, samples=samples)
+        self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
         if order is not None:
             reorder_(model, self.analysis, inputs, order)
             self._ordered = True
@@ -309,6 +314,11 @@ class Supernet:
     def elastic_share(self) -> float:
         """Share of the MACs (convolutions, matrix products) that shrink when groups are narrowed, in [0, 1]."""
         return elastic_share(self.analysis)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the example inputs hold; costs are per sample."""
+        return self.analysis.samples
 
     def config(self, width: Width) -> WidthConfig:
         """The active channels of every elastic group at a width, rounded by group.

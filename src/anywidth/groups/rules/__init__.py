@@ -3,6 +3,8 @@
 from anywidth.groups.rules import (
     comparison,
     contraction,
+    control,
+    experts,
     fourier,
     indexing,
     movement,
@@ -23,6 +25,8 @@ __all__ = [
     "Rule",
     "comparison",
     "contraction",
+    "control",
+    "experts",
     "find_rule",
     "fourier",
     "indexing",

@@ -114,14 +114,6 @@ def weight_norm(flow: Flow, call: Call) -> Result:
     return [Value(call.shape, facets), *(Value(shape) for shape in call.shapes[1:])]
 
 
-@rule("wrap_with_set_grad_enabled", "wrap_with_autocast")
-def subgraph(flow: Flow, call: Call) -> Result:
-    """A part of the forward that runs without gradients, or in another precision; spectral norm has one."""
-    for value in call.values():
-        flow.freeze(value, f"part of the forward of {flow.module or 'the root module'} runs in a mode of its own")
-    return None
-
-
 @rule("aten.group_norm", "aten.native_group_norm")
 def group_norm(flow: Flow, call: Call) -> Result:
     """Group norm: whole groups are kept or dropped, so that the kept ones are normalised as in the full network."""
