@@ -105,7 +105,7 @@ class Flow:
     numbers: list[Number] = field(default_factory=list)
     cuts: list[Array] = field(default_factory=list)
     inputs: frozenset[int] = frozenset()
-    sizes: frozenset[int] = frozenset()
+    repeats: frozenset[int] = frozenset()
 
     @property
     def where(self) -> str:
@@ -261,7 +261,7 @@ class Flow:
         """Count an operator's MACs at full width; they shrink with every facet."""
         scales = tuple(facet.reshape(-1) for facet in facets)
         self.costs.append(
-            Cost(self.module, self.operator, kind, macs, scales, weight, out_dims, self.inputs, self.sizes)
+            Cost(self.module, self.operator, kind, macs, scales, weight, out_dims, self.inputs, self.repeats)
         )
 
     def elementwise(self, values: Sequence[Value], shape: tuple[int, ...]) -> list[Array]:

@@ -174,7 +174,7 @@ def _walk(
         elif node.op == "call_function":
             args = map_aggregate(node.args, value_of)
             kwargs = map_aggregate(node.kwargs, value_of)
-            flow.inputs, flow.sizes = origins[node]
+            flow.inputs, flow.repeats = origins[node]
             env[node] = _call(flow, node, args, kwargs, uncounted, unknown)  # type: ignore[arg-type]
         else:
             env[node] = None
