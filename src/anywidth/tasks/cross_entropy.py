@@ -90,9 +90,11 @@ class CrossEntropy:
         positions = output.shape[:dim] + output.shape[dim + 1 :]
         has_indices = isinstance(target, Tensor) and is_integer(target) and target.shape == positions
         if self.ignore_index is not None and has_indices:
-            # A product, not a selection, whose size a GPU would have to be waited for.
             kept = target != self.ignore_index
-            soft = soft * kept.unsqueeze(dim)
+            if kept.device.type == "cpu" and bool(kept.all()):  # on a GPU, asking would be a wait
+                kept = None
+            else:  # a product, not a selection, whose size would be another wait
+                soft = soft * kept.unsqueeze(dim)
         if self.log_probabilities:
             value = self._on_log_probabilities(output, soft, dim)
         else:
