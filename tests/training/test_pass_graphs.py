@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.errors import TrainingError
 from anywidth.models import build_model
-from anywidth.training.pass_graphs import PassGraphs, run_directly
+from anywidth.training.pass_graphs import PassGraphs, require_replaceable, run_directly
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 WIDTHS = (1.0, 0.25, 0.5, 0.75)
@@ -104,3 +105,9 @@ def test_half_precision_and_gradients_of_several_batches_add_up() -> None:
         gradients(3, scale=scale)
     twice, once = gradients(2, scale=0.5), gradients(1, scale=1.0)
     assert float((twice - once).norm() / once.norm()) < 0.02
+
+
+def test_a_teacher_that_a_recording_cannot_replace_is_refused() -> None:
+    require_replaceable({"a": (torch.ones(1), None, "x"), "b": [torch.ones(1)]})
+    with pytest.raises(TrainingError, match="tensors inside of a SimpleNamespace"):
+        require_replaceable((SimpleNamespace(logits=torch.ones(1)),))

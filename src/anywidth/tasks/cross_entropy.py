@@ -68,7 +68,8 @@ class CrossEntropy:
             if values and target.numel():
                 self._check_range(target, classes)
         elif target.is_floating_point() and "probabilities" in self.kinds and target.shape == output.shape:
-            return
+            if values and target.numel():
+                self._check_probabilities(target)
         elif target.shape == output.shape and "probabilities" in self.kinds:
             raise LossError(
                 f"{self.name} takes targets of the output's shape {tuple(output.shape)} as class probabilities, which "
@@ -89,9 +90,11 @@ class CrossEntropy:
         positions = output.shape[:dim] + output.shape[dim + 1 :]
         has_indices = isinstance(target, Tensor) and is_integer(target) and target.shape == positions
         if self.ignore_index is not None and has_indices:
-            # A product, not a selection, whose size a GPU would have to be waited for.
             kept = target != self.ignore_index
-            soft = soft * kept.unsqueeze(dim)
+            if kept.device.type == "cpu" and bool(kept.all()):  # on a GPU, asking would be a wait
+                kept = None
+            else:  # a product, not a selection, whose size would be another wait
+                soft = soft * kept.unsqueeze(dim)
         if self.log_probabilities:
             value = self._on_log_probabilities(output, soft, dim)
         else:
@@ -122,6 +125,15 @@ class CrossEntropy:
                 f"0 to {classes - 1}{ignored}"
             )
 
+    def _check_probabilities(self, target: Tensor) -> None:
+        """Targets of the output's shape are in [0, 1], up to rounding; torch takes any numbers."""
+        bad = [end for end in map(float, target.aminmax()) if not -0.01 <= end <= 1.01]
+        if bad:
+            raise LossError(
+                f"{self.name} takes targets of the output's shape {tuple(target.shape)} as class probabilities, and "
+                f"got {bad[-1]:g}; for other numbers, use a loss such as mse_loss"
+            )
+
     def _misfit(self, output: Tensor, target: Tensor, dim: int) -> str:
         shape = tuple(output.shape)
         positions = shape[:dim] + shape[dim + 1 :]
@@ -137,8 +149,9 @@ class CrossEntropy:
                 f"logits=lambda output: {move.replace('output', 'logits_of(output)', 1)}, with logits_of from "
                 "anywidth.training, or a loss of your own with its distillation"
             )
-        if target.shape == (*positions, 1) and is_integer(target):
-            return f"{text}: use target.squeeze(-1)"
+        for extra in (-1, 1):
+            if is_integer(target) and target.ndim > 1 and target.squeeze(extra).shape == positions:
+                return f"{text}: use target.squeeze({extra})"
         if target.is_floating_point() and tuple(target.shape) == positions:
             return f"{text}: use target.long(), or a loss for numbers such as mse_loss"
         return f"{text}; give a loss that fits them"

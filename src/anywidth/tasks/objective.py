@@ -108,9 +108,7 @@ class Objective:
         Raises:
             LossError: the distillation does not follow from the loss.
         """
-        given = self.distillation
-        parts = given.values() if isinstance(given, Mapping) else given if _is_sequence(given) else (given,)
-        if self._known is None and any(one == "auto" for one in parts):
+        if self._known is None and any(one == "auto" for _, one in _parts(self.distillation)):
             raise LossError(
                 "what narrow widths should learn from the widest does not follow from the loss "
                 f"{loss_name(self.loss)}. Give distillation=, a function of the logits of student and teacher, such as "
@@ -200,8 +198,7 @@ class Objective:
         if callable(distillation):
             return _with_target(distillation)
         if isinstance(distillation, (Mapping, tuple, list)):
-            pairs = distillation.items() if isinstance(distillation, Mapping) else enumerate(distillation)
-            found = {key: None if one is None else self._understood(one) for key, one in pairs}
+            found = {key: None if one is None else self._understood(one) for key, one in _parts(distillation)}
             if any(isinstance(one, dict) for one in found.values()) or not any(found.values()):
                 raise LossError("distillation= of several tensors needs a function, 'auto' or None for each of them")
             return found
@@ -211,10 +208,10 @@ class Objective:
 
     def _check_parts(self, found: Any) -> None:
         """The tensors that `logits` finds are those that a distillation was given for."""
-        keys = list(found) if isinstance(found, Mapping) else range(len(found)) if _is_sequence(found) else None
+        keys = [key for key, _ in _parts(found)] if isinstance(found, (Mapping, tuple, list)) else None
         wanted = list(self._function)
         if keys is None or sorted(map(repr, keys)) != sorted(map(repr, wanted)):
-            have = f"{type(found).__name__} of {list(keys)}" if keys is not None else describe(found)
+            have = f"{type(found).__name__} of {keys}" if keys is not None else describe(found)
             raise LossError(
                 f"distillation= is given for {wanted}, but logits= finds a {have}; they have to match, with None for "
                 "what is not distilled"
@@ -291,5 +288,8 @@ def _classes_in_dimension_1(function: Any) -> bool:
     return isinstance(known, CrossEntropy) and not known.classes_last
 
 
-def _is_sequence(found: Any) -> bool:
-    return isinstance(found, (tuple, list))
+def _parts(several: Any) -> list[tuple[Any, Any]]:
+    """Pairs of key or number and part; anything but a tuple, list or dict is its own only part."""
+    if isinstance(several, Mapping):
+        return list(several.items())
+    return list(enumerate(several if isinstance(several, (tuple, list)) else (several,)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 
 from anywidth.errors import LossError
 
@@ -55,7 +55,11 @@ def _detach_leaf(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.detach()
     attributes = getattr(leaf, "__dict__", None)
-    if isinstance(leaf, type) or not attributes or not any(_holds_tensors(value) for value in attributes.values()):
+    if (
+        isinstance(leaf, (type, nn.Module))
+        or not attributes
+        or not any(_holds_tensors(value) for value in attributes.values())
+    ):
         return leaf
     changed = copy.copy(leaf)
     changed.__dict__.update({name: detached(value) for name, value in attributes.items() if _holds_tensors(value)})

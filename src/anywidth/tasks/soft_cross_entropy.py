@@ -32,6 +32,6 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     require_same_shape("soft_cross_entropy", student, teacher)
     require_classes("soft_cross_entropy", student, dim)
     soft = F.softmax(teacher.detach() / temperature, dim=dim)
-    if student.ndim > 1:  # torch takes the classes from dimension 1
+    if dim != 1 and student.ndim > 1:  # torch takes the classes from dimension 1
         student, soft = student.movedim(dim, 1), soft.movedim(dim, 1)
     return F.cross_entropy(student / temperature, soft)

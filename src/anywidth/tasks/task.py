@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -23,6 +25,9 @@ Distillations = (
     | Mapping[str, Literal["auto"] | DistillationFunction | None]
 )
 """What a step accepts as `distillation`: `"auto"`, a function, or one of them for each of several tensors."""
+
+_asks: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
+"""Functions whose parameters were read, which takes as long as a small distillation."""
 
 
 @runtime_checkable
@@ -62,7 +67,13 @@ def takes_target(function: Callable[..., Any]) -> bool:
     (True, False)
     """
     try:
-        names = list(inspect.signature(function).parameters)
+        return _asks[function]
+    except (KeyError, TypeError):  # not seen yet, or neither hashable nor weakly referenced
+        pass
+    try:
+        found = "target" in list(inspect.signature(function).parameters)[2:]
     except (TypeError, ValueError):  # functions written in C may not say
-        return False
-    return "target" in names[2:]
+        found = False
+    with suppress(TypeError):
+        _asks[function] = found
+    return found

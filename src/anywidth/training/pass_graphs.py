@@ -115,12 +115,7 @@ class PassGraphs:
             self._attach()
         inputs = inputs.map(Tensor.clone)
         targets = pytree.tree_map_only(Tensor, Tensor.clone, targets)
-        for leaf in pytree.tree_leaves(soft):
-            if not isinstance(leaf, (Tensor, *_PLAIN)):
-                raise TrainingError(
-                    f"a recording cannot replace the tensors inside of a {type(leaf).__name__}, which the teacher "
-                    "gave; let the model return tensors, tuples or dicts, or train without CUDA graphs"
-                )
+        require_replaceable(soft)
         soft = pytree.tree_map_only(Tensor, Tensor.clone, soft)
         # Casts that autocast remembers from outside would be baked in, and those from inside would be taken outside.
         torch.clear_autocast_cache()
@@ -175,6 +170,20 @@ class PassGraphs:
             empty = self._others
         if empty:
             torch._foreach_zero_(empty)  # type: ignore[attr-defined]
+
+
+def require_replaceable(soft: Any) -> None:
+    """Refuse what a teacher gave if a replay could not replace its tensors by those of another batch.
+
+    Raises:
+        TrainingError: it holds objects other than tuples, lists, dicts and tensors.
+    """
+    for leaf in pytree.tree_leaves(soft):
+        if not isinstance(leaf, (Tensor, *_PLAIN)):
+            raise TrainingError(
+                f"a recording cannot replace the tensors inside of a {type(leaf).__name__}, which the teacher gave; "
+                "let the model return tensors, tuples or dicts, or train without CUDA graphs"
+            )
 
 
 def _kind(tensors: list[Any]) -> Hashable:
