@@ -3,6 +3,7 @@
 from anywidth.groups.rules import (
     comparison,
     contraction,
+    experts,
     fourier,
     indexing,
     movement,
@@ -23,6 +24,7 @@ __all__ = [
     "Rule",
     "comparison",
     "contraction",
+    "experts",
     "find_rule",
     "fourier",
     "indexing",

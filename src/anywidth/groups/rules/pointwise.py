@@ -15,7 +15,7 @@ _FORMS = (
     "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", "rrelu",
     "rrelu_", "rrelu_with_noise", "rrelu_with_noise_functional", "bernoulli", "bernoulli_", "normal", "normal_",
     "uniform_", "exponential_", "geometric_", "log_normal_", "cauchy_", "random_", "poisson", "binomial",
-    "_standard_gamma", "copy", "copy_", "fill_", "zero_", "where", "masked_fill", "masked_fill_", "type_as",
+    "_standard_gamma", "copy", "copy_", "fill_", "zero_", "where", "masked_fill", "masked_fill_",
     "complex", "polar", "lerp", "addcmul", "addcdiv", "isclose", "isin", "isreal", "rsub", "_add_relu", "_prelu_kernel",
 )  # fmt: skip
 _ALIASES = (
@@ -44,7 +44,7 @@ def pointwise(flow: Flow, call: Call) -> Result:
 @rule(
     "aten.to", "aten._to_copy", "aten.contiguous", "aten.clone", "aten.detach", "aten.detach_", "aten.alias",
     "aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.rand_like", "aten.randn_like", "aten.full_like",
-    "aten.lift_fresh_copy", "aten.lift_fresh", "aten.renorm", "aten.randint_like",
+    "aten.lift_fresh_copy", "aten.lift_fresh", "aten.type_as", "aten.renorm", "aten.randint_like",
 )  # fmt: skip
 def same(flow: Flow, call: Call) -> Result:
     """Copies and casts: the labels of the first operand."""
@@ -67,7 +67,7 @@ def same(flow: Flow, call: Call) -> Result:
 def created(flow: Flow, call: Call) -> Result:
     """Tensors that the forward makes: they follow what they meet, and so do the numbers that are their sizes."""
     made = [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
-    sizes = next((list(arg) for arg in call.args[:2] if isinstance(arg, (list, tuple))), [])
+    sizes = next((list(arg) for arg in call.args[:3] if isinstance(arg, (list, tuple))), list(call.shape))
     if len(made) == 1 and len(sizes) == len(call.shape):
         made[0].follows = {d: flow.labels.fresh(size) for d, size in enumerate(call.shape) if 1 < size <= _LONGEST}
         flow.sizes(made[0], sizes)
