@@ -82,7 +82,7 @@ def test_permutations_and_samples_stay_in_range() -> None:
 def test_settings_are_put_back_after_an_error() -> None:
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError), FixedNoise(torch.float64):
-        torch.randn(3) @ torch.randn(4)
+        torch.mv(torch.randn(3, 3), torch.randn(4))
     assert torch.get_default_dtype() == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -54,7 +54,9 @@ def pairs(flow: Flow, call: Call) -> Result:
     if "real" in flow.operator:
         return Value(call.shape, [np.expand_dims(f, -1) for f in flow.facets(x)], origin=x.origin, loose=x.loose)
     kept = whole(flow, x, {len(x.shape) - 1}, f"real and imaginary parts at {flow.where}")
-    return Value(call.shape, [f.take(0, -1) for f in kept.facets], origin=x.origin, loose=x.loose)
+    return Value(
+        call.shape, [f.take([0], -1).reshape(f.shape[:-1]) for f in kept.facets], origin=x.origin, loose=x.loose
+    )
 
 
 @rule(

@@ -67,7 +67,7 @@ def same(flow: Flow, call: Call) -> Result:
 def created(flow: Flow, call: Call) -> Result:
     """Tensors that the forward makes: they follow what they meet, and so do the numbers that are their sizes."""
     made = [Value(shape, origin="a tensor made in the forward", loose=True) for shape in call.shapes]
-    sizes = next((list(arg) for arg in call.args[:2] if isinstance(arg, (list, tuple))), [])
+    sizes = next((list(arg) for arg in call.args[:3] if isinstance(arg, (list, tuple))), list(call.shape))
     if len(made) == 1 and len(sizes) == len(call.shape):
         made[0].follows = {d: flow.labels.fresh(size) for d, size in enumerate(call.shape) if 1 < size <= _LONGEST}
         flow.sizes(made[0], sizes)

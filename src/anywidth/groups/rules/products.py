@@ -1,11 +1,9 @@
-"""Sums of products in other notations than a matrix product: einsum, inner and outer products, grouped experts."""
+"""Sums of products in other notations than a matrix product: einsum, inner and outer products, matrices as a whole."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.rules.ordering import whole
@@ -105,24 +103,6 @@ def chain(flow: Flow, call: Call) -> Result:
     return product
 
 
-@rule("aten._grouped_mm")
-def grouped_experts(flow: Flow, call: Call) -> Result:
-    """Rows (tokens, in) in runs, one per expert, times weights of (experts, in, out)."""
-    x, weights = call.args[:2]
-    if len(x.shape) != 2 or len(weights.shape) != 3:
-        for value in call.values():
-            flow.freeze(value)
-        return None
-    flow.freeze(weights, f"experts at {flow.where}", dims=(0,))
-    flow.freeze(x, f"rows of experts at {flow.where}", dims=(0,))
-    operands = [Operand(x, ("m", "k")), Operand(weights, ("e", "k", "n"))]
-    facets, summed = flow.merge(operands, ("m", "n"))
-    macs = math.prod(x.shape) * weights.shape[2]
-    scales = [f for f in (*facets, *summed) if f.size > 1]
-    flow.record("matmul", macs, scales, weights.weight, (2,))
-    return Value(call.shape, facets)
-
-
 @rule("aten.cov", "aten.corrcoef")
 def covariance(flow: Flow, call: Call) -> Result:
     """Every row of (rows, observations) with every other row."""
@@ -164,11 +144,9 @@ def matrices(flow: Flow, call: Call) -> Result:
     """Operators on whole matrices or vectors, where every entry depends on all others; batches of them pass."""
     leading = []
     for value in call.values():
-        depth = len(value.shape) - 2
-        whole(flow, value, set(range(max(depth, 0), len(value.shape))), f"entries of a matrix at {flow.where}")
-        leading += [
-            f.reshape(f.shape[:depth]) for f in flow.facets(value) if depth > 0 and np.prod(f.shape[depth:]) == 1
-        ]
+        depth = max(len(value.shape) - 2, 0)
+        kept = whole(flow, value, set(range(depth, len(value.shape))), f"entries of a matrix at {flow.where}")
+        leading += [f.reshape(f.shape[:depth]) for f in kept.facets if depth and math.prod(f.shape[depth:]) == 1]
     depth = len(call.values()[0].shape) - 2 if call.values() else 0
     return [
         Value(
