@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis, Kept
-from anywidth.groups.meanings import doubtful, follow, following, integers, leave_alone
+from anywidth.groups.meanings import Integer, doubtful, follow, following, integers, leave_alone
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.propagate import propagate
 from anywidth.groups.prover import Prover
@@ -36,12 +36,14 @@ def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, input
     shapes, a second proof with those inputs decides. Groups that pass it in neither way are frozen.
     """
     proofs = 0
-    runs = _Runs(model, analysis)
+    settled: set[Integer] = set()
+    runs = _Runs(model, analysis, settled)
     for other in _others(inputs, runs.values()):
         if proofs < _PROOFS and runs.suspect(other):
             proofs += 1
+            settled |= runs.told_apart(other)
             analysis = _decide(model, analysis, prover, other)
-            runs = _Runs(model, analysis)
+            runs = _Runs(model, analysis, settled)
     return analysis
 
 
@@ -77,26 +79,30 @@ def _trials(model: nn.Module, analysis: Analysis) -> Iterator[Analysis]:
         yield follow(model, analysis, integer)
     for integer in following(model, analysis):
         yield leave_alone(model, analysis, integer)
-    yield _all_follow(model, analysis)
+    yield _all_follow(model, analysis, unsure)
 
 
-def _all_follow(model: nn.Module, analysis: Analysis) -> Analysis:
-    for integer in doubtful(model, analysis):
+def _all_follow(model: nn.Module, analysis: Analysis, unsure: Sequence[Integer]) -> Analysis:
+    for integer in unsure:
         analysis = follow(model, analysis, integer)
     return analysis
 
 
 class _Runs:
-    """The full network and two narrowed ones, with the integers in doubt left alone and following."""
+    """The full network and two narrowed ones, with the integers in doubt left alone and following.
 
-    def __init__(self, model: nn.Module, analysis: Analysis) -> None:
+    Integers that other inputs have settled already are not in doubt.
+    """
+
+    def __init__(self, model: nn.Module, analysis: Analysis, settled: Set[Integer]) -> None:
         self.model, self.analysis = model, analysis
-        self.changed = _all_follow(model, analysis)
+        self.unsure = [integer for integer in doubtful(model, analysis) if integer not in settled]
+        self.changed = _all_follow(model, analysis, self.unsure)
         self.units = analysis.units({g.name: max(1, g.units // 2) * g.unit for g in analysis.elastic})
 
     def values(self) -> list[tuple[int, int]]:
         """What integers in doubt, and those that follow, are at full width and narrowed."""
-        wanted = {*doubtful(self.model, self.analysis), *following(self.model, self.analysis)}
+        wanted = {*self.unsure, *following(self.model, self.analysis)}
         found: dict[tuple[int, int], None] = {}
         for integer, places in integers(self.model, self.changed).items():
             for _, attribute in places if integer in wanted else ():
@@ -125,10 +131,22 @@ class _Runs:
         part = _run(self.narrowed, inputs)
         if part is None or [out.shape for out in part] != [out.shape for out in whole]:
             return True
-        if not doubtful(self.model, self.analysis):
+        if not self.unsure:
             return False
         other = _run(self.following, inputs)
         return other is None or not _same(part, other)
+
+    def told_apart(self, inputs: Inputs) -> set[Integer]:
+        """The integers in doubt that make a difference for these inputs on their own."""
+        part = _run(self.narrowed, inputs)
+        if len(self.unsure) < 2 or part is None:
+            return set(self.unsure)
+        found: set[Integer] = set()
+        for integer in self.unsure:
+            other = _run(self._copy(follow(self.model, self.analysis, integer), self.units), inputs)
+            if other is None or not _same(part, other):
+                found.add(integer)
+        return found
 
     def _copy(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> nn.Module:
         """A narrowed copy; its weights are disturbed, lest a layer that begins with zeros hides a difference."""
@@ -182,7 +200,7 @@ def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Input
     tried: set[tuple[frozenset[tuple[int, int]], int]] = set()
     for size, places in _sizes(leaves):
         wanted = [between for full, narrowed in values for between in ((full + narrowed + 1) // 2, full)]
-        longer = 2 * size if size < 128 else size + size // 7
+        longer = max(4, 2 * size) if size < 128 else size + size // 7
         for new in dict.fromkeys([*wanted, longer, size // 2]):
             numel = sum(tensor.numel() for tensor in leaves)
             grown = numel * (new / size) ** max(1, max(sum(i == n for n, _ in places) for i in range(len(leaves))))
@@ -196,7 +214,7 @@ def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Input
 def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, int]]]]:
     """Sizes of dimensions after the first, with the places that have them: all, or the first or last of each tensor."""
     found: dict[tuple[int, frozenset[tuple[int, int]]], None] = {}
-    for size in dict.fromkeys(s for tensor in tensors for s in tensor.shape[1:] if s > 1):
+    for size in dict.fromkeys(s for tensor in tensors for s in tensor.shape[1:] if s):
         places = [[d for d in range(1, t.ndim) if t.shape[d] == size] for t in tensors]
         found[size, frozenset((i, d) for i, dims in enumerate(places) for d in dims)] = None
         for end in (0, -1):

@@ -128,7 +128,7 @@ def _read(kind: type) -> set[str]:
 
 
 def _functions(kind: type) -> list[FunctionType]:
-    """A class's forward, with what it refers to, directly or not: methods and properties, functions beside the class."""
+    """A class's forward, and the methods, properties and functions beside the class that it refers to."""
     found: dict[FunctionType, None] = {}
     waiting = [_function(inspect.getattr_static(kind, name, None)) for name in ("forward", "__call__")]
     while waiting:
