@@ -199,7 +199,7 @@ class Padding(nn.Module):
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
         self.channels, self.padding = channels, padding
-        self.embed, self.first, self.head = nn.Embedding(40, channels), nn.Linear(channels, channels), None
+        self.embed, self.first = nn.Embedding(40, channels), nn.Linear(channels, channels)
         self.head = nn.Linear(channels, 4)
 
     def forward(self, i: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, in
     for size in dict.fromkeys(s for tensor in tensors for s in tensor.shape[1:] if s):
         places = [[d for d in range(1, t.ndim) if t.shape[d] == size] for t in tensors]
         found[size, frozenset((i, d) for i, dims in enumerate(places) for d in dims)] = None
-        for end in (0, -1):
+        for end in (0, -1) if all(t.ndim < 4 for t in tensors) else ():  # images are resized in both directions
             found[size, frozenset((i, dims[end]) for i, dims in enumerate(places) if dims)] = None
     return list(found)
 
