@@ -15,7 +15,7 @@ from torch import nn
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.flow import Number
 from anywidth.groups.labels import Array, Labels, varying
-from anywidth.groups.unread import find_unread, read_elsewhere
+from anywidth.groups.unread import find_equal, find_unread, read_elsewhere
 
 __all__ = ["find_attributes"]
 
@@ -67,6 +67,9 @@ def find_attributes(
                 if attribute is not None:
                     attributes[name] = attribute
         attributes.update(unread)
+        if not own:
+            for name, attribute in find_equal(path, module, dims, scale_of).items():
+                attributes.setdefault(name, attribute)
         if attributes:
             found[path] = attributes
     return found

@@ -93,7 +93,7 @@ def following(model: nn.Module, analysis: Analysis) -> list[Integer]:
 
 
 def doubtful(model: nn.Module, analysis: Analysis) -> list[Integer]:
-    """The integers that subnets leave alone although they may count channels, and those that others may read."""
+    """The integers that subnets leave alone although they may count channels."""
     units = _narrowest(analysis)
     return [
         integer

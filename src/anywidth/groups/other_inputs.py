@@ -2,12 +2,261 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator, Sequence, Set
+from functools import cached_property
+from typing import Any
 
-from anywidth.groups.analysis import Analysis
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from anywidth.errors import AnalysisError
+from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.meanings import Integer, doubtful, follow, following, integers, leave_alone
+from anywidth.groups.narrow import narrow, take
+from anywidth.groups.propagate import propagate
 from anywidth.groups.prover import Prover
-from anywidth.groups.trace import Inputs
+from anywidth.groups.trace import Inputs, capture, without_collection
+
+__all__ = ["try_other_inputs"]
+
+_LARGEST = 1 << 20
+"""Elements of inputs beyond which larger ones are not tried, unless the example is as large."""
+_PROOFS = 3
+"""Inputs for which a second proof is worth its time."""
 
 
 def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs) -> Analysis:
+    """The same analysis, in which integers that the example says little about are right for other inputs too.
+
+    The network is narrowed twice, with the integers in doubt left alone and with them following channels. Where the
+    full network takes some other inputs and the two differ for them, or the narrowed network fails or returns other
+    shapes, a second proof with those inputs decides. Groups that pass it in neither way are frozen.
+    """
+    proofs = 0
+    settled: set[Integer] = set()
+    runs = _Runs(model, analysis, settled)
+    for other in _others(inputs, runs.values()):
+        if proofs < _PROOFS and runs.suspect(other):
+            proofs += 1
+            settled |= runs.told_apart(other)
+            analysis = _decide(model, analysis, prover, other)
+            runs = _Runs(model, analysis, settled)
     return analysis
+
+
+def _decide(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs) -> Analysis:
+    """The choice of integers that is right for these inputs and the example; else groups at fault are frozen."""
+    try:
+        with without_collection():
+            second = capture(model, inputs, training=False)
+            found = propagate(model, [second])
+    except AnalysisError:
+        return analysis  # it runs and cannot be captured
+    other = Prover(model, found, second, inputs)
+    failure = other.prove(analysis, analysis.elastic)
+    if failure is None:
+        return analysis
+    for trial in _trials(model, analysis):
+        if other.prove(trial, trial.elastic, draws=[failure.draw]) is None and all(
+            each.prove(trial, trial.elastic) is None for each in (other, prover)
+        ):
+            return trial
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+    while failure is not None and analysis.elastic:
+        group, failure = other.fault(analysis, analysis.elastic, failure)
+        analysis = analysis.freeze({group.name: f"for inputs of shape {shapes}, {failure.text}"})
+        failure = other.prove(analysis, analysis.elastic) if analysis.elastic else None
+    return analysis
+
+
+def _trials(model: nn.Module, analysis: Analysis) -> Iterator[Analysis]:
+    """The same analysis with one integer chosen otherwise, or all that are in doubt."""
+    unsure = doubtful(model, analysis)
+    for integer in unsure:
+        yield follow(model, analysis, integer)
+    for integer in following(model, analysis):
+        yield leave_alone(model, analysis, integer)
+    yield _all_follow(model, analysis, unsure)
+
+
+def _all_follow(model: nn.Module, analysis: Analysis, unsure: Sequence[Integer]) -> Analysis:
+    for integer in unsure:
+        analysis = follow(model, analysis, integer)
+    return analysis
+
+
+class _Runs:
+    """The full network and two narrowed ones, with the integers in doubt left alone and following.
+
+    Integers that other inputs have settled already are not in doubt.
+    """
+
+    def __init__(self, model: nn.Module, analysis: Analysis, settled: Set[Integer]) -> None:
+        self.model, self.analysis = model, analysis
+        self.unsure = [integer for integer in doubtful(model, analysis) if integer not in settled]
+        self.changed = _all_follow(model, analysis, self.unsure)
+        self.units = analysis.units({g.name: max(1, g.units // 2) * g.unit for g in analysis.elastic})
+
+    def values(self) -> list[tuple[int, int]]:
+        """What integers in doubt, and those that follow, are at full width and narrowed."""
+        wanted = {*self.unsure, *following(self.model, self.analysis)}
+        found: dict[tuple[int, int], None] = {}
+        for integer, places in integers(self.model, self.changed).items():
+            for _, attribute in places if integer in wanted else ():
+                full, narrowed = attribute.full(integer.index), attribute.values(self.units)[integer.index]
+                if full != narrowed:
+                    found[full, narrowed] = None
+        return list(found)
+
+    @cached_property
+    def full(self) -> nn.Module:
+        return self._copy(self.analysis, self.analysis.units({}))
+
+    @cached_property
+    def narrowed(self) -> nn.Module:
+        return self._copy(self.analysis, self.units)
+
+    @cached_property
+    def following(self) -> nn.Module:
+        return self._copy(self.changed, self.units)
+
+    def suspect(self, inputs: Inputs) -> bool:
+        """Whether the full network takes these inputs, and the narrowed one may be wrong for them."""
+        whole = _run(self.full, inputs)
+        if whole is None:
+            return False
+        part = _run(self.narrowed, inputs)
+        if part is None or [out.shape for out in part] != [out.shape for out in whole]:
+            return True
+        if not self.unsure:
+            return False
+        other = _run(self.following, inputs)
+        return other is None or not _same(part, other)
+
+    def told_apart(self, inputs: Inputs) -> set[Integer]:
+        """The integers in doubt that make a difference for these inputs on their own."""
+        part = _run(self.narrowed, inputs)
+        if len(self.unsure) < 2 or part is None:
+            return set(self.unsure)
+        found: set[Integer] = set()
+        for integer in self.unsure:
+            other = _run(self._copy(follow(self.model, self.analysis, integer), self.units), inputs)
+            if other is None or not _same(part, other):
+                found.add(integer)
+        return found
+
+    def _copy(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> nn.Module:
+        """A narrowed copy; its weights are disturbed, lest a layer that begins with zeros hides a difference."""
+        generator = torch.Generator().manual_seed(0)
+
+        def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+            part = take(tensor.detach().cpu(), kept).clone()
+            if not isinstance(tensor, nn.Parameter):
+                return part
+            if part.is_floating_point():
+                noise = torch.rand(max(1, min(part.numel(), _PERIOD)), generator=generator) * 0.02
+                part += noise.repeat(-(-part.numel() // len(noise)))[: part.numel()].reshape(part.shape)
+            return nn.Parameter(part, requires_grad=False)
+
+        return narrow(self.model, analysis, units, bind).eval()
+
+
+_PERIOD = 10_007
+
+
+@torch.no_grad()
+def _run(model: nn.Module, inputs: Inputs) -> list[Tensor] | None:
+    """Tensors that a copy returns; None if it raises."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            result = inputs.map(lambda tensor: tensor.detach().cpu().clone()).call(model)
+        except Exception:  # whatever a forward raises for inputs that it was not made for
+            return None
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _same(one: list[Tensor], two: list[Tensor]) -> bool:
+    if len(one) != len(two):
+        return False
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+# -- inputs ------------------------------------------------------------------------------------------------
+
+
+def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Inputs]:
+    """Other inputs that may tell these integers apart: with such numbers in them, longer, shorter, more samples."""
+    if not values:
+        return
+    yield from _with_numbers(inputs, values)
+    leaves = inputs.tensors()
+    tried: set[tuple[frozenset[tuple[int, int]], int]] = set()
+    for size, places in _sizes(leaves):
+        wanted = [between for full, narrowed in values for between in ((full + narrowed + 1) // 2, full)]
+        longer = max(4, 2 * size) if size < 128 else size + size // 7
+        for new in dict.fromkeys([*wanted, longer, size // 2]):
+            numel = sum(tensor.numel() for tensor in leaves)
+            grown = numel * (new / size) ** max(1, max(sum(i == n for n, _ in places) for i in range(len(leaves))))
+            if 0 < new != size and grown <= max(_LARGEST, 2 * numel) and (places, new) not in tried:
+                tried.add((places, new))
+                yield _resized(inputs, places, new)
+    batch = frozenset((i, 0) for i, tensor in enumerate(leaves) if tensor.ndim)
+    yield _resized(inputs, batch, leaves[0].shape[0] + 1 if leaves[0].ndim else 2)
+
+
+def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, int]]]]:
+    """Sizes of dimensions after the first, with the places that have them: all, or the first or last of each tensor."""
+    found: dict[tuple[int, frozenset[tuple[int, int]]], None] = {}
+    for size in dict.fromkeys(s for tensor in tensors for s in tensor.shape[1:] if s):
+        places = [[d for d in range(1, t.ndim) if t.shape[d] == size] for t in tensors]
+        found[size, frozenset((i, d) for i, dims in enumerate(places) for d in dims)] = None
+        for end in (0, -1) if all(t.ndim < 4 for t in tensors) else ():  # images are resized in both directions
+            found[size, frozenset((i, dims[end]) for i, dims in enumerate(places) if dims)] = None
+    return list(found)
+
+
+def _resized(inputs: Inputs, places: frozenset[tuple[int, int]], size: int) -> Inputs:
+    """Inputs with dimensions of another size: the beginning, or repeated from the beginning."""
+    count = iter(range(len(inputs.tensors())))
+
+    def resize(tensor: Tensor) -> Tensor:
+        i = next(count)
+        for dim in range(tensor.ndim):
+            if (i, dim) in places:
+                positions = torch.arange(size, device=tensor.device) % tensor.shape[dim]
+                tensor = tensor.index_select(dim, positions)
+        return tensor
+
+    return inputs.map(resize)
+
+
+def _with_numbers(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Inputs]:
+    """Whole numbers among the inputs replaced by an integer as it is at full width and as it is when narrowed."""
+    if not any(_counts(tensor) for tensor in inputs.tensors()):
+        return
+
+    def replaced(numbers: tuple[int, int]) -> Any:
+        def put(tensor: Tensor) -> Tensor:
+            if not _counts(tensor):
+                return tensor
+            tensor = tensor.clone()
+            flat = tensor.reshape(tensor.shape[0], -1)
+            flat[:, -1] = numbers[0]
+            flat[:, : flat.shape[1] // 2 : 2] = numbers[1]
+            return flat.reshape(tensor.shape)
+
+        return put
+
+    for numbers in values:
+        yield inputs.map(replaced(numbers))
+
+
+def _counts(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.int64, torch.int32) and tensor.ndim > 0 and tensor.shape[0] > 0

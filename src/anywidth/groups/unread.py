@@ -1,4 +1,7 @@
-"""Sizes that a module keeps and its forward does not read, but other methods do: those that fuse branches, say."""
+"""Sizes that a module keeps and no operator of its captured forward gets.
+
+Other methods read some (those that fuse branches, say); forwards read others for inputs unlike the example.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import lru_cache
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 
 from torch import nn
 
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.labels import Array
 
-__all__ = ["find_unread", "read_elsewhere"]
+__all__ = ["find_equal", "find_unread", "read_elsewhere"]
 
 _INWARD = re.compile(r"in_?(channels|chs|features|planes|dim)|dim_in")
 _OUTWARD = re.compile(r"out_?(channels|chs|features|planes|dim)|dim_out")
@@ -52,6 +55,32 @@ def find_unread(
             scale = next(_candidates(name, value, path, dims, scale_of), None)
             if scale is not None:
                 found[name] = Attribute((((scale, 1), (Scale(value, ()), 1))[: 2 if name in elsewhere else 1],))
+    return found
+
+
+def find_equal(
+    path: str,
+    module: nn.Module,
+    dims: Mapping[str, tuple[Array | None, ...]],
+    scale_of: Callable[[Array], Scale],
+) -> dict[str, Attribute]:
+    """The integer attributes that a forward refers to and that equal a number of channels of a weight in the module.
+
+    They are left alone at first: for the example inputs, no operator may get them.
+    """
+    values = {name: value for name, value in vars(module).items() if type(value) is int and value > 1}
+    if not values:
+        return {}
+    read = _read(type(module))
+    found = {}
+    for name, value in values.items():
+        if name not in read or name.startswith("_"):
+            continue
+        equal = (v for t, vectors in dims.items() if t.startswith(f"{path}." if path else "") for v in vectors)
+        scales = (scale_of(v) for v in equal if v is not None and v.size == value)
+        scale = next((scale for scale in scales if scale.parts), None)
+        if scale is not None:
+            found[name] = Attribute((((Scale(value, ()), 1), (scale, 1)),))
     return found
 
 
@@ -99,17 +128,31 @@ def _read(kind: type) -> set[str]:
 
 
 def _functions(kind: type) -> list[FunctionType]:
-    """A class's forward and the methods and properties of the class that it refers to, directly or not."""
-    seen: set[str] = {"forward"}
-    waiting, found = ["forward", "__call__"], []
+    """A class's forward, and the methods, properties and functions beside the class that it refers to."""
+    found: dict[FunctionType, None] = {}
+    waiting = [_function(inspect.getattr_static(kind, name, None)) for name in ("forward", "__call__")]
     while waiting:
-        function = _function(inspect.getattr_static(kind, waiting.pop(), None))
-        if function is not None and function.__module__ != nn.Module.__module__:
-            found.append(function)
-            new = _names(function.__code__) - seen
-            seen |= new
-            waiting.extend(new)
-    return found
+        function = waiting.pop()
+        if function is None or function in found or function.__module__.startswith("torch"):
+            continue
+        found[function] = None
+        names = _names(function.__code__)
+        waiting += [_function(inspect.getattr_static(kind, name, None)) for name in names]
+        beside = [function.__globals__.get(name) for name in names]
+        enclosed = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        waiting += [
+            other
+            for other in (*beside, *enclosed)
+            if isinstance(other, FunctionType) and other.__module__ == function.__module__
+        ]
+    return list(found)
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is not bound yet
+        return False
 
 
 def _function(member: object) -> FunctionType | None:
