@@ -240,6 +240,8 @@ def test_replaced_parameters_are_followed(net: aw.Supernet, x: Tensor) -> None:
 
     aw.calibrate(net, [x], widths=[0.5])
     net.model.load_state_dict(copy.deepcopy(net.model.state_dict()), assign=True)
+    net.subnet(0.5).eval()(x)  # the same numbers
+    net.model.left.weight.data[0, 0] += 1
     with pytest.raises(UncalibratedError, match="before the weights changed"):
         net.subnet(0.5).eval()(x)
     net.subnet(0.5).train()(x).sum().backward()

@@ -138,7 +138,9 @@ def _stored_by(kind: type[nn.Module]) -> frozenset[str]:
     stored: set[str] = set()
     waiting, seen = ["forward"], {"forward"}
     while waiting:
-        method = inspect.unwrap(inspect.getattr_static(kind, waiting.pop(), None), stop=lambda f: hasattr(f, "__code__"))
+        method = inspect.unwrap(
+            inspect.getattr_static(kind, waiting.pop(), None), stop=lambda f: hasattr(f, "__code__")
+        )
         code = getattr(method, "__code__", None)
         if isinstance(code, CodeType) and code.co_varnames:
             names, called = _read(code, code.co_varnames[0])

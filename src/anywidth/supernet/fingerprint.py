@@ -216,7 +216,7 @@ class Fingerprint:
 
     @cached_property
     def _flags(self) -> list[tuple[int, int]]:
-        """Where the train/eval flags of modules stand among the values; looked up when one has changed for the first time."""
+        """Where the train/eval flags of modules stand among the values; found when one changes."""
         starts: dict[int, int] = {}
         start = 0
         for container, view in zip(self._sized, self._views, strict=True):

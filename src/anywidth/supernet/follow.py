@@ -50,7 +50,11 @@ class Follower:
         hooks = [(path, name) for path, name in attributes if name.endswith("_hooks") or "_hooks_" in name]
         others = [place for place in attributes if place not in hooks]
         structure = change.structure
-        if structure is None and others and (self._calls is None or trace_calls(self.model, self._inputs) != self._calls):
+        if (
+            structure is None
+            and others
+            and (self._calls is None or trace_calls(self.model, self._inputs) != self._calls)
+        ):
             path, name = others[0]
             structure = f"{name} of {repr(path) if path else 'the model itself'} has another value"
         if structure is None:

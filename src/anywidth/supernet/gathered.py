@@ -67,8 +67,10 @@ class Copies:
 
     def look(self, tensor: Any) -> Any:
         """The same tensor, up to date."""
+        if torch.compiler.is_compiling() or self._held:
+            return tensor
         copy = self._by_tensor.get(id(tensor))
-        if copy is not None and not self._held and not torch.compiler.is_compiling():
+        if copy is not None:
             copy.refresh()
         return tensor
 

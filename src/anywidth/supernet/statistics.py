@@ -51,7 +51,7 @@ class Statistics:
         self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
         self._running: set[WidthConfig] = set()
-        self.forget_weights()
+        self._set_weights()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what refers to memory of this process."""
@@ -61,14 +61,21 @@ class Statistics:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave."""
         self.__dict__.update(state)
+        self._set_weights()
+
+    def _set_weights(self) -> None:
+        self._weights: list[nn.Parameter] = []
+        self._samples: WeightSamples | None = None
+        self._known: tuple[tuple[list[int], list[object]], bytes] | None = None
+        self._dtypes: list[torch.dtype] = []
         self.forget_weights()
 
     def forget_weights(self) -> None:
         """Look again which parameters the model has, because they were replaced or moved."""
-        self._weights = list(self.model.parameters())
-        self._samples: WeightSamples | None = None
-        self._known: tuple[tuple[list[int], list[object]], bytes] | None = None
-        self._dtypes: list[torch.dtype] = []
+        weights = list(self.model.parameters())
+        if len(weights) != len(self._weights) or any(a is not b for a, b in zip(weights, self._weights, strict=True)):
+            self._known = None
+        self._weights, self._samples = weights, None
 
     def outdate(self) -> None:
         """Take all calibrated statistics as out of date, because the network computes something else."""

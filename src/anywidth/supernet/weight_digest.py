@@ -37,7 +37,9 @@ def weight_digest(tensors: Sequence[Tensor]) -> bytes:
                 bits = _integers(tensor)
                 rows = max(d for d in range(1, min(512, math.isqrt(bits.numel())) + 1) if bits.numel() % d == 0)
                 square = bits.view(rows, -1)
-                sums.setdefault(tensor.device, []).extend((square.sum(0, dtype=torch.int64), square.sum(1, dtype=torch.int64)))
+                sums.setdefault(tensor.device, []).extend(
+                    (square.sum(0, dtype=torch.int64), square.sum(1, dtype=torch.int64))
+                )
     for parts in sums.values():
         hashed.update(torch.cat(parts).cpu().numpy().tobytes())
     return hashed.digest()

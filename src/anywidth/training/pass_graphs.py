@@ -82,7 +82,15 @@ class PassGraphs:
         self._check(parameters)
         empty = all(parameter.grad is None for parameter in parameters)
         modes = tuple(module.training for module in self.net.model.modules())
-        key = (key, self.net.generation, modes, empty, _kind(inputs.tensors()), _kind(pytree.tree_leaves(targets)), _precision())
+        key = (
+            key,
+            self.net.generation,
+            modes,
+            empty,
+            _kind(inputs.tensors()),
+            _kind(pytree.tree_leaves(targets)),
+            _precision(),
+        )
         recorded = self._recorded.get(key)
         if recorded is None and key not in self._seen:
             self._seen.add(key)

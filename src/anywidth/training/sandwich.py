@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -29,6 +30,8 @@ from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["SandwichResult", "Teacher", "sandwich_step"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Teacher = Literal["widest", "wider"] | Callable[..., Any]
 
 _pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
@@ -54,6 +57,19 @@ class SandwichResult:
     output: Any
 
 
+def _settled(step: Callable[P, R]) -> Callable[P, R]:
+    """Look for changes of the model once per step, not at every width."""
+
+    @wraps(step)
+    def once(*args: P.args, **kwargs: P.kwargs) -> R:
+        net: Any = args[0] if args else kwargs["net"]
+        with net.settled():
+            return step(*args, **kwargs)
+
+    return once
+
+
+@_settled
 def sandwich_step(
     net: Supernet,
     inputs: Any,
@@ -195,8 +211,12 @@ def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -
         # Also where autocast copies weights: gradients of dense ones move on without another copy.
         lower = castable(net.model, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
-        with dense, together:
-            yield
+        try:
+            with dense, together:
+                yield
+        finally:
+            if not dropout:
+                follow_mode(net.model, subnet, dropout=True)
     elif first:
         yield
     else:  # a random width may round to the widest; then it behaves like every other of them
