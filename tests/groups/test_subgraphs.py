@@ -66,7 +66,9 @@ def test_regions_are_elastic_and_counted(kind: str) -> None:
     net = aw.Supernet(Regions(kind).double().eval(), x, divisor=1)
     plain = aw.Supernet(Regions("plain").double().eval(), x, divisor=1)
     plain.model.load_state_dict(net.model.state_dict())
-    assert [(g.name, g.channels, g.frozen) for g in net.groups] == [(g.name, g.channels, g.frozen) for g in plain.groups]
+    assert [(g.name, g.channels, g.frozen) for g in net.groups] == [
+        (g.name, g.channels, g.frozen) for g in plain.groups
+    ]
     assert net.elastic_share == 1
     for width in (0.25, 0.5, 1.0):
         active = net.config(width)

@@ -30,9 +30,7 @@ def gpt2() -> nn.Module:
 
 def t5() -> nn.Module:
     return t.T5ForConditionalGeneration(
-        t.T5Config(
-            vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )
+        t.T5Config(vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0)
     )
 
 
