@@ -18,7 +18,6 @@ from anywidth.errors import AnalysisError
 from anywidth.groups.trace import normalise_inputs
 from zoo import find
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:only .* of the MACs")
 
 

@@ -25,9 +25,7 @@ from anywidth.groups.verify import verify
 __all__ = ["analyse"]
 
 
-def analyse(
-    model: nn.Module, example_inputs: Any, *, proof: bool = True, samples: int | None = None
-) -> Analysis:
+def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, samples: int | None = None) -> Analysis:
     """The channel groups of a model.
 
     Args:
@@ -37,7 +35,8 @@ def analyse(
         samples: How many samples the example inputs hold; found by itself if None.
 
     Raises:
-        AnalysisError: the model cannot be copied, captured or run on the inputs, or `samples` is not a positive integer.
+        AnalysisError: the model cannot be copied, captured or run on the inputs, or `samples` is not a positive
+            integer.
     """
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
         raise AnalysisError(f"samples={samples!r}; give the number of samples in example_inputs, such as samples=1")
@@ -69,9 +68,19 @@ def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tupl
             captures.append(capture(model, inputs, training=training))
         except AnalysisError as error:
             if not training:
-                raise failed or error from error
+                raise _with_backbone(model, error) from error
             failed = error
     return captures, failed is None
+
+
+def _with_backbone(model: nn.Module, error: AnalysisError) -> AnalysisError:
+    """The error with another way, where a model (a detector, say) has a part that makes its features."""
+    if not isinstance(getattr(model, "backbone", None), nn.Module):
+        return error
+    return AnalysisError(
+        f"{error}. Its backbone alone may be possible: net = Supernet(model.backbone, images), and to run or train "
+        "the whole model at a width, model.backbone = net.subnet(width)"
+    )
 
 
 def _check_copies(model: nn.Module) -> None:

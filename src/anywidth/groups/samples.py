@@ -111,7 +111,7 @@ def find_samples(
         if (dim == 0 or size != 0) and _independent(network, inputs, batch):
             return Samples(tensors[index].shape[dim], frozenset(batch))
     held = frozenset(i for i, tensor in enumerate(tensors) if tensor.ndim and tensor.shape[0] == size)
-    return Samples(size, held) if held else Samples(1, everything)
+    return Samples(size, held) if size and held else Samples(1, everything)
 
 
 def _hypotheses(tensors: Sequence[Tensor]) -> list[Batch]:
@@ -225,7 +225,7 @@ def _batch_of_operators(capture: Capture) -> int | None:
         name = str(node.target).partition(".")[2].partition(".")[0]
         if node.op != "call_function" or not node.all_input_nodes:
             continue
-        shape = getattr(node.all_input_nodes[0].meta.get("val"), "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(node.all_input_nodes[0].meta.get("val"), "shape", ()))
         spatial = {"conv1d": 1, "conv2d": 2, "conv3d": 3}.get(name)
         if spatial is not None:
             return shape[0] if len(shape) == spatial + 2 else 0

@@ -90,5 +90,3 @@ def _copy(module: GraphModule, node: Node, inner: GraphModule, values: tuple[Any
                 if each.op == "get_attr":  # a branch of `torch.cond`, say, which stays inside the submodule
                     copies[each].target = f"{prefix}.{each.target}"
     return outputs
-
-
