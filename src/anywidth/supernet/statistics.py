@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -49,6 +49,8 @@ class Statistics:
         self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
         self._running: set[WidthConfig] = set()
+        self._held: set[WidthConfig] = set()
+        self._borrowed: set[WidthConfig] = set()
 
     @property
     def needed(self) -> bool:
@@ -86,8 +88,46 @@ class Statistics:
                     stored[name] = value.clone()
         self.labels[config] = label
         self._versions.pop(config, None)
+        self._held.discard(config)
+        self._borrowed.discard(config)
         if config not in self._running:
             self._versions[config] = self._version()
+
+    def is_calibrated(self, config: WidthConfig) -> bool:
+        """Whether a config has statistics of its own, up to date or not."""
+        return config in self._running or (config in self._versions and config not in self._borrowed)
+
+    def is_borrowed(self, config: WidthConfig) -> bool:
+        """Whether a config has parts of the full network's statistics."""
+        return config in self._borrowed
+
+    def borrow(self, config: WidthConfig, values: Mapping[str, Tensor]) -> None:
+        """Give a config parts of the full network's statistics, which do not make it calibrated; see `FrozenNorms`."""
+        stored = self._stored.setdefault(config, {})
+        for name, value in values.items():
+            if name in stored:
+                stored[name].copy_(value)
+            else:
+                stored[name] = value.clone()
+        self._borrowed.add(config)
+
+    def hold(self, config: WidthConfig, label: str) -> None:
+        """Take it that a config's statistics are fixed, and fit the weights that are trained with them."""
+        if config not in self._running:
+            self._held.add(config)
+            self.labels.setdefault(config, label)
+            self._versions[config] = self._version()
+
+    def held(self) -> list[WidthConfig]:
+        """The configs with fixed statistics that are up to date."""
+        version = self._version()
+        return [config for config in self._held if self._versions.get(config) == version]
+
+    def keep(self, configs: Iterable[WidthConfig]) -> None:
+        """Take it that the statistics of some configs fit the weights as they are now."""
+        version = self._version()
+        for config in configs:
+            self._versions[config] = version
 
     def adopt(self, config: WidthConfig, label: str) -> None:
         """Take it that training keeps a config's statistics as running averages, so that they are never out of date."""
@@ -98,8 +138,11 @@ class Statistics:
 
     def forget(self, config: WidthConfig) -> None:
         """Drop the tensors of a config that was never calibrated."""
-        if config not in self._versions and config not in self._running:
+        if not self.is_calibrated(config):
             self._stored.pop(config, None)
+            self._versions.pop(config, None)
+            self._held.discard(config)
+            self._borrowed.discard(config)
 
     def is_current(self, config: WidthConfig) -> bool:
         """Whether a config was calibrated with the weights as they are now."""

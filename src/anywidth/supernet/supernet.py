@@ -20,6 +20,7 @@ from anywidth.groups.analysis import Kept
 from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
 from anywidth.supernet.extract import extract
+from anywidth.supernet.frozen_norms import FrozenNorms
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
@@ -122,6 +123,7 @@ class Supernet:
         self.ratios = dict(ratios)
         self.analysis = _with_settings(analysis, self.frozen, self.ratios)
         self.statistics = Statistics(model)
+        self._frozen_norms: FrozenNorms | None = None
         self.sampler = WidthSampler(self.min_width)
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._cache_size = cache_size
@@ -316,7 +318,7 @@ class Supernet:
             else:
                 norm.track_running_stats = False
         if norms:
-            subnet.register_forward_pre_hook(lambda *_: self._guard(norms, config))
+            subnet.register_forward_pre_hook(lambda subnet, _: self._guard(subnet, norms, config))
         return subnet
 
     def _private(self, config: WidthConfig, *, statistics: bool = True) -> Private:
@@ -330,11 +332,20 @@ class Supernet:
 
         return private
 
-    def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
+    @property
+    def frozen_norms(self) -> FrozenNorms:
+        """What narrow widths do about batch norms that are in evaluation mode while the rest trains."""
+        if self._frozen_norms is None or self._frozen_norms.statistics is not self.statistics:
+            self._frozen_norms = FrozenNorms(self.model, self.analysis, self.statistics)
+        return self._frozen_norms
+
+    def _guard(self, subnet: nn.Module, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
-        if not self.statistics.is_usable(config):
+        if subnet.training:
+            self.frozen_norms.prepare(config, norms, self.label(config))
+        elif not self.statistics.is_usable(config):
             self.statistics.check(config, self.label(config))
 
 

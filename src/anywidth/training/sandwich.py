@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import NotFiniteError, WidthError
+from anywidth.errors import NotFiniteError, UncalibratedError, WidthError
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
 from anywidth.supernet import (
     Supernet,
@@ -133,7 +133,7 @@ def sandwich_step(
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
             noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
-            with _prepared(net, subnet, first=number == 0, dropout=not learns):
+            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns):
                 with noting:
                     output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if not learns or distillation is None:
@@ -164,23 +164,39 @@ def sandwich_step(
 
 
 @contextmanager
-def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -> Iterator[None]:
+def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: bool, dropout: bool) -> Iterator[None]:
     """Within it, a subnet is ready for one forward and backward of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
         device = model_device(net.model).type
+        frozen = _frozen(net, subnet, config)
         # On a CPU, a gradient is still in the cache when it moves on at once.
         together = gradients_together(subnet) if device == "cuda" else nullcontext()
         # Also where autocast copies weights: gradients of dense ones move on without another copy.
         lower = castable(net.model, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
-        with dense, together:
+        with frozen, dense, together:
             yield
     elif first:
         yield
     else:  # a random width may round to the widest; then it behaves like every other of them
         with _passing(subnet, dropout=dropout):
             yield
+
+
+def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractContextManager[None]:
+    """Lets a subnet train with frozen batch norms, if there are any."""
+    if not net.frozen_norms.any:
+        return nullcontext()
+    if net.model.training or any(module.training for module in net.model.modules()):
+        return net.frozen_norms.training_pass(config, subnet, net.label(config))
+    if not net.statistics.is_usable(config):
+        raise UncalibratedError(
+            f"sandwich_step on a network in evaluation mode, whose width {net.label(config)} has no up-to-date batch-norm "
+            "statistics: call net.model.train() before the step. To freeze batch norms, call .eval() on them alone "
+            "after that"
+        )
+    return nullcontext()
 
 
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
