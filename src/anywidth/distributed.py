@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from anywidth.errors import TrainingError
+from anywidth.unsynchronised import note_synchronised
 
 __all__ = [
     "OtherProcessError",
@@ -167,6 +168,7 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
     sparse: list[tuple[nn.Parameter, int, Tensor]] = []
+    parameters = list(parameters)
     for parameter in parameters:
         gradient = parameter.grad
         if gradient is None:
@@ -183,6 +185,7 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradient.copy_(part.view_as(gradient))
     for parameter, dims, mean in sparse:
         parameter.grad = mean.to_sparse(dims)
+    note_synchronised(parameters)
 
 
 def same_start(

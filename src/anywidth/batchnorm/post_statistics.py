@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anywidth.batchnorm.handmade import collecting_handmade
 from anywidth.batchnorm.moments import Moments, collecting
 from anywidth.distributed import everyone, several_processes
 from anywidth.errors import AnywidthError, DataError
@@ -67,18 +68,24 @@ def calibrate(
         raise AnywidthError(f"momentum {momentum} must be in (0, 1], and goes with sequential=False only")
     if momentum is not None and several_processes():
         raise AnywidthError("a moving average depends on the order of the batches; calibrate without momentum")
+    if sequential and net.effects.norms:
+        raise AnywidthError(
+            f"{net.effects.norms[0][0]} is not of nn.BatchNorm1d, 2d or 3d; calibrate with sequential=False"
+        )
     if not net.statistics.needed:
         return
     configs = [(net.config(width), net.label(width)) for width in widths]
     for config, label in configs:
         subnet = net.subnet(config)
         dense = nullcontext() if subnet is net.model else contiguous(subnet)
+        values = {}
         with net.statistics.computing(config), _same_random_numbers(subnet), dense:
             if sequential:
                 moments = _sequential(subnet, loader, images)
             else:
-                moments = _single_pass(subnet, loader, images, momentum)
-        values = {}
+                with collecting_handmade(subnet, net.effects.norms, momentum) as handmade:
+                    moments = _single_pass(subnet, loader, images, momentum)
+                values = _handmade_values(subnet, handmade)
         for name, norm in norm_modules(subnet).items():
             prefix = f"{name}." if name else ""
             if norm in moments:
@@ -104,14 +111,22 @@ def share_statistics(net: Supernet, widths: Sequence[Width]) -> None:
         subnet = net.subnet(config)
         values = {}
         units = net.analysis.units(config)
-        for name in norm_modules(subnet):
-            prefix = f"{name}." if name else ""
-            for buffer in ("running_mean", "running_var"):
-                full = own[f"{prefix}{buffer}"]
-                (kept,) = net.analysis.kept(net.analysis.names[f"{prefix}{buffer}"], units)
-                index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
-                values[f"{prefix}{buffer}"] = full[index]
+        for name in dict.fromkeys(net.analysis.names[name] for name in net.statistics.names):
+            (kept,) = net.analysis.kept(name, units)
+            index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
+            values[name] = own[name][index]
         _store(net, config, net.label(width), values, subnet)
+
+
+def _handmade_values(subnet: nn.Module, found: dict[tuple[str, str], Moments]) -> dict[str, Tensor]:
+    """The running statistics of batch norms written by hand, by the names of their buffers."""
+    own = dict(subnet.named_buffers(remove_duplicate=False))
+    values = {}
+    for (mean, variance), moments in found.items():
+        if several_processes():
+            moments.pool()
+        values[mean], values[variance] = (v.to(own[n]) for v, n in zip(moments.result(), (mean, variance), strict=True))
+    return values
 
 
 def _store(net: Supernet, config: WidthConfig, label: str, values: dict[str, Tensor], subnet: nn.Module) -> None:

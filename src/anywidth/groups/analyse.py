@@ -12,6 +12,7 @@ from anywidth.groups.propagate import propagate
 from anywidth.groups.solve import solve
 from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs, without_collection
 from anywidth.groups.verify import verify
+from anywidth.groups.wrappers import check_plain, local_norms
 
 __all__ = ["analyse"]
 
@@ -27,15 +28,19 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
     Raises:
         AnalysisError: the model cannot be copied, captured or run on the inputs.
     """
+    check_plain(model)
     _check_copies(model)
     inputs = normalise_inputs(example_inputs)
     modes: tuple[bool, ...] = (False,)
-    with without_collection():
+    with without_collection(), local_norms(model):
         if modes_differ(model, double_batch(inputs)):
             modes, inputs = (True, False), double_batch(inputs)
         captures = [capture(model, inputs, training=training) for training in modes]
         found = propagate(model, captures)
-    return verify(model, found, captures, inputs) if proof else solve(model, found)
+    if not proof:
+        return solve(model, found)
+    with local_norms(model):
+        return verify(model, found, captures, inputs)
 
 
 def _check_copies(model: nn.Module) -> None:

@@ -32,7 +32,7 @@ class FrozenNorms:
 
     def __init__(self, model: nn.Module, analysis: Analysis, statistics: Statistics) -> None:
         self.model, self.analysis, self.statistics = model, analysis, statistics
-        self._norms = norm_modules(model)
+        self._norms = _norms(model, statistics)
         self._sources: dict[WidthConfig, tuple[int, ...]] = {}
         self._of: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
         self._kept: list[WidthConfig] = []
@@ -44,14 +44,14 @@ class FrozenNorms:
     @property
     def any(self) -> bool:
         """Whether a batch norm of the full network is in evaluation mode."""
-        return not all(norm.training for norm in self._norms.values())
+        return not all(norm.training for norm, _ in self._norms.values())
 
     @contextmanager
     def training_pass(self, config: WidthConfig, subnet: nn.Module, label: str) -> Iterator[None]:
         """Context manager that lets a subnet train with some of its batch norms frozen."""
         norms = self._of.get(subnet)
         if norms is None:
-            norms = self._of[subnet] = list(norm_modules(subnet).values())
+            norms = self._of[subnet] = [norm for norm, _ in _norms(subnet, self.statistics).values()]
         self.prepare(config, norms, label)
         with self.statistics.computing(config):
             yield
@@ -62,7 +62,7 @@ class FrozenNorms:
 
         Args:
             config: The width config.
-            norms: The batch norms of its subnet, in the order of `norm_modules`.
+            norms: The batch norms of its subnet, in the order of those of the full network.
             label: What messages call the config.
         """
         if not self.statistics.is_calibrated(config):
@@ -77,10 +77,10 @@ class FrozenNorms:
         units = self.analysis.units(config)
         values: dict[str, Tensor] = {}
         sources: list[int] = []
-        for (name, full), norm in zip(self._norms.items(), norms, strict=True):
+        for (name, (full, moments)), norm in zip(self._norms.items(), norms, strict=True):
             if norm.training:
                 continue
-            for moment in ("running_mean", "running_var"):
+            for moment in moments:
                 canonical = self.analysis.names[f"{name}.{moment}" if name else moment]
                 source = full._buffers[moment]
                 assert source is not None
@@ -96,12 +96,22 @@ class FrozenNorms:
 
     def before_step(self) -> None:
         """Remember which statistics are up to date, now that an optimizer is going to step."""
-        self._kept = self.statistics.held() if not any(norm.training for norm in self._norms.values()) else []
+        self._kept = self.statistics.held() if not any(n.training for n, _ in self._norms.values()) else []
 
     def after_step(self) -> None:
         """Keep these up to date."""
         self.statistics.keep(self._kept)
         self._kept = []
+
+
+def _norms(model: nn.Module, statistics: Statistics) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    """The modules that keep running statistics, and the names of these, by path; those written by hand come last."""
+    found = {name: (norm, ("running_mean", "running_var")) for name, norm in norm_modules(model).items()}
+    own: dict[str, tuple[str, ...]] = {}
+    for name in (name for pair in statistics.handmade for name in pair):
+        path, _, moment = name.rpartition(".")
+        own[path] = (*own.get(path, ()), moment)
+    return found | {path: (model.get_submodule(path), moments) for path, moments in own.items()}
 
 
 _holding: WeakSet[FrozenNorms] = WeakSet()

@@ -31,13 +31,15 @@ class Statistics:
     """Running means and variances of every calibrated width config of one network.
 
     A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
-    open. Statistics are out of date as soon as any weight has changed (other than through `.data`, of which
+    open. `handmade` names the running mean and variance of batch norms that are not modules of torch: buffers that a
+    forward gives to `F.batch_norm`. Statistics are out of date as soon as any weight has changed (other than through `.data`, of which
     nothing can know).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, handmade: Iterable[tuple[str, str]] = ()) -> None:
         self.model = model
-        self.names = {
+        self.handmade = tuple(handmade)
+        self.names = {name for pair in self.handmade for name in pair} | {
             f"{name}.{buffer}" if name else buffer
             for name, module in model.named_modules(remove_duplicate=False)
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,11 +18,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from anywidth.errors import CheckpointError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
+from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
 from anywidth.supernet.extract import extract
 from anywidth.supernet.frozen_norms import FrozenNorms
 from anywidth.supernet.order import Order, reorder_
+from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics, registry_of
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
@@ -122,13 +126,17 @@ class Supernet:
         self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         self.ratios = dict(ratios)
         self.analysis = _with_settings(analysis, self.frozen, self.ratios)
-        self.statistics = Statistics(model)
+        self.effects = _canonical(forward_effects(model, inputs), self.analysis)
+        self.statistics = Statistics(model, self.effects.norms)
+        self.own_buffers = OwnBuffers(model, self.analysis, self.effects)
         self._frozen_norms: FrozenNorms | None = None
         self.sampler = WidthSampler(self.min_width)
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._cache_size = cache_size
         self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
         self._registers = [r for m in model.modules() for r in (m._parameters, m._buffers) if r]
+        written = [registry_of(model, name) for name in (*self.effects.written, *sum(self.effects.norms, ()))]
+        self._written = {(id(registry), key) for _, registry, key in written}
         self._tensors: tuple[tuple[int, int, bool], ...] = ()
         self._lock = threading.RLock()
         self._configs: dict[float, WidthConfig] = {}
@@ -142,6 +150,11 @@ class Supernet:
         self.average_inputs = wanted
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
+        if self.effects.norms:
+            raise WidthError(
+                f"switches have batch norms of their own, and {self.effects.norms[0][0].rpartition('.')[0] or 'the model'} "
+                "is one that is not a module of torch: use nn.BatchNorm1d, 2d or 3d there, or leave switches out"
+            )
         switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
         for width in widths:
             switches.add(width, self.config(width))
@@ -255,6 +268,7 @@ class Supernet:
             if tensors != self._tensors:  # moved, replaced, or frozen by the user: subnets are bound to the old ones
                 self._cache.clear()
                 self._alive.clear()
+                check_unsharded(self.model)
                 self._tensors = tensors
                 watch(self.model.parameters())
             subnet = self._alive.get(config)
@@ -267,6 +281,7 @@ class Supernet:
                 evicted = self._cache.popitem(last=False)[0]
                 if evicted not in self._alive:  # else somebody holds it, and it is given out again
                     self.statistics.forget(evicted)
+                    self.own_buffers.forget(evicted)
         return subnet
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
@@ -284,7 +299,7 @@ class Supernet:
         if calibrated and config != self._full:
             self.statistics.check(config, self.label(width))
         private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
-        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated)
+        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated, handmade=self.effects.norms)
         if self.average_inputs:
             fold_average_(self.model, dense)
         return dense
@@ -302,7 +317,15 @@ class Supernet:
     def _identity(self) -> tuple[tuple[int, int, bool], ...]:
         """What subnets are bound to: which tensors, in which memory, and whether they are trained."""
         # Not named_parameters(), whose walk through the modules takes longer than building small subnets.
-        tensors = (tensor for register in self._registers for tensor in register.values() if tensor is not None)
+        if self._written:  # a forward that assigns buffers would have all subnets built again
+            tensors = (
+                tensor
+                for register in self._registers
+                for name, tensor in register.items()
+                if tensor is not None and (id(register), name) not in self._written
+            )
+        else:
+            tensors = (tensor for register in self._registers for tensor in register.values() if tensor is not None)
         return tuple((id(tensor), tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
 
     def _build(self, config: WidthConfig) -> nn.Module:
@@ -311,12 +334,14 @@ class Supernet:
         subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
         if self.average_inputs:
             average_inputs_(self.model, subnet)
-        norms = list(norm_modules(subnet).values())
+        norms: list[nn.Module] = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
                 norm.momentum = 0.0
             else:
-                norm.track_running_stats = False
+                norm.track_running_stats = False  # type: ignore[assignment]
+        self.own_buffers.bind(config, subnet)
+        norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
         if norms:
             subnet.register_forward_pre_hook(lambda subnet, _: self._guard(subnet, norms, config))
         return subnet
@@ -328,7 +353,8 @@ class Supernet:
             own = None if self._switches is None else self._switches.private(config, name, tensor)
             if own is not None or not statistics or isinstance(tensor, nn.Parameter):
                 return own
-            return self.statistics.private(config, name, tensor, kept)
+            own = self.own_buffers.private(config, name, tensor, kept)
+            return self.statistics.private(config, name, tensor, kept) if own is None else own
 
         return private
 
@@ -339,7 +365,7 @@ class Supernet:
             self._frozen_norms = FrozenNorms(self.model, self.analysis, self.statistics)
         return self._frozen_norms
 
-    def _guard(self, subnet: nn.Module, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
+    def _guard(self, subnet: nn.Module, norms: Sequence[nn.Module], config: WidthConfig) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
@@ -347,6 +373,12 @@ class Supernet:
             self.frozen_norms.prepare(config, norms, self.label(config))
         elif not self.statistics.is_usable(config):
             self.statistics.check(config, self.label(config))
+
+
+def _canonical(effects: ForwardEffects, analysis: Analysis) -> ForwardEffects:
+    """The same effects, with the first name of every buffer."""
+    norms = tuple((analysis.names[mean], analysis.names[variance]) for mean, variance in effects.norms)
+    return replace(effects, norms=norms, written=tuple(analysis.names[name] for name in effects.written))
 
 
 def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:

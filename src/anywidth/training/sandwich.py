@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from anywidth.distributed import several_processes
 from anywidth.errors import NotFiniteError, UncalibratedError, WidthError
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
+from anywidth.groups.wrappers import check_unsharded, check_unwrapped
 from anywidth.supernet import (
     Supernet,
     castable,
@@ -25,8 +27,11 @@ from anywidth.supernet import (
     noting_autocast,
 )
 from anywidth.supernet.batches import model_device
+from anywidth.supernet.own_buffers import kept_buffers
+from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
+from anywidth.unsynchronised import note_gradients
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["Loss", "SandwichResult", "Teacher", "sandwich_step"]
@@ -37,6 +42,9 @@ Teacher = Literal["widest", "wider"] | Callable[..., Any]
 _pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
 """Per subnet: the modules inside its supernet beside its own, and whether they drop anything. The subnet itself is not
 among them, or it would never be let go of."""
+
+_unwrapped: WeakSet[nn.Module] = WeakSet()
+"""Models that several processes train, and nobody has wrapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,8 @@ def sandwich_step(
     >>> len(result.losses)
     3
     """
+    together = several_processes()
+    _check_wrapping(net, together=together)
     chosen = _widest_first(net, _widths(net, widths, sampler), descending=teacher == "wider")
     configs = tuple(net.config(width) for width in chosen)
     call = normalise_inputs(inputs)
@@ -152,6 +162,8 @@ def sandwich_step(
             first = output
         if distillation is not None and (teacher == "wider" or (teacher == "widest" and number == 0)):
             soft = logits(output).detach()
+    if together:
+        note_gradients(net.model)
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
@@ -161,6 +173,17 @@ def sandwich_step(
             "Lower the learning rate, clip gradients, or check the data for NaN"
         )
     return result
+
+
+def _check_wrapping(net: Supernet, *, together: bool) -> None:
+    """Raise where somebody else runs backward, or has sharded or wrapped the network since the supernet was built."""
+    check_manual_optimization()
+    if getattr(net.model, "_is_fsdp_managed_module", False):
+        check_unsharded(net.model)
+    if together and net.model not in _unwrapped:
+        check_unsharded(net.model)
+        check_unwrapped(net.model)
+        _unwrapped.add(net.model)
 
 
 @contextmanager
@@ -180,7 +203,8 @@ def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: b
     elif first:
         yield
     else:  # a random width may round to the widest; then it behaves like every other of them
-        with _passing(subnet, dropout=dropout):
+        written = (*net.effects.written, *(name for pair in net.effects.norms for name in pair))
+        with _passing(subnet, dropout=dropout), kept_buffers(subnet, written):
             yield
 
 
