@@ -70,7 +70,7 @@ def calibrate(
         raise AnywidthError("a moving average depends on the order of the batches; calibrate without momentum")
     if sequential and net.effects.norms:
         raise AnywidthError(
-            f"{net.effects.norms[0][0]} is not of nn.BatchNorm1d, 2d or 3d; calibrate with sequential=False"
+            f"{net.effects.norms[0][0]} does not belong to an nn.BatchNorm1d, 2d or 3d; calibrate with sequential=False"
         )
     if not net.statistics.needed:
         return

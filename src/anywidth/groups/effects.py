@@ -1,4 +1,4 @@
-"""What a forward in training does beside returning outputs: buffers that it writes, and random numbers that it draws."""
+"""What a forward in training does beside returning outputs: which buffers it writes, whether it draws numbers."""
 
 from __future__ import annotations
 

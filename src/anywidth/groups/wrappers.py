@@ -23,8 +23,8 @@ _PARALLEL = {
 """Names of classes that spread a network over processes or devices, with the attribute that holds the plain module."""
 
 _WAY = (
-    "train with sandwich_step(net, inputs, targets), and call anywidth.training.sync_gradients(net.parameters()) before "
-    "optimizer.step()"
+    "train with sandwich_step(net, inputs, targets), and call anywidth.training.sync_gradients(net.parameters()) "
+    "before optimizer.step()"
 )
 
 
@@ -39,7 +39,7 @@ def check_plain(model: nn.Module) -> None:
     anywidth.errors.AnalysisError: the model is wrapped by DataParallel, through which subnets cannot run...
     """
     for path, module in model.named_modules():
-        where = path or "the model"
+        where = f"module {path!r}" if path else "the model"
         wrapper = _wrapper(module)
         if wrapper is not None:
             plain = f" ({_access(path, _PARALLEL[wrapper])})" if _PARALLEL[wrapper] else " before it is sharded"
@@ -63,9 +63,8 @@ def check_unsharded(model: nn.Module, error: type[AnalysisError | TrainingError]
         TrainingError: or `error`, with the name of the parameter.
     """
     for name, parameter in model.named_parameters():
-        kind = next(
-            (cls.__name__ for cls in type(parameter).__mro__ if cls.__name__ in ("DTensor", "FlatParameter")), ""
-        )
+        kinds = [cls.__name__ for cls in type(parameter).__mro__]
+        kind = next((kind for kind in kinds if kind in ("DTensor", "FlatParameter")), "")
         if hasattr(parameter, "ds_id"):
             kind = "a ZeRO-3 parameter of DeepSpeed"
         if kind:
@@ -122,4 +121,4 @@ def _is_from(module: nn.Module, name: str) -> bool:
 
 
 def _access(path: str, attribute: str) -> str:
-    return f"{f'model.{path}' if path else 'model'}.{attribute}"
+    return f"its {attribute}" if path else f"model.{attribute}"

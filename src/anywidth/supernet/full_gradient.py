@@ -1,4 +1,4 @@
-"""Gradients of parts that have to be seen at the size of the whole: sparse ones, and those that hooks of the user watch."""
+"""Gradients of parts that are needed at full size: sparse ones, and those that hooks of the user watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buffers that forwards in training write, other than those of torch's batch norms: every width has values of its own."""
+"""Buffers that forwards in training write, such as centres and counters: every width has its own values."""
 
 from __future__ import annotations
 

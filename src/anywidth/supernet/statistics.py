@@ -32,8 +32,8 @@ class Statistics:
 
     A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
     open. `handmade` names the running mean and variance of batch norms that are not modules of torch: buffers that a
-    forward gives to `F.batch_norm`. Statistics are out of date as soon as any weight has changed (other than through `.data`, of which
-    nothing can know).
+    forward gives to `F.batch_norm`. Statistics are out of date as soon as any weight has changed (other than through
+    `.data`, of which nothing can know).
     """
 
     def __init__(self, model: nn.Module, handmade: Iterable[tuple[str, str]] = ()) -> None:

@@ -152,8 +152,8 @@ class Supernet:
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
         if self.effects.norms:
             raise WidthError(
-                f"switches have batch norms of their own, and {self.effects.norms[0][0].rpartition('.')[0] or 'the model'} "
-                "is one that is not a module of torch: use nn.BatchNorm1d, 2d or 3d there, or leave switches out"
+                f"every switch has its own batch norms, and {self.effects.norms[0][0]} is the running mean of one that "
+                "is not a module of torch: use nn.BatchNorm1d, 2d or 3d there, or leave switches out"
             )
         switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
         for width in widths:

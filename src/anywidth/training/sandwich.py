@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anywidth.distributed import several_processes
 from anywidth.errors import NotFiniteError, UncalibratedError, WidthError
+from anywidth.groups.effects import is_dropout
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
 from anywidth.groups.wrappers import check_unsharded, check_unwrapped
 from anywidth.supernet import (
@@ -31,6 +32,7 @@ from anywidth.supernet.own_buffers import kept_buffers
 from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
+from anywidth.training.quiet_dropout import QuietDropout
 from anywidth.unsynchronised import note_gradients
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
@@ -143,7 +145,8 @@ def sandwich_step(
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
             noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
-            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns):
+            quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
+            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), quiet:
                 with noting:
                     output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if not learns or distillation is None:
@@ -216,9 +219,9 @@ def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractCo
         return net.frozen_norms.training_pass(config, subnet, net.label(config))
     if not net.statistics.is_usable(config):
         raise UncalibratedError(
-            f"sandwich_step on a network in evaluation mode, whose width {net.label(config)} has no up-to-date batch-norm "
-            "statistics: call net.model.train() before the step. To freeze batch norms, call .eval() on them alone "
-            "after that"
+            f"sandwich_step on a network in evaluation mode, whose width {net.label(config)} has no up-to-date "
+            "batch-norm statistics: call net.model.train() before the step. To freeze batch norms, call .eval() on "
+            "them alone after that"
         )
     return nullcontext()
 
@@ -228,15 +231,11 @@ def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
     pairs = _pairs.get(subnet)
     if pairs is None:  # walking through modules takes longer than the rest of a step around a small network
         below = list(zip(model.modules(), subnet.modules(), strict=True))[1:]
-        pairs = _pairs[subnet] = [(ours, theirs, _is_dropout(theirs)) for ours, theirs in below]
-    for ours, theirs, drops in ((model, subnet, _is_dropout(subnet)), *pairs):
+        pairs = _pairs[subnet] = [(ours, theirs, is_dropout(theirs)) for ours, theirs in below]
+    for ours, theirs, drops in ((model, subnet, is_dropout(subnet)), *pairs):
         training = ours.training and (dropout or not drops)
         if theirs.training != training:
             theirs.training = training
-
-
-def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("DropPath", "StochasticDepth")
 
 
 @contextmanager
@@ -246,7 +245,7 @@ def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with module_modes(model):
         for module in model.modules():
-            module.training = module.training and (dropout or not _is_dropout(module))
+            module.training = module.training and (dropout or not is_dropout(module))
         try:
             for norm in norms:
                 norm.momentum, norm.num_batches_tracked = 0.0, None
