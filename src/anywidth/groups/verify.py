@@ -32,7 +32,7 @@ def verify(model: nn.Module, found: Propagation, captures: Sequence[Capture], in
     capture); a forward that does more in training has to run in that mode as well.
     """
     repair = _Repair(model, found, solve(model, found))
-    differ = len({frozenset(capture.operators().items()) for capture in captures}) > 1
+    differ = len({(frozenset(capture.operators().items()), capture.used()) for capture in captures}) > 1
     prover = Prover(model, found, captures[-1], inputs, training=differ)
     groups: Sequence[ChannelGroup] = ()
     for _ in range(_ROUNDS):
