@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anywidth.distributed import everyone
 from anywidth.groups.trace import module_modes
+from anywidth.supernet.own_buffers import stubborn
 
 __all__ = ["Moments", "collecting"]
 
@@ -134,7 +135,8 @@ def collecting(
             for norm in norms:
                 # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
                 norm.momentum, norm.track_running_stats = 1.0, True
-                norm.num_batches_tracked = None  # counting them takes as long as a small kernel
+                # Counting batches takes as long as a small kernel, but a forward of the user may rely on the counter.
+                norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked) if stubborn(norm) else None  # type: ignore[arg-type]
                 norm.training = True
                 # A hook would send each call down the slow path of nn.Module, which a small width notices.
                 norm.forward = _into_rows(norm, moments[norm])

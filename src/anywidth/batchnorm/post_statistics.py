@@ -17,6 +17,7 @@ from anywidth.errors import AnywidthError, DataError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.supernet.batches import first_samples, join_inputs, model_device, samples
+from anywidth.supernet.own_buffers import stubborn
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["calibrate", "share_statistics"]
@@ -83,11 +84,17 @@ def calibrate(
             if sequential:
                 moments = _sequential(subnet, loader, images)
             else:
-                with collecting_handmade(subnet, net.effects.norms, momentum) as handmade:
+                # A forward of the user may ignore the momentum that it is given.
+                stubborn_ones = [name for name, norm in norm_modules(subnet).items() if stubborn(norm)]
+                prefixes = [f"{name}." if name else "" for name in stubborn_ones]
+                pairs = [*net.effects.norms, *((f"{p}running_mean", f"{p}running_var") for p in prefixes)]
+                with collecting_handmade(subnet, pairs, momentum) as handmade:
                     moments = _single_pass(subnet, loader, images, momentum)
                 values = _handmade_values(subnet, handmade)
         for name, norm in norm_modules(subnet).items():
             prefix = f"{name}." if name else ""
+            if f"{prefix}running_mean" in values:
+                continue
             if norm in moments:
                 mean, variance = moments[norm].result()
             elif subnet is net.model:
@@ -181,7 +188,8 @@ def _without_singles(batches: Iterable[Inputs]) -> Iterator[Inputs]:
 def _single_pass(
     subnet: nn.Module, loader: Iterable[Any], images: int | None, momentum: float | None
 ) -> dict[_NormBase, Moments]:
-    with collecting(subnet, list(norm_modules(subnet).values()), momentum) as moments:
+    norms = [norm for norm in norm_modules(subnet).values() if not stubborn(norm)]
+    with collecting(subnet, norms, momentum) as moments:
         _feed(subnet, loader, images)
     return _pooled(moments)
 

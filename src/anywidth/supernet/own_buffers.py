@@ -14,7 +14,7 @@ from anywidth.groups.effects import ForwardEffects
 from anywidth.groups.narrow import take
 from anywidth.widths import WidthConfig
 
-__all__ = ["OwnBuffers", "batch_statistics", "kept_buffers", "registry_of"]
+__all__ = ["OwnBuffers", "batch_statistics", "kept_buffers", "registry_of", "stubborn"]
 
 _KNOWN = ("torch", "timm", "torchvision", "transformers")
 _Place = tuple[nn.Module, dict[str, Tensor], str]
@@ -122,7 +122,7 @@ def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]
             return
         scratch[:] = [registry[key] for _, registry, key in places]
         for module, registry, key in places:
-            if module.training:
+            if module.training and registry[key] is not None:  # calibration takes counters away
                 registry[key] = torch.zeros_like(registry[key])
 
     def after(*_: object) -> None:
@@ -141,16 +141,25 @@ def _ignoring(subnet: nn.Module) -> list[_Place]:
     return [
         (module, module._buffers, name)  # type: ignore[misc]
         for module in subnet.modules()
-        if isinstance(module, _NormBase) and type(module).forward.__module__.partition(".")[0] not in _KNOWN
+        if isinstance(module, _NormBase) and stubborn(module)
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
 
 
+def stubborn(norm: _NormBase) -> bool:
+    """Whether the forward of a batch norm is the user's, and may write statistics although it was told not to.
+
+    >>> stubborn(nn.BatchNorm1d(2))
+    False
+    """
+    return type(norm).forward.__module__.partition(".")[0] not in _KNOWN
+
+
 @contextmanager
 def kept_buffers(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Context manager that lets a forward write to copies of buffers, which it throws away at the end."""
-    places = [registry_of(model, name) for name in names]
+    """Context manager that lets a forward write to copies of buffers, and throws the copies away at the end."""
+    places = [*(registry_of(model, name) for name in names), *_ignoring(model)]
     before = [registry[key] for _, registry, key in places]
     try:
         for (_, registry, key), tensor in zip(places, before, strict=True):

@@ -28,7 +28,7 @@ from anywidth.supernet import (
     noting_autocast,
 )
 from anywidth.supernet.batches import model_device
-from anywidth.supernet.own_buffers import kept_buffers
+from anywidth.supernet.own_buffers import kept_buffers, stubborn
 from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.distillation import logits_of, soft_cross_entropy
 from anywidth.training.pass_graphs import Runner, run_directly
@@ -241,7 +241,7 @@ def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
 @contextmanager
 def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
     """Within it, batch norms in training store nothing and, without `dropout`, dropout layers rest."""
-    norms = [norm for norm in norm_modules(model).values() if norm.training]
+    norms = [norm for norm in norm_modules(model).values() if norm.training and not stubborn(norm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with module_modes(model):
         for module in model.modules():
