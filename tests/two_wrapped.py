@@ -128,7 +128,9 @@ def main() -> None:
     found["accumulated"] = warned(lambda model: sync_gradients(model.parameters()), accumulate=2)
     found["by hand"] = warned(by_hand)
     found["sparse"] = sparse(dist.get_rank())
-    norms = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)))
+    norms = nn.SyncBatchNorm.convert_sync_batchnorm(
+        nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    )
     found["synchronised norms"] = aw.Supernet(norms.train(), X).elastic_share
     every: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(every, found)

@@ -95,4 +95,4 @@ def _widened(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor) -
     values = gradient.values()
     full = values.new_zeros((values.shape[0], *parameter.shape[sparse:]))
     scatter(full, [None, *kept[sparse:]], values)
-    return torch.sparse_coo_tensor(rows, full, parameter.shape).coalesce()
+    return torch.sparse_coo_tensor(rows, full, parameter.shape, check_invariants=False).coalesce()
