@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
+from anywidth.errors import AnalysisError
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
@@ -45,3 +46,29 @@ def test_one_path_is_captured_once() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.0), nn.Linear(8, 2))
     assert not modes_differ(model, normalise_inputs(X))
     assert modes_differ(Heads("module"), normalise_inputs(X))
+
+
+class Sizes(nn.Module):
+    """A layer for small batches and one for large batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.small, self.large = nn.Linear(4, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.o = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o((self.small if len(x) < 4 else self.large)(self.a(x)).relu())
+
+
+def test_a_branch_that_the_example_does_not_take_is_named() -> None:
+    model = Sizes()
+    net = aw.Supernet(model, X)
+    hidden = F.linear(model.a(X)[:, :16], model.small.weight[:16, :16], model.small.bias[:16]).relu()
+    torch.testing.assert_close(net.subnet(0.5)(X), F.linear(hidden, model.o.weight[:, :16], model.o.bias))
+    with pytest.raises(AnalysisError, match="module 'large'"):
+        net.subnet(0.5)(torch.cat([X, X]))
+    net.model(torch.cat([X, X]))
+    with pytest.warns(UserWarning, match="0% of the MACs"):
+        frozen = aw.Supernet(Sizes(), X, frozen=["a", "small"])
+    torch.testing.assert_close(frozen.subnet(0.5)(torch.cat([X, X])), frozen.model(torch.cat([X, X])))

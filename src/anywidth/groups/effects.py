@@ -29,11 +29,13 @@ class ForwardEffects:
             forward gives to `F.batch_norm`.
         written: Names of the other buffers that it writes, in place or by assignment, without those of batch norms.
         drops: Whether it draws random numbers outside of dropout modules, as `F.dropout` does.
+        unreached: Paths of modules with parameters that were not called.
     """
 
     norms: tuple[tuple[str, str], ...] = ()
     written: tuple[str, ...] = ()
     drops: bool = False
+    unreached: tuple[str, ...] = ()
 
 
 def is_dropout(module: nn.Module) -> bool:
@@ -62,7 +64,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     ...         return nn.functional.dropout(x, 0.5, self.training)
     >>> from anywidth.groups.trace import normalise_inputs
     >>> forward_effects(Counter(), normalise_inputs(torch.randn(2, 3)))
-    ForwardEffects(norms=(), written=('steps',), drops=True)
+    ForwardEffects(norms=(), written=('steps',), drops=True, unreached=())
     """
     inputs = double_batch(inputs)
     for meta in (True, False):
@@ -81,18 +83,25 @@ def _observe(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     before = {key: registry[key[1]] for key, registry in places.items()}
     names = {_storage(tensor): f"{path}.{name}" if path else name for (path, name), tensor in reversed(before.items())}
     watch = _Watch(frozenset(names))
-    handles: list[Any] = []
+    called: set[nn.Module] = set()
     for module in model.modules():
+        module.register_forward_pre_hook(lambda module, _: called.add(module))
         if is_dropout(module):
-            handles.append(module.register_forward_pre_hook(lambda *_: watch.enter()))
-            handles.append(module.register_forward_hook(lambda *_: watch.leave()))
+            module.register_forward_pre_hook(lambda *_: watch.enter())
+            module.register_forward_hook(lambda *_: watch.leave())
     with watch:
         inputs.call(model)
     norms = tuple((names[mean], names[variance]) for mean, variance in watch.norms)
     written = {names[storage] for storage in watch.written}
     written |= {names[_storage(old)] for key, old in before.items() if places[key][key[1]] is not old}
     written -= {name for pair in norms for name in pair}
-    return ForwardEffects(norms=norms, written=tuple(n for n in names.values() if n in written), drops=watch.drops)
+    unreached = (path for path, module in model.named_modules() if module._parameters and module not in called)
+    return ForwardEffects(
+        norms=norms,
+        written=tuple(name for name in names.values() if name in written),
+        drops=watch.drops,
+        unreached=tuple(unreached),
+    )
 
 
 def _places(model: nn.Module) -> dict[tuple[str, str], dict[str, Tensor]]:

@@ -30,6 +30,7 @@ from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.switches import Switches, check_switches
+from anywidth.supernet.unreached import explain_unreached
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
@@ -340,6 +341,7 @@ class Supernet:
                 norm.momentum = 0.0
             else:
                 norm.track_running_stats = False  # type: ignore[assignment]
+        explain_unreached(self.model, subnet, self.effects.unreached)
         self.own_buffers.bind(config, subnet)
         norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
         if norms:
