@@ -76,7 +76,8 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
             continue
         del _notes[model]
         # Whoever averages gradients in another way runs a collective operation, and writes to them.
-        if note.collectives == _collectives() or note.gradient == _state(witness):
+        alone = note.collectives is not None and note.collectives == _collectives()
+        if alone or note.gradient == _state(witness):
             _warn()
 
 
@@ -95,6 +96,6 @@ def _collectives() -> int | None:
     """How many collective operations the process groups have run; None if they do not tell."""
     try:
         groups = list(dist.distributed_c10d._world.pg_map)
-        return sum(group._get_sequence_number_for_group() for group in groups)
+        return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):
         return None

@@ -117,7 +117,7 @@ def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]
     places += _ignoring(subnet)
     scratch: list[Tensor] = []
 
-    def before(*_: object) -> None:
+    def before(*given: object) -> None:
         if torch.compiler.is_dynamo_compiling() or not any(module.training for module, _, _ in places):
             return
         scratch[:] = [registry[key] for _, registry, key in places]

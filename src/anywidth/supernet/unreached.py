@@ -34,6 +34,6 @@ def _run(forward: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> A
     except (RuntimeError, ValueError, AssertionError) as error:
         raise AnalysisError(
             f"a narrow width reached module {path!r}, which the example inputs of the Supernet did not reach, so that "
-            "it is as wide as in the full network: the forward takes another branch for these inputs. Build the Supernet "
-            "with example inputs like these, or freeze the channels that the module reads: Supernet(..., frozen=[...])"
+            "it is as wide as in the full network: the forward takes another branch for these inputs. Build the "
+            "Supernet with example inputs like these, or freeze the channels that the module reads: Supernet(..., frozen=[...])"
         ) from error

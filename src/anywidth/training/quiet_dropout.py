@@ -81,7 +81,7 @@ def _drops_samples() -> bool:
 
 
 # Such functions divide a mask by the probability to keep, so a mask that is this probability everywhere keeps all.
-def _expected(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _expected(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
     value = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     if func is torch.bernoulli:
         return torch.full_like(args[0], value) if len(args) > 1 or "p" in kwargs else args[0].clone()
