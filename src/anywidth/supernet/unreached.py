@@ -35,5 +35,6 @@ def _run(forward: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> A
         raise AnalysisError(
             f"a narrow width reached module {path!r}, which the example inputs of the Supernet did not reach, so that "
             "it is as wide as in the full network: the forward takes another branch for these inputs. Build the "
-            "Supernet with example inputs like these, or freeze the channels that the module reads: Supernet(..., frozen=[...])"
+            "Supernet with example inputs like these, or freeze the channels that the module reads: "
+            "Supernet(..., frozen=[...])"
         ) from error
