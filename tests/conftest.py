@@ -51,7 +51,7 @@ def supernet_of() -> Iterator[Callable[[Case], aw.Supernet]]:
         net.model.load_state_dict(state)
         net.model.requires_grad_(True).zero_grad(set_to_none=True)
         net.model.eval()
-        net._statistics = Statistics(net.model)
+        net._statistics = Statistics(net.model, net.effects.norms)
         net._cache.clear()
         net.sampler = WidthSampler(net.min_width)
 

@@ -12,7 +12,7 @@ import anywidth
 ROOT = Path(anywidth.__file__).parent
 # A package may import those of smaller rank; packages of one rank do not import each other.
 RANKS = {
-    "errors": 0, "extras": 0, "distributed": 0, "widths": 0, "data": 1, "groups": 1, "models": 1, "tasks": 1, "supernet": 2, "batchnorm": 3,
+    "unsynchronised": -1, "errors": 0, "extras": 0, "distributed": 0, "widths": 0, "data": 1, "groups": 1, "models": 1, "tasks": 1, "supernet": 2, "batchnorm": 3,
     "cost": 3, "training": 4, "evaluation": 4, "export": 5, "search": 5, "serving": 6, "report": 7, "reproduce": 8,
     "cli": 9,
 }  # fmt: skip

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from anywidth.errors import TrainingError
+from anywidth.unsynchronised import note_synchronised
 
 __all__ = [
     "OtherProcessError",
@@ -166,15 +167,25 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not several_processes():
         return
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    sparse: list[tuple[nn.Parameter, int, Tensor]] = []
+    parameters = list(parameters)
     for parameter in parameters:
-        if parameter.grad is not None:
-            kinds[parameter.grad.dtype, parameter.grad.device].append(parameter.grad)
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.is_sparse:  # processes have seen other rows
+            sparse.append((parameter, gradient.sparse_dim(), gradient.to_dense()))
+            gradient = sparse[-1][2]
+        kinds[gradient.dtype, gradient.device].append(gradient)
     for gradients in kinds.values():
         flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(dist.get_world_size())
         dist.all_reduce(flat)
         parts = flat.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+    for parameter, dims, mean in sparse:
+        parameter.grad = mean.to_sparse(dims)
+    note_synchronised(parameters)
 
 
 def same_start(

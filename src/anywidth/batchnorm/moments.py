@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from anywidth.distributed import everyone
 from anywidth.groups.trace import module_modes
+from anywidth.supernet.own_buffers import stubborn
 
 __all__ = ["Moments", "collecting"]
 
@@ -29,14 +31,24 @@ class Moments:
     def __init__(self, norm: _NormBase, momentum: float | None = None) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        self.instance = isinstance(norm, _InstanceNorm)
+        self._start(norm.running_mean, norm.running_var, momentum, instance=isinstance(norm, _InstanceNorm))
+
+    @classmethod
+    def of(cls, mean: Tensor, variance: Tensor, momentum: float | None = None) -> Moments:
+        """Those of a batch norm with this running mean and variance."""
+        moments = cls.__new__(cls)
+        moments._start(mean, variance, momentum, instance=False)
+        return moments
+
+    def _start(self, running_mean: Tensor, running_var: Tensor, momentum: float | None, *, instance: bool) -> None:
+        self.instance = instance
         self.momentum = momentum
         self.count = 0.0
         self.mean: Tensor | None = None
         self.square: Tensor | None = None
         self._counts: list[int] = []
-        self._means = norm.running_mean.new_zeros(_FOLD, *norm.running_mean.shape)
-        self._variances = norm.running_var.new_ones(_FOLD, *norm.running_var.shape)
+        self._means = running_mean.new_zeros(_FOLD, *running_mean.shape)
+        self._variances = running_var.new_ones(_FOLD, *running_var.shape)
         self._rows = list(zip(self._means, self._variances, strict=True))
 
     @property
@@ -123,7 +135,8 @@ def collecting(
             for norm in norms:
                 # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
                 norm.momentum, norm.track_running_stats = 1.0, True
-                norm.num_batches_tracked = None  # counting them takes as long as a small kernel
+                # Counting batches takes as long as a small kernel, but a forward of the user may rely on the counter.
+                norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked) if stubborn(norm) else None  # type: ignore[arg-type]
                 norm.training = True
                 # A hook would send each call down the slow path of nn.Module, which a small width notices.
                 norm.forward = _into_rows(norm, moments[norm])
@@ -142,7 +155,9 @@ def collecting(
 
 def _into_rows(norm: _NormBase, moments: Moments) -> Callable[..., Tensor]:
     """The forward of a norm layer, with running buffers of its own for each batch."""
-    forward, buffers = norm.forward, norm._buffers
+    # What processes have seen is pooled at the end; meeting at every batch would hang where one has fewer batches.
+    forward = MethodType(_BatchNorm.forward, norm) if isinstance(norm, nn.SyncBatchNorm) else norm.forward
+    buffers = norm._buffers
 
     def measured(*args: Any, **kwargs: Any) -> Tensor:
         buffers["running_mean"], buffers["running_var"] = moments.row(args[0] if args else kwargs["input"])

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anywidth.batchnorm.handmade import collecting_handmade
 from anywidth.batchnorm.moments import Moments, collecting
 from anywidth.distributed import everyone, several_processes
 from anywidth.errors import AnywidthError, DataError
 from anywidth.groups.trace import Inputs
 from anywidth.supernet import Supernet, contiguous, norm_modules
 from anywidth.supernet.batches import first_samples, join_inputs, model_device, samples
+from anywidth.supernet.own_buffers import stubborn
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["calibrate", "share_statistics"]
@@ -67,20 +69,32 @@ def calibrate(
         raise AnywidthError(f"momentum {momentum} must be in (0, 1], and goes with sequential=False only")
     if momentum is not None and several_processes():
         raise AnywidthError("a moving average depends on the order of the batches; calibrate without momentum")
+    if sequential and net.effects.norms:
+        raise AnywidthError(
+            f"{net.effects.norms[0][0]} does not belong to an nn.BatchNorm1d, 2d or 3d; calibrate with sequential=False"
+        )
     if not net.statistics.needed:
         return
     configs = [(net.config(width), net.label(width)) for width in widths]
     for config, label in configs:
         subnet = net.subnet(config)
         dense = nullcontext() if subnet is net.model else contiguous(subnet)
+        values = {}
         with net.statistics.computing(config), _same_random_numbers(subnet), dense:
             if sequential:
                 moments = _sequential(subnet, loader, images)
             else:
-                moments = _single_pass(subnet, loader, images, momentum)
-        values = {}
+                # A forward of the user may ignore the momentum that it is given.
+                stubborn_ones = [name for name, norm in norm_modules(subnet).items() if stubborn(norm)]
+                prefixes = [f"{name}." if name else "" for name in stubborn_ones]
+                pairs = [*net.effects.norms, *((f"{p}running_mean", f"{p}running_var") for p in prefixes)]
+                with collecting_handmade(subnet, pairs, momentum) as handmade:
+                    moments = _single_pass(subnet, loader, images, momentum)
+                values = _handmade_values(subnet, handmade)
         for name, norm in norm_modules(subnet).items():
             prefix = f"{name}." if name else ""
+            if f"{prefix}running_mean" in values:
+                continue
             if norm in moments:
                 mean, variance = moments[norm].result()
             elif subnet is net.model:
@@ -104,14 +118,22 @@ def share_statistics(net: Supernet, widths: Sequence[Width]) -> None:
         subnet = net.subnet(config)
         values = {}
         units = net.analysis.units(config)
-        for name in norm_modules(subnet):
-            prefix = f"{name}." if name else ""
-            for buffer in ("running_mean", "running_var"):
-                full = own[f"{prefix}{buffer}"]
-                (kept,) = net.analysis.kept(net.analysis.names[f"{prefix}{buffer}"], units)
-                index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
-                values[f"{prefix}{buffer}"] = full[index]
+        for name in dict.fromkeys(net.analysis.names[name] for name in net.statistics.names):
+            (kept,) = net.analysis.kept(name, units)
+            index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
+            values[name] = own[name][index]
         _store(net, config, net.label(width), values, subnet)
+
+
+def _handmade_values(subnet: nn.Module, found: dict[tuple[str, str], Moments]) -> dict[str, Tensor]:
+    """The running statistics of batch norms written by hand, by the names of their buffers."""
+    own = dict(subnet.named_buffers(remove_duplicate=False))
+    values = {}
+    for (mean, variance), moments in found.items():
+        if several_processes():
+            moments.pool()
+        values[mean], values[variance] = (v.to(own[n]) for v, n in zip(moments.result(), (mean, variance), strict=True))
+    return values
 
 
 def _store(net: Supernet, config: WidthConfig, label: str, values: dict[str, Tensor], subnet: nn.Module) -> None:
@@ -166,7 +188,8 @@ def _without_singles(batches: Iterable[Inputs]) -> Iterator[Inputs]:
 def _single_pass(
     subnet: nn.Module, loader: Iterable[Any], images: int | None, momentum: float | None
 ) -> dict[_NormBase, Moments]:
-    with collecting(subnet, list(norm_modules(subnet).values()), momentum) as moments:
+    norms = [norm for norm in norm_modules(subnet).values() if not stubborn(norm)]
+    with collecting(subnet, norms, momentum) as moments:
         _feed(subnet, loader, images)
     return _pooled(moments)
 

@@ -21,6 +21,7 @@ from anywidth.groups.trace import (
     without_collection,
 )
 from anywidth.groups.verify import verify
+from anywidth.groups.wrappers import check_plain, local_norms
 
 __all__ = ["analyse"]
 
@@ -40,15 +41,20 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
     """
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
         raise AnalysisError(f"samples={samples!r}; give the number of samples in example_inputs, such as samples=1")
+    check_plain(model)
     _check_copies(model)
     inputs = normalise_inputs(example_inputs)
     modes: tuple[bool, ...] = (False,)
-    with without_collection():
+    with without_collection(), local_norms(model):
         if modes_differ(model, double_batch(inputs)):
             modes, inputs = (True, False), double_batch(inputs)
         captures, whole = _captures(model, inputs, modes)
         found = propagate(model, captures)
-    analysis = verify(model, found, captures, inputs, run_training=not whole) if proof else solve(model, found)
+    if proof:
+        with local_norms(model):
+            analysis = verify(model, found, captures, inputs, run_training=not whole)
+    else:
+        analysis = solve(model, found)
     # Capturing may have doubled the example, because batch norms cannot train on one sample.
     copies = inputs.tensors()[0].numel() // max(1, normalise_inputs(example_inputs).tensors()[0].numel()) or 1
     batch = find_samples(model, analysis, inputs, captures[-1], samples and samples * copies)

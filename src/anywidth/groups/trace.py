@@ -70,6 +70,12 @@ class Capture:
         targets = (str(node.target) for node in self.program.graph.nodes if node.op == "call_function")
         return Counter(target for target in targets if target != "aten.add_.Tensor")
 
+    def used(self) -> frozenset[str]:
+        """The parameters that the graph reads."""
+        nodes = self.program.graph.find_nodes(op="placeholder")
+        parameters = self.program.graph_signature.inputs_to_parameters
+        return frozenset(parameters[node.name] for node in nodes if node.users and node.name in parameters)
+
 
 def normalise_inputs(example_inputs: Any) -> Inputs:
     """Inputs from what users pass: a tensor, a tuple of arguments, or a dict of keyword arguments."""
@@ -135,15 +141,18 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 class _Called(TorchFunctionMode):
-    """Notes the functions of torch that a forward calls, and the shapes of what they return."""
+    """Notes the functions of torch that a forward calls, on which parameters, and the shapes of what they return."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Mapping[int, str]) -> None:
         super().__init__()
+        self.parameters = parameters
         self.calls: list[tuple[Any, ...]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.calls.append((func, getattr(result, "shape", None)))
+        given = (*args, *(kwargs or {}).values())
+        used = tuple(self.parameters[id(argument)] for argument in given if id(argument) in self.parameters)
+        self.calls.append((func, getattr(result, "shape", None), used))
         return result
 
 
@@ -166,8 +175,10 @@ def modes_differ(model: nn.Module, inputs: Inputs) -> bool:
             for module in shadow.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.num_batches_tracked = None  # batch norms count in training, and nothing else is different
+            # Another head of the same shape is another path.
+            parameters = {id(parameter): name for name, parameter in shadow.named_parameters()}
             for training in (True, False):
-                with _Called() as called:
+                with _Called(parameters) as called:
                     inputs.map(_meta).call(shadow.train(training))
                 calls.append(called.calls)
     except Exception:  # whatever it is: the captures then run the forward itself, and say what is wrong with it

@@ -49,7 +49,7 @@ def verify(
     mode as well.
     """
     repair = _Repair(model, found, solve(model, found))
-    differ = len({frozenset(capture.operators().items()) for capture in captures}) > 1
+    differ = len({(frozenset(capture.operators().items()), capture.used()) for capture in captures}) > 1
     prover = Prover(model, found, captures[-1], inputs, training=differ or run_training)
     groups: Sequence[ChannelGroup] = ()
     for _ in range(_ROUNDS):

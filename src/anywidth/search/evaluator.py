@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.batchnorm.moments import collecting
+from anywidth.errors import SearchError
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
 from anywidth.groups.trace import Inputs
@@ -63,6 +64,11 @@ class Evaluator:
         memory: float = 0,
         channels_last: bool | None = None,
     ) -> None:
+        if net.effects.norms:
+            raise SearchError(
+                f"{net.effects.norms[0][0]} is the running mean of a batch norm that is not a module of torch, which a "
+                "search cannot calibrate: use nn.BatchNorm1d, 2d or 3d there"
+            )
         self.net, self.score = net, score
         self.objective = objective_of(loss, distillation=None, logits=logits, task=task)
         self.channels_last = _has_depthwise(net.model) if channels_last is None else channels_last

@@ -78,6 +78,9 @@ def save(net: Supernet, folder: str | Path) -> Path:
             tensors[f"statistics/{config.key}/{name}"] = value
     if net.switches:
         tensors.update({f"switches/{name}": tensor for name, tensor in net.switch_state().items()})
+    for config in net.own_buffers.configs:
+        for name, value in net.own_buffers.values(config).items():
+            tensors[f"buffers/{config.key}/{name}"] = value
     settings = _settings(net, current)
     text = json.dumps(settings)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -115,6 +118,7 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "statistics": {
             config.key: {"label": net.statistics.labels[config], "channels": dict(config)} for config in current
         },
+        "buffers": {config.key: dict(config) for config in net.own_buffers.configs},
     }
 
 
@@ -169,6 +173,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
             tensor.copy_(saved[name])
     for config, (values, label) in statistics.items():
         net.statistics.store(config, values, label)
+    for key, channels in settings.get("buffers", {}).items():
+        values = {n.removeprefix(f"buffers/{key}/"): t for n, t in tensors.items() if n.startswith(f"buffers/{key}/")}
+        if values.keys() == net.own_buffers.names:
+            device = model_device(model)
+            net.own_buffers.store(net.config(WidthConfig(channels)), {n: t.to(device) for n, t in values.items()})
     return net
 
 

@@ -18,7 +18,13 @@ __all__ = ["extract"]
 
 @torch.no_grad()
 def extract(
-    model: nn.Module, analysis: Analysis, config: WidthConfig, private: Private, *, calibrated: bool
+    model: nn.Module,
+    analysis: Analysis,
+    config: WidthConfig,
+    private: Private,
+    *,
+    calibrated: bool,
+    handmade: Sequence[tuple[str, str]] = (),
 ) -> nn.Module:
     """A plain network of one config that shares nothing with the supernet; see `Supernet.extract`."""
 
@@ -32,4 +38,8 @@ def extract(
     if not calibrated:
         for norm in norm_modules(dense).values():
             norm.reset_running_stats()
+        own = dict(dense.named_buffers(remove_duplicate=False))
+        for mean, variance in handmade:
+            own[mean].zero_()
+            own[variance].fill_(1)
     return dense

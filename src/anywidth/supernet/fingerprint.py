@@ -67,10 +67,13 @@ class Fingerprint:
     Args:
         model: The model.
         written: Attributes that a forward writes, which are left out.
+        moving: Names of buffers that a forward writes, which are left out as well.
     """
 
-    def __init__(self, model: nn.Module, written: Written) -> None:
+    def __init__(self, model: nn.Module, written: Written, moving: Collection[str] = ()) -> None:
         self.model = model
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+        self._moving = frozenset(id(buffers[name]) for name in moving if name in buffers)
         self._sized: list[Collection[Any]] = []
         self._views: list[Collection[Any]] = []
         self._filtered: list[tuple[dict[str, Any], Collection[str], list[Any]]] = []
@@ -84,7 +87,12 @@ class Fingerprint:
         self._sizes = list(map(len, self._sized))
         self._values = list(chain.from_iterable(self._views))
         registers = (r for module in self._modules for r in (module._parameters, module._buffers))
-        tensors = (tensor for register in registers for tensor in register.values() if tensor is not None)
+        tensors = (
+            tensor
+            for register in registers
+            for tensor in register.values()
+            if tensor is not None and id(tensor) not in self._moving
+        )
         self.tensors = list({id(tensor): tensor for tensor in tensors}.values())
         self._places = list(map(Tensor.data_ptr, self.tensors))
         self._trained = list(map(_requires_grad, self.tensors))
@@ -166,8 +174,14 @@ class Fingerprint:
                 self._filtered.append((state, excluded, [v for k, v in state.items() if k not in excluded]))
             else:
                 self._watch(state)
-            for name in ("_modules", "_parameters", "_buffers"):
+            for name in ("_modules", "_parameters"):
                 self._watch(state[name])
+            moving = frozenset(name for name, buffer in module._buffers.items() if id(buffer) in self._moving)
+            if moving:
+                kept = [buffer for name, buffer in module._buffers.items() if name not in moving]
+                self._filtered.append((state["_buffers"], moving, kept))
+            else:
+                self._watch(state["_buffers"])
         tensors = {}
         for name, tensor in chain(module._parameters.items(), module._buffers.items()):
             if tensor is not None:

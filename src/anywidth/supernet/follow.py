@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from anywidth.groups.trace import Inputs
@@ -22,13 +24,15 @@ class Follower:
     Args:
         model: The model.
         inputs: Example inputs, with which its forward is looked at.
+        moving: Names of buffers that a forward writes.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, moving: Collection[str] = ()) -> None:
         self.model = model
         self._inputs = inputs
         self._written, self._calls = written_by_forward(model, inputs)
-        self._seen = Fingerprint(model, self._written)
+        self._moving = frozenset(moving)
+        self._seen = Fingerprint(model, self._written, self._moving)
 
     @property
     def modes(self) -> tuple[bool, ...]:
@@ -44,7 +48,7 @@ class Follower:
 
         What is seen now counts as known from then on, unless it changes the analysis.
         """
-        now = Fingerprint(self.model, self._written)
+        now = Fingerprint(self.model, self._written, self._moving)
         change = now.change_from(self._seen)
         attributes = [(path, name) for path, name in change.attributes if not self._rests_in_evaluation(path, name)]
         hooks = [(path, name) for path, name in attributes if name.endswith("_hooks") or "_hooks_" in name]

@@ -84,7 +84,7 @@ class Copies:
         with self.lock:
             self._held += number
 
-    def _before_forward(self) -> None:
+    def _before_forward(self, _: nn.Module) -> None:
         if torch.compiler.is_exporting():
             return
         if torch.compiler.is_dynamo_compiling():
@@ -96,7 +96,7 @@ class Copies:
             self._held += 1
         self._calls.number = getattr(self._calls, "number", 0) + 1
 
-    def _after_forward(self) -> None:
+    def _after_forward(self, _: nn.Module) -> None:
         captured = torch.compiler.is_exporting() or torch.compiler.is_dynamo_compiling()
         # A hook of the user may have raised before the copies were held.
         if not captured and getattr(self._calls, "number", 0):
@@ -105,14 +105,14 @@ class Copies:
 
 
 class SubnetHook:
-    """A hook of a subnet, which its copies do without."""
+    """A hook of a subnet, called with the subnet; copies of the subnet do without it."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[nn.Module], None]) -> None:
         self.function = function
 
-    def __call__(self, *_: Any) -> None:
+    def __call__(self, subnet: nn.Module, *_: Any) -> None:
         """Run it."""
-        self.function()
+        self.function(subnet)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _no_hook, ()

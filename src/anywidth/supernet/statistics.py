@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -34,13 +34,16 @@ class Statistics:
     """Running means and variances of every calibrated width config of one network.
 
     A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
-    open. Statistics are out of date as soon as any weight has changed, which a digest of all weights tells. A forward
-    of a subnet compares version counters and a few numbers of every tensor instead, which takes microseconds.
+    open. `handmade` names the running mean and variance of batch norms that are not modules of torch: buffers that a
+    forward gives to `F.batch_norm`. Statistics are out of date as soon as any weight has changed, which a digest of
+    all weights tells. A forward of a subnet compares version counters and a few numbers of every tensor instead, which
+    takes microseconds.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, handmade: Iterable[tuple[str, str]] = ()) -> None:
         self.model = model
-        self.names = {
+        self.handmade = tuple(handmade)
+        self.names = {name for pair in self.handmade for name in pair} | {
             f"{name}.{buffer}" if name else buffer
             for name, module in model.named_modules(remove_duplicate=False)
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None
@@ -51,16 +54,21 @@ class Statistics:
         self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
         self._running: set[WidthConfig] = set()
+        self._held: set[WidthConfig] = set()
+        self._borrowed: set[WidthConfig] = set()
+        self._trusted: dict[WidthConfig, tuple[list[int], list[object]]] = {}
         self._set_weights()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what refers to memory of this process."""
-        left_out = {"_weights", "_samples", "_known", "_dtypes"}
+        self.current()  # turns what is trusted by its place in memory into digests
+        left_out = {"_weights", "_samples", "_known", "_dtypes", "_trusted"}
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave."""
         self.__dict__.update(state)
+        self._trusted = {}
         self._set_weights()
 
     def _set_weights(self) -> None:
@@ -80,6 +88,7 @@ class Statistics:
     def outdate(self) -> None:
         """Take all calibrated statistics as out of date, because the network computes something else."""
         self._digests = dict.fromkeys(self._digests)
+        self._trusted.clear()
 
     @property
     def needed(self) -> bool:
@@ -116,21 +125,64 @@ class Statistics:
                 else:
                     stored[name] = value.clone()
         self.labels[config] = label
-        self._digests.pop(config, None)
+        self._let_go(config)
         if config not in self._running:
             self._digests[config] = self._digest()
+
+    def is_calibrated(self, config: WidthConfig) -> bool:
+        """Whether a config has statistics of its own, up to date or not."""
+        return config in self._running or (config in self._digests and config not in self._borrowed)
+
+    def is_borrowed(self, config: WidthConfig) -> bool:
+        """Whether a config has parts of the full network's statistics."""
+        return config in self._borrowed
+
+    def borrow(self, config: WidthConfig, values: Mapping[str, Tensor]) -> None:
+        """Give a config parts of the full network's statistics, which do not make it calibrated; see `FrozenNorms`."""
+        stored = self._stored.setdefault(config, {})
+        for name, value in values.items():
+            if name in stored:
+                stored[name].copy_(value)
+            else:
+                stored[name] = value.clone()
+        self._borrowed.add(config)
+
+    def hold(self, config: WidthConfig, label: str) -> None:
+        """Take it that a config's statistics are fixed, and fit the weights that are trained with them."""
+        if config not in self._running:
+            self._held.add(config)
+            self.labels.setdefault(config, label)
+            self.keep([config])
+
+    def held(self) -> list[WidthConfig]:
+        """The configs with fixed statistics that are up to date."""
+        return [config for config in self._held if self.is_ready(config)]
+
+    def keep(self, configs: Iterable[WidthConfig]) -> None:
+        """Take it that the statistics of some configs fit the weights as they are now."""
+        for config in configs:
+            self._digests[config] = None
+            # A digest takes as long as copying the weights; it is made when somebody asks.
+            self._trusted[config] = self._marks()
+
+    def _let_go(self, config: WidthConfig) -> None:
+        self._digests.pop(config, None)
+        self._trusted.pop(config, None)
+        self._held.discard(config)
+        self._borrowed.discard(config)
 
     def adopt(self, config: WidthConfig, label: str) -> None:
         """Take it that training keeps a config's statistics as running averages, so that they are never out of date."""
         self._running.add(config)
         self._stored.pop(config, None)
-        self._digests.pop(config, None)
+        self._let_go(config)
         self.labels[config] = label
 
     def forget(self, config: WidthConfig) -> None:
         """Drop the tensors of a config that was never calibrated."""
-        if config not in self._digests and config not in self._running:
+        if not self.is_calibrated(config):
             self._stored.pop(config, None)
+            self._let_go(config)
 
     def is_current(self, config: WidthConfig) -> bool:
         """Whether a config was calibrated with the weights as they are now."""
@@ -138,7 +190,9 @@ class Statistics:
 
     def current(self) -> tuple[WidthConfig, ...]:
         """The configs that were calibrated with the weights as they are now, in the order of calibration."""
-        digest = self._digest() if any(self._digests.values()) else None
+        marks = self._marks() if self._trusted else None
+        digest = self._digest() if self._trusted or any(self._digests.values()) else None
+        self._digests.update({config: digest for config, known in self._trusted.items() if known == marks})
         return tuple(config for config, known in self._digests.items() if known is not None and known == digest)
 
     def is_usable(self, config: WidthConfig) -> bool:
@@ -148,6 +202,8 @@ class Statistics:
     def is_ready(self, config: WidthConfig) -> bool:
         """As `is_usable`, at less cost: weights that seem to be the same are not looked at one by one."""
         if not self.names or config in self._computing or config in self._running:
+            return True
+        if config in self._trusted and self._trusted[config] == self._marks():
             return True
         known = self._digests.get(config)
         if known is None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import Place, is_leading, narrow, take
+from anywidth.supernet.full_gradient import accumulate, scatter, watched
 from anywidth.supernet.gathered import Copies, current, on_device
 
 __all__ = ["Private", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
@@ -82,6 +83,9 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
             continue
         gradient, whole = leaf.grad, parent.grad
         leaf.grad = None
+        if gradient.is_sparse or watched(parent):
+            accumulate(parent, kept, gradient)
+            continue
         if shared and not parent.is_cuda:  # backward passes on a GPU run in one thread
             _accumulate(parent, shape, kept, leading, gradient)
             continue
@@ -94,7 +98,7 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
             parts.append(whole.as_strided(shape, whole.stride(), whole.storage_offset()))
             gradients.append(gradient)
         else:
-            _scatter(whole, kept, gradient)
+            scatter(whole, kept, gradient)
     for parts, gradients in (vectors, others):
         if len(parts) == 1:
             parts[0].add_(gradients[0])
@@ -113,7 +117,7 @@ def _accumulate(
     if leading:
         whole.as_strided(shape, whole.stride(), whole.storage_offset()).copy_(gradient.detach())
     else:
-        _scatter(whole, kept, gradient.detach())
+        scatter(whole, kept, gradient.detach())
     with torch.enable_grad():
         node = parent.view_as(parent).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
     with torch.no_grad():
@@ -145,25 +149,6 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
         finally:
             inflow.held = False
             inflow.drop()
-
-
-def _scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
-    """Add a gradient to the kept positions of a larger one."""
-    indices: list[tuple[int, Tensor]] = []
-    for dim, k in enumerate(kept):
-        if isinstance(k, int):
-            target = target.narrow(dim, 0, k)
-        elif k is not None:
-            assert isinstance(k, Tensor)
-            indices.append((dim, k))
-    if len(indices) == 1:
-        target.index_add_(*indices[0], gradient)
-        return
-    grid = [torch.arange(size, device=target.device) for size in target.shape]
-    for dim, index in indices:
-        grid[dim] = index
-    mesh = [g.reshape([-1 if i == d else 1 for i in range(len(grid))]) for d, g in enumerate(grid)]
-    target.index_put_(tuple(mesh), gradient, accumulate=True)
 
 
 def bind_subnet(

@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -18,18 +19,23 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from anywidth.errors import AnywidthError, CheckpointError, ModelChangedError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
+from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
 from anywidth.supernet.batches import model_device
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
+from anywidth.supernet.frozen_norms import FrozenNorms
 from anywidth.supernet.gathered import SubnetHook
 from anywidth.supernet.order import Order, reorder_
+from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.switches import Switches, check_switches
+from anywidth.supernet.unreached import explain_unreached
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
@@ -77,6 +83,8 @@ class Supernet:
     Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1))
     """
 
+    _samples: int | None = None
+
     def __init__(
         self,
         model: nn.Module,
@@ -99,6 +107,7 @@ class Supernet:
         fixed = () if switches is None else check_switches(switches)
         min_width = fixed[0] if fixed else min_width
         inputs = normalise_inputs(example_inputs)
+        self._samples = samples
         analysis = analyse(model, inputs, samples=samples)
         self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
         if order is not None:
@@ -141,7 +150,10 @@ class Supernet:
 
     def _set_analysis(self, analysis: Analysis) -> None:
         self._analysis = _with_settings(analysis, self.frozen, self.ratios)
-        self._statistics = Statistics(self.model)
+        self.effects = _canonical(forward_effects(self.model, self.inputs), self._analysis)
+        self._statistics = Statistics(self.model, self.effects.norms)
+        self.own_buffers = OwnBuffers(self.model, self._analysis, self.effects)
+        self._frozen_norms: FrozenNorms | None = None
         self._configs: dict[float, WidthConfig] = {}
         self._full = resolve(self._analysis.elastic, 1.0, divisor=self.divisor, min_width=self.min_width)
 
@@ -152,7 +164,7 @@ class Supernet:
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
         self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
-        self._follower = Follower(self.model, self.inputs)
+        self._follower = Follower(self.model, self.inputs, self._moving)
         self.generation = 0
         watch(self.model.parameters())
 
@@ -166,6 +178,11 @@ class Supernet:
         """Take what `__getstate__` gave."""
         self.__dict__.update(state)
         self._set_table()
+
+    @property
+    def _moving(self) -> frozenset[str]:
+        """Names of the buffers that forwards write, so that other values in them are not changes by the user."""
+        return frozenset((*self.effects.written, *(name for pair in self.effects.norms for name in pair)))
 
     @property
     def analysis(self) -> Analysis:
@@ -203,6 +220,7 @@ class Supernet:
                 self._statistics.forget_weights()
                 if computes:
                     self._statistics.outdate()
+            check_unsharded(self.model)
             self._cache.clear()
             self._alive.clear()
             self.generation += 1
@@ -234,12 +252,12 @@ class Supernet:
         try:
             inputs = self.inputs.map(move)
             with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-                analysis = analyse(self.model, inputs)
+                analysis = analyse(self.model, inputs, samples=self._samples)
                 if self.average_inputs:
                     check_untied(self.model)
-                self._set_analysis(analysis)
                 self.inputs = inputs
-                self._follower = Follower(self.model, inputs)
+                self._set_analysis(analysis)
+                self._follower = Follower(self.model, inputs, self._moving)
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
 
@@ -249,6 +267,11 @@ class Supernet:
         self.average_inputs = wanted
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
+        if self.effects.norms:
+            raise WidthError(
+                f"every switch has its own batch norms, and {self.effects.norms[0][0]} is the running mean of one that "
+                "is not a module of torch: use nn.BatchNorm1d, 2d or 3d there, or leave switches out"
+            )
         switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
         for width in widths:
             switches.add(width, self.config(width))
@@ -382,6 +405,7 @@ class Supernet:
                 evicted = self._cache.popitem(last=False)[0]
                 if evicted not in self._alive:  # else somebody holds it, and it is given out again
                     self.statistics.forget(evicted)
+                    self.own_buffers.forget(evicted)
         return subnet
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
@@ -399,7 +423,7 @@ class Supernet:
         if calibrated and config != self._full:
             self.statistics.check(config, self.label(width))
         private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
-        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated)
+        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated, handmade=self.effects.norms)
         if self.average_inputs:
             fold_average_(self.model, dense)
         return dense
@@ -420,14 +444,17 @@ class Supernet:
         subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
         if self.average_inputs:
             average_inputs_(self.model, subnet)
-        norms = list(norm_modules(subnet).values())
+        norms: list[nn.Module] = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
                 norm.momentum = 0.0
             else:
-                norm.track_running_stats = False
+                norm.track_running_stats = False  # type: ignore[assignment]
+        explain_unreached(self.model, subnet, self.effects.unreached)
+        self.own_buffers.bind(config, subnet)
+        norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
         if norms:
-            subnet.register_forward_pre_hook(SubnetHook(lambda: self._guard(norms, config)))
+            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
         return subnet
 
     def _private(self, config: WidthConfig, *, statistics: bool = True) -> Private:
@@ -437,17 +464,33 @@ class Supernet:
             own = None if self._switches is None else self._switches.private(config, name, tensor)
             if own is not None or not statistics or isinstance(tensor, nn.Parameter):
                 return own
-            return self.statistics.private(config, name, tensor, kept)
+            own = self.own_buffers.private(config, name, tensor, kept)
+            return self.statistics.private(config, name, tensor, kept) if own is None else own
 
         return private
 
-    def _guard(self, norms: list[nn.modules.batchnorm._NormBase], config: WidthConfig) -> None:
+    @property
+    def frozen_norms(self) -> FrozenNorms:
+        """What narrow widths do about batch norms that are in evaluation mode while the rest trains."""
+        # Not the properties, which would look for changes of the model: a subnet that was given out stays what it was.
+        if self._frozen_norms is None or self._frozen_norms.statistics is not self._statistics:
+            self._frozen_norms = FrozenNorms(self.model, self._analysis, self._statistics)
+        return self._frozen_norms
+
+    def _guard(self, subnet: nn.Module, norms: Sequence[nn.Module], config: WidthConfig) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
-        # Not the property, which would look for changes of the model: a subnet that was given out stays what it was.
-        if not self._statistics.is_ready(config):
+        if subnet.training:
+            self.frozen_norms.prepare(config, norms, self.label(config))
+        elif not self._statistics.is_ready(config):
             self._statistics.check(config, self.label(config))
+
+
+def _canonical(effects: ForwardEffects, analysis: Analysis) -> ForwardEffects:
+    """The same effects, with the first name of every buffer."""
+    norms = tuple((analysis.names[mean], analysis.names[variance]) for mean, variance in effects.norms)
+    return replace(effects, norms=norms, written=tuple(analysis.names[name] for name in effects.written))
 
 
 def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:

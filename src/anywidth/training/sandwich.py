@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -13,8 +13,11 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import NotFiniteError, WidthError
+from anywidth.distributed import several_processes
+from anywidth.errors import NotFiniteError, UncalibratedError, WidthError
+from anywidth.groups.effects import is_dropout
 from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
+from anywidth.groups.wrappers import check_unsharded, check_unwrapped
 from anywidth.supernet import (
     Supernet,
     castable,
@@ -24,8 +27,12 @@ from anywidth.supernet import (
     noting_autocast,
 )
 from anywidth.supernet.batches import model_device
+from anywidth.supernet.own_buffers import kept_buffers, stubborn
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
+from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.pass_graphs import Runner, run_directly
+from anywidth.training.quiet_dropout import QuietDropout
+from anywidth.unsynchronised import note_gradients
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["SandwichResult", "Teacher", "sandwich_step"]
@@ -40,6 +47,8 @@ among them, or it would never be let go of."""
 
 _looked: WeakSet[nn.Module] = WeakSet()
 """Models on a GPU whose first targets were looked at; to look at those of every step would make it wait."""
+_unwrapped: WeakSet[nn.Module] = WeakSet()
+"""Models that several processes train, and nobody has wrapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +154,8 @@ def sandwich_step(
     >>> len(result.losses)
     3
     """
+    together = several_processes()
+    _check_wrapping(net, together=together)
     chosen = _widest_first(net, _widths(net, widths, sampler), descending=teacher == "wider")
     configs = tuple(net.config(width) for width in chosen)
     objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
@@ -167,7 +178,8 @@ def sandwich_step(
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
             noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
-            with _prepared(net, subnet, first=number == 0, dropout=not learns):
+            quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
+            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), quiet:
                 with noting:
                     output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if number == 0:
@@ -189,6 +201,8 @@ def sandwich_step(
         teaches = teacher == "wider" or (teacher == "widest" and number == 0)
         if teaches and objective.distills and number + 1 < len(chosen):
             soft = objective.teach(output)
+    if together:
+        note_gradients(net.model)
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
     if check_finite and not math.isfinite(float(result.losses.sum())):
         pairs = zip(chosen, result.losses.tolist(), strict=True)
@@ -200,19 +214,31 @@ def sandwich_step(
     return result
 
 
+def _check_wrapping(net: Supernet, *, together: bool) -> None:
+    """Raise where somebody else runs backward, or has sharded or wrapped the network since the supernet was built."""
+    check_manual_optimization()
+    if getattr(net.model, "_is_fsdp_managed_module", False):
+        check_unsharded(net.model)
+    if together and net.model not in _unwrapped:
+        check_unsharded(net.model)
+        check_unwrapped(net.model)
+        _unwrapped.add(net.model)
+
+
 @contextmanager
-def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -> Iterator[None]:
+def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: bool, dropout: bool) -> Iterator[None]:
     """Within it, a subnet is ready for one forward and backward of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
         device = model_device(net.model).type
+        frozen = _frozen(net, subnet, config)
         # On a CPU, a gradient is still in the cache when it moves on at once.
         together = gradients_together(subnet) if device == "cuda" else nullcontext()
         # Also where autocast copies weights: gradients of dense ones move on without another copy.
         lower = castable(net.model, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
         try:
-            with dense, together:
+            with frozen, dense, together:
                 yield
         finally:
             if not dropout:
@@ -220,8 +246,24 @@ def _prepared(net: Supernet, subnet: nn.Module, *, first: bool, dropout: bool) -
     elif first:
         yield
     else:  # a random width may round to the widest; then it behaves like every other of them
-        with _passing(subnet, dropout=dropout):
+        written = (*net.effects.written, *(name for pair in net.effects.norms for name in pair))
+        with _passing(subnet, dropout=dropout), kept_buffers(subnet, written):
             yield
+
+
+def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractContextManager[None]:
+    """Lets a subnet train with frozen batch norms, if there are any."""
+    if not net.frozen_norms.any:
+        return nullcontext()
+    if net.model.training or any(module.training for module in net.model.modules()):
+        return net.frozen_norms.training_pass(config, subnet, net.label(config))
+    if not net.statistics.is_usable(config):
+        raise UncalibratedError(
+            f"sandwich_step on a network in evaluation mode, whose width {net.label(config)} has no up-to-date "
+            "batch-norm statistics: call net.model.train() before the step. To freeze batch norms, call .eval() on "
+            "them alone after that"
+        )
+    return nullcontext()
 
 
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
@@ -229,25 +271,21 @@ def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
     pairs = _pairs.get(subnet)
     if pairs is None:  # walking through modules takes longer than the rest of a step around a small network
         below = list(zip(model.modules(), subnet.modules(), strict=True))[1:]
-        pairs = _pairs[subnet] = [(ours, theirs, _is_dropout(theirs)) for ours, theirs in below]
-    for ours, theirs, drops in ((model, subnet, _is_dropout(subnet)), *pairs):
+        pairs = _pairs[subnet] = [(ours, theirs, is_dropout(theirs)) for ours, theirs in below]
+    for ours, theirs, drops in ((model, subnet, is_dropout(subnet)), *pairs):
         training = ours.training and (dropout or not drops)
         if theirs.training != training:
             theirs.training = training
 
 
-def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("DropPath", "StochasticDepth")
-
-
 @contextmanager
 def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
     """Within it, batch norms in training store nothing and, without `dropout`, dropout layers rest."""
-    norms = [norm for norm in norm_modules(model).values() if norm.training]
+    norms = [norm for norm in norm_modules(model).values() if norm.training and not stubborn(norm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with module_modes(model):
         for module in model.modules():
-            module.training = module.training and (dropout or not _is_dropout(module))
+            module.training = module.training and (dropout or not is_dropout(module))
         try:
             for norm in norms:
                 norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -1,0 +1,98 @@
+"""Gradients of parts that are needed at full size: sparse ones, and those that hooks of the user watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from anywidth.groups.narrow import Place
+
+__all__ = ["accumulate", "scatter", "watched"]
+
+
+def watched(parameter: nn.Parameter) -> bool:
+    """Whether the user has registered hooks on a parameter's gradient.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> before = watched(weight)
+    >>> handle = weight.register_hook(lambda gradient: gradient.clamp(-1, 1))
+    >>> before, watched(weight)
+    (False, True)
+    """
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+@torch.no_grad()
+def accumulate(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor) -> None:
+    """Add the gradient of a part to that of its whole parameter, in place, as autograd would.
+
+    The user's hooks run in the order of a backward pass: those of `register_hook` on the full gradient (zeros outside
+    the part), which they may replace, then the addition, then those of `register_post_accumulate_grad_hook`. A sparse
+    gradient stays sparse as long as nothing dense is added to it.
+
+    Args:
+        parameter: The supernet's parameter.
+        kept: Which positions of each dimension the part holds.
+        gradient: The part's gradient.
+    """
+    gradient = gradient.detach()
+    if gradient.is_sparse:
+        full = _widened(parameter, kept, gradient.coalesce())
+    else:
+        full = torch.zeros_like(parameter, dtype=gradient.dtype)
+        scatter(full, kept, gradient)
+    for hook in list((parameter._backward_hooks or {}).values()):
+        result = hook(full)
+        if result is not None:
+            full = result
+    before = parameter.grad
+    if before is None:
+        parameter.grad = full
+    elif before.is_sparse:
+        parameter.grad = (before + full).coalesce() if full.is_sparse else full.add(before)
+    else:
+        before.detach().add_(full)
+    for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
+        hook(parameter)
+
+
+def scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
+    """Add a gradient to the kept positions of a larger one, in place.
+
+    >>> target = torch.zeros(4)
+    >>> scatter(target, [torch.tensor([0, 2])], torch.ones(2))
+    >>> target
+    tensor([1., 0., 1., 0.])
+    """
+    indices: list[tuple[int, Tensor]] = []
+    for dim, k in enumerate(kept):
+        if isinstance(k, int):
+            target = target.narrow(dim, 0, k)
+        elif k is not None:
+            assert isinstance(k, Tensor)
+            indices.append((dim, k))
+    if not indices:
+        target.add_(gradient)
+    elif len(indices) == 1:
+        target.index_add_(*indices[0], gradient)
+    else:
+        grid = [torch.arange(size, device=target.device) for size in target.shape]
+        for dim, index in indices:
+            grid[dim] = index
+        mesh = [g.reshape([-1 if i == d else 1 for i in range(len(grid))]) for d, g in enumerate(grid)]
+        target.index_put_(tuple(mesh), gradient, accumulate=True)
+
+
+def _widened(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor) -> Tensor:
+    """A sparse gradient of the whole: the same rows, at their places in the whole, with zeros where nothing is kept."""
+    sparse = gradient.sparse_dim()
+    rows = gradient.indices().clone()
+    for dim, place in enumerate(kept[:sparse]):
+        if isinstance(place, Tensor):
+            rows[dim] = place[rows[dim]]
+    values = gradient.values()
+    full = values.new_zeros((values.shape[0], *parameter.shape[sparse:]))
+    scatter(full, [None, *kept[sparse:]], values)
+    return torch.sparse_coo_tensor(rows, full, parameter.shape, check_invariants=False).coalesce()

@@ -1,0 +1,101 @@
+"""Gradients of several processes that nobody has averaged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch.distributed as dist
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+__all__ = ["note_gradients", "note_synchronised"]
+
+_MESSAGE = (
+    "{count} processes train, and nobody synchronised the gradients of sandwich_step: every process is training a "
+    "network of its own. Call anywidth.training.sync_gradients(net.parameters()) before optimizer.step(), and "
+    "anywidth.training.same_start(net.model) once before training"
+)
+
+
+@dataclass
+class _Note:
+    """What the gradients of a step were like when it ended; one parameter stands for all."""
+
+    witness: ref[nn.Parameter]
+    weight: int
+    gradient: tuple[int, int]
+    collectives: int | None
+
+
+_notes: WeakKeyDictionary[nn.Module, _Note] = WeakKeyDictionary()
+_warned = False
+
+
+def note_gradients(model: nn.Module) -> None:
+    """Remember that a step has added gradients to the parameters of a model, in one of several processes.
+
+    An optimizer that steps before somebody synchronises them warns, once. So does the next step here, if the weights
+    have changed without an optimizer of torch.
+    """
+    _listen()
+    before = _notes.pop(model, None)
+    if before is not None and (parameter := before.witness()) is not None and parameter._version != before.weight:
+        _warn()
+    witness = next((p for p in model.parameters() if p.grad is not None), None)
+    if witness is not None:
+        _notes[model] = _Note(ref(witness), witness._version, _state(witness), _collectives())
+
+
+def note_synchronised(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget the steps that have added gradients to these parameters."""
+    if not _notes:
+        return
+    known = set(map(id, parameters))
+    for model, note in list(_notes.items()):
+        if id(note.witness()) in known:
+            del _notes[model]
+
+
+@cache
+def _listen() -> None:
+    register_optimizer_step_pre_hook(_before_step)
+
+
+def _before_step(optimizer: Optimizer, *_: Any) -> None:
+    if not _notes:
+        return
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for model, note in list(_notes.items()):
+        witness = note.witness()
+        if witness is None or id(witness) not in known:
+            continue
+        del _notes[model]
+        # Whoever averages gradients in another way runs a collective operation, and writes to them.
+        alone = note.collectives is not None and note.collectives == _collectives()
+        if alone or note.gradient == _state(witness):
+            _warn()
+
+
+def _warn() -> None:
+    global _warned
+    if not _warned and dist.is_initialized():
+        _warned = True
+        warnings.warn(_MESSAGE.format(count=dist.get_world_size()), stacklevel=3)
+
+
+def _state(parameter: nn.Parameter) -> tuple[int, int]:
+    return id(parameter.grad), -1 if parameter.grad is None else parameter.grad._version
+
+
+def _collectives() -> int | None:
+    """How many collective operations the process groups have run; None if they do not tell."""
+    try:
+        groups = list(dist.distributed_c10d._world.pg_map)
+        return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return None
