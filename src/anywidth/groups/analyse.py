@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis
+from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.forward import forward_of
+from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
+from anywidth.groups.refuse import check_model
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import capture, double_batch, modes_differ, normalise_inputs, without_collection
+from anywidth.groups.trace import capture, double_batch, normalise_inputs, without_collection
+from anywidth.groups.untouched import untouched
 from anywidth.groups.verify import verify
 
 __all__ = ["analyse"]
@@ -18,6 +23,8 @@ __all__ = ["analyse"]
 
 def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Analysis:
     """The channel groups of a model.
+
+    Everything runs on copies. The model itself, random numbers and other global state are as before afterwards.
 
     Args:
         model: Any module that `torch.export` can capture.
@@ -27,24 +34,16 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
     Raises:
         AnalysisError: the model cannot be copied, captured or run on the inputs.
     """
-    _check_copies(model)
+    check_model(model)
     inputs = normalise_inputs(example_inputs)
-    modes: tuple[bool, ...] = (False,)
-    with without_collection():
-        if modes_differ(model, double_batch(inputs)):
-            modes, inputs = (True, False), double_batch(inputs)
-        captures = [capture(model, inputs, training=training) for training in modes]
-        found = propagate(model, captures)
-    return verify(model, found, captures, inputs) if proof else solve(model, found)
-
-
-def _check_copies(model: nn.Module) -> None:
-    """Subnets are copies, which is impossible of tensors that autograd computed and a module keeps."""
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                raise AnalysisError(
-                    f"{f'{path}.{name}' if path else name} is a tensor computed with gradients, so that the model "
-                    "cannot be copied. If torch.nn.utils.weight_norm made it, use "
-                    "torch.nn.utils.parametrizations.weight_norm instead; if a forward keeps it, detach it"
-                )
+    with untouched(model):
+        with without_collection():
+            seen = probe(model, double_batch(inputs))
+            twin = duplicate(model, stand_ins(model), seen.written)
+            modes: tuple[bool, ...] = (False,)
+            if seen.modes_differ:
+                modes, inputs = (True, False), double_batch(inputs)
+            captures = [capture(twin, inputs, training=training) for training in modes]
+            found = propagate(twin, captures)
+        analysis = verify(twin, found, captures, inputs) if proof else solve(twin, found)
+    return replace(analysis, written=seen.written, forward=forward_of(captures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +137,9 @@ class Analysis:
     """Everything known about one model's channels.
 
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
-    every name to the first name of the same tensor; `attributes` says by module path which integers follow.
+    every name to the first name of the same tensor; `attributes` says by module path which integers follow; `written`
+    says by module path which attributes forwards write, and what copies begin with instead; `forward` is what the
+    captured forwards do, one line per operator.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -147,6 +150,8 @@ class Analysis:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
+    written: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    forward: tuple[str, ...] = ()
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:
