@@ -9,7 +9,7 @@ from torch import nn
 
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.duplicate import duplicate, stand_ins
-from anywidth.groups.forward import forward_of
+from anywidth.groups.forward import attributes_of, forward_of
 from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
 from anywidth.groups.refuse import check_model
@@ -18,7 +18,7 @@ from anywidth.groups.trace import capture, double_batch, normalise_inputs, witho
 from anywidth.groups.untouched import untouched
 from anywidth.groups.verify import verify
 
-__all__ = ["analyse"]
+__all__ = ["analyse", "forward_now"]
 
 
 def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Analysis:
@@ -46,4 +46,13 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
             captures = [capture(twin, inputs, training=training) for training in modes]
             found = propagate(twin, captures)
         analysis = verify(twin, found, captures, inputs) if proof else solve(twin, found)
-    return replace(analysis, written=seen.written, forward=forward_of(captures))
+    return replace(analysis, written=seen.written, forward=forward_of(captures[-1]), plain=attributes_of(model))
+
+
+def forward_now(model: nn.Module, example_inputs: Any, analysis: Analysis) -> tuple[str, ...]:
+    """What the forward of a model does, as `Analysis.forward`; captured anew if its attributes have changed since."""
+    if attributes_of(model) == analysis.plain:
+        return analysis.forward
+    with untouched(model), without_collection():
+        twin = duplicate(model, stand_ins(model), analysis.written)
+        return forward_of(capture(twin, normalise_inputs(example_inputs), training=False))

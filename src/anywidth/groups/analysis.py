@@ -139,7 +139,7 @@ class Analysis:
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
     every name to the first name of the same tensor; `attributes` says by module path which integers follow; `written`
     says by module path which attributes forwards write, and what copies begin with instead; `forward` is what the
-    captured forwards do, one line per operator.
+    captured forward does, one line per operator; `plain` has the numbers, strings and flags of every module then.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -152,6 +152,7 @@ class Analysis:
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
     written: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     forward: tuple[str, ...] = ()
+    plain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import copyreg
 import functools
@@ -225,10 +226,8 @@ class _Duplicator:
         if made is None:
             made = self.memo[id(cell)] = types.CellType()
             self.alive.append(cell)
-            try:
+            with contextlib.suppress(ValueError):  # of an empty cell
                 made.cell_contents = self._rebound(cell.cell_contents)
-            except ValueError:  # an empty cell
-                pass
         return made
 
     def _rebound(self, value: Any) -> Any:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from anywidth.groups.trace import Capture
 
-__all__ = ["forward_of", "uses_of"]
+__all__ = ["attributes_of", "forward_of", "uses_of"]
 
 _IGNORED = {
     "aten.dropout": (1,),  # the probability
@@ -27,37 +27,51 @@ _IGNORED = {
     "aten.rrelu": (4,),
 }
 """Arguments that mean nothing for what a trained network computes, by operator."""
+_PLAIN = (bool, int, float, str)
+_TRAINING_ONLY = ("drop", "momentum", "checkpointing", "prob", "seed")
 _SKIPPED = ("aten._assert_tensor_metadata", "aten.detach", "aten.lift_fresh_copy", "aten.alias")
 
 
-def forward_of(captures: Sequence[Capture]) -> tuple[str, ...]:
-    """One line per operator of every captured forward: module, operator, arguments; constants by their digest.
+def forward_of(capture: Capture) -> tuple[str, ...]:
+    """One line per operator of a forward in evaluation mode: module, operator, arguments; constants by their digest.
 
     Probabilities of dropout, momenta, devices and floating-point types are left out, as they may differ.
     """
     lines: list[str] = []
-    for capture in captures:
-        lines.append("training" if capture.training else "evaluation")
-        names: dict[Node, str] = {}
-        for node in capture.program.graph.nodes:
-            if node.op == "placeholder":
-                names[node] = _placeholder(node, capture, len(names))
-                continue
-            target = str(node.target)
-            base = target.rsplit(".", 1)[0]
-            if base in _SKIPPED and node.all_input_nodes:
-                names[node] = names[node.all_input_nodes[0]]
-                continue
-            ignored = _IGNORED.get(base, ())
-            arguments = [_argument(a, names) for i, a in enumerate(node.args) if i not in ignored]
-            arguments += [
-                f"{key}={_argument(value, names)}"
-                for key, value in node.kwargs.items()
-                if key not in ("device", "pin_memory", "layout", "dropout_p")
-            ]
-            names[node] = f"%{len(names)}"
-            lines.append(f"{_module(node)}: {names[node]} = {target}({', '.join(arguments)})")
+    names: dict[Node, str] = {}
+    for node in capture.program.graph.nodes:
+        if node.op == "placeholder":
+            names[node] = _placeholder(node, capture, len(names))
+            continue
+        target = str(node.target)
+        base = target.rsplit(".", 1)[0]
+        if base in _SKIPPED and node.all_input_nodes:
+            names[node] = names[node.all_input_nodes[0]]
+            continue
+        ignored = _IGNORED.get(base, ())
+        arguments = [_argument(a, names) for i, a in enumerate(node.args) if i not in ignored]
+        arguments += [
+            f"{key}={_argument(value, names)}"
+            for key, value in node.kwargs.items()
+            if key not in ("device", "pin_memory", "layout", "dropout_p")
+        ]
+        names[node] = f"%{len(names)}"
+        lines.append(f"{_module(node)}: {names[node]} = {target}({', '.join(arguments)})")
     return tuple(lines)
+
+
+def attributes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The class of every module, and its numbers, strings and flags, without those that matter in training only."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, module in model.named_modules():
+        found[path] = {"class": type(module).__name__}
+        for name, value in vars(module).items():
+            if name != "training" and not name.startswith("_") and not any(word in name for word in _TRAINING_ONLY):
+                if isinstance(value, _PLAIN):
+                    found[path][name] = value
+                elif isinstance(value, (tuple, list)) and len(value) < 16 and all(isinstance(v, _PLAIN) for v in value):
+                    found[path][name] = list(value)
+    return found
 
 
 def uses_of(forward: Sequence[str], tensor: str) -> list[tuple[str, str, str]]:

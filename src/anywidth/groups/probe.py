@@ -105,9 +105,7 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
     except Exception:  # they are needed
         return False
     full, now = model.get_submodule, shadow.get_submodule
-    return all(
-        refilled(full(path).__dict__[name], now(path).__dict__.get(name)) for path, name, _ in trial
-    )
+    return all(refilled(full(path).__dict__[name], now(path).__dict__.get(name)) for path, name, _ in trial)
 
 
 def _shadow(model: nn.Module, meta: bool, values: Written) -> nn.Module:

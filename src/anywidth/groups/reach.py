@@ -91,7 +91,9 @@ def behind(reference: Any) -> Any:
 
 def _collect(values: Iterable[Any], owned: set[int]) -> None:
     for value in values:
-        if type(value) in weakref.ProxyTypes or isinstance(value, (*_LEAVES, nn.Module, types.FunctionType, types.MethodType, functools.partial)):
+        if type(value) in weakref.ProxyTypes or isinstance(
+            value, (*_LEAVES, nn.Module, types.FunctionType, types.MethodType, functools.partial)
+        ):
             continue
         if id(value) in owned:
             continue

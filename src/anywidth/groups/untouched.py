@@ -22,7 +22,8 @@ _DEPTH = 6
 def untouched(model: nn.Module) -> Iterator[None]:
     """Context manager that puts everything back that a forward of a copy of the model may have changed.
 
-    Random numbers (Python's, NumPy's, torch's), the grad mode and the default dtype; attributes of the classes of the
+    Random numbers start from the same seed in it, so that what is found does not depend on them. Back come their states
+    (Python's, NumPy's, torch's), the grad mode and the default dtype; attributes of the classes of the
     modules; and attributes of the modules, which code finds by a global variable, say.
     """
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
@@ -38,6 +39,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for value in values.values():
             _note(value, contents, 0)
     try:
+        random.seed(0)
+        np.random.seed(0)
+        torch.random.default_generator.manual_seed(0)
         yield
     finally:
         random.setstate(states[0])

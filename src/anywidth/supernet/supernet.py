@@ -18,13 +18,13 @@ from anywidth.errors import CheckpointError, WidthError
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
 from anywidth.groups.trace import Inputs, normalise_inputs
-from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
+from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
 from anywidth.supernet.extract import extract
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
-from anywidth.supernet.switches import Switches, check_switches
+from anywidth.supernet.switches import Switches, check_distinct, check_switches
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
@@ -91,9 +91,10 @@ class Supernet:
         min_width = fixed[0] if fixed else min_width
         inputs = normalise_inputs(example_inputs)
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
-        if order is not None:
-            reorder_(model, self.analysis, inputs, order)
         self._set_averaging(average_inputs)
+        check_distinct({width: self.config(width) for width in fixed})
+        if order is not None:  # last, because it changes the model
+            reorder_(model, self.analysis, inputs, order)
         if fixed:
             self._set_switches(fixed, affine=switch_affine)
         if self.elastic_share < 0.5:
@@ -135,9 +136,8 @@ class Supernet:
         self._full = self.config(1.0)
 
     def _set_averaging(self, wanted: bool) -> None:
-        if wanted:
-            check_untied(self.model)
         self.average_inputs = wanted
+        self._averaging = averaging_layers(self.model, self.analysis) if wanted else ()
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
         switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
@@ -284,7 +284,7 @@ class Supernet:
         private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
         dense = extract(self.model, self.analysis, config, private, calibrated=calibrated)
         if self.average_inputs:
-            fold_average_(self.model, dense)
+            fold_average_(self.model, dense, self._averaging)
         return dense
 
     def summary(self) -> str:
@@ -308,7 +308,7 @@ class Supernet:
 
         subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
         if self.average_inputs:
-            average_inputs_(self.model, subnet)
+            average_inputs_(self.model, subnet, self._averaging)
         norms = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
