@@ -92,7 +92,7 @@ class Supernet:
         inputs = normalise_inputs(example_inputs)
         self._set_up(model, inputs, analyse(model, inputs), divisor, min_width, frozen, ratios or {}, cache_size)
         self._set_averaging(average_inputs)
-        check_distinct({width: self.config(width) for width in fixed})
+        check_distinct((width, self.config(width)) for width in fixed)
         if order is not None:  # last, because it changes the model
             reorder_(model, self.analysis, inputs, order)
         if fixed:

@@ -33,20 +33,20 @@ def check_switches(widths: Iterable[float]) -> tuple[float, ...]:
     return tuple(chosen)
 
 
-def check_distinct(configs: Mapping[float, WidthConfig]) -> None:
+def check_distinct(switches: Iterable[tuple[float, WidthConfig]]) -> None:
     """Raise if two switches have the same channels everywhere.
 
     Raises:
         WidthError: with their widths.
     """
     widths: dict[WidthConfig, float] = {}
-    for width, config in configs.items():
-        other = widths.setdefault(config, width)
-        if other != width:
+    for width, config in switches:
+        if config in widths:
             raise WidthError(
-                f"switches {other:g} and {width:g} are the same network after rounding channels; "
+                f"switches {widths[config]:g} and {width:g} are the same network after rounding channels; "
                 "leave one out, or lower the divisor"
             )
+        widths[config] = width
 
 
 class Switches:
@@ -75,8 +75,7 @@ class Switches:
         Raises:
             WidthError: another switch has the same channels everywhere.
         """
-        if config in self.widths:
-            check_distinct({self.widths[config]: config, width: config})
+        check_distinct([*((known, other) for other, known in self.widths.items()), (width, config)])
         self.widths[config] = width
         self.widths = dict(sorted(self.widths.items(), key=lambda item: item[1]))
         if width == 1.0:
