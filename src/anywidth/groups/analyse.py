@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.explain import own_error
 from anywidth.groups.forward import attributes_of, forward_of
 from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
@@ -46,6 +48,9 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True) -> Ana
             captures = [capture(twin, inputs, training=training) for training in modes]
             found = propagate(twin, captures)
         analysis = verify(twin, found, captures, inputs) if proof else solve(twin, found)
+        wrong = None if analysis.elastic else own_error(twin, inputs, training=False)
+    if wrong is not None:  # captures are made without numbers, where some types of inputs pass
+        raise AnalysisError(wrong)
     return replace(analysis, written=seen.written, forward=forward_of(captures[-1]), plain=attributes_of(model))
 
 

@@ -15,7 +15,7 @@ from anywidth.groups.duplicate import duplicate, stand_ins
 if TYPE_CHECKING:
     from anywidth.groups.trace import Inputs
 
-__all__ = ["explain"]
+__all__ = ["explain", "own_error"]
 
 _DATA_DEPENDENT = ("data-dependent", "data dependent", "GuardOnDataDependent", "_local_scalar_dense", "aten::nonzero")
 _WIDTH = 200
@@ -32,14 +32,9 @@ def explain(model: nn.Module, twin: nn.Module, inputs: Inputs, error: Exception,
         training: The mode of the copy.
     """
     name = type(model).__name__
-    given = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
-    own = _own_error(model, inputs, training)
+    own = own_error(model, inputs, training=training)
     if own is not None:
-        where = _where(own[0], own[1])
-        return (
-            f"{name} does not run on example_inputs (shapes {given}){where}: {type(own[0]).__name__}: "
-            f"{_short(own[0])}. Give inputs with which model(*example_inputs) runs"
-        )
+        return own
     where = _where(error, twin)
     text = f"{type(error).__name__}: {error}"
     if any(sign in text for sign in _DATA_DEPENDENT):
@@ -54,14 +49,18 @@ def explain(model: nn.Module, twin: nn.Module, inputs: Inputs, error: Exception,
     )
 
 
-def _own_error(model: nn.Module, inputs: Inputs, training: bool) -> tuple[Exception, nn.Module] | None:
-    """The error of the model's own forward, without any capture."""
+def own_error(model: nn.Module, inputs: Inputs, *, training: bool) -> str | None:
+    """Why the forward of a model fails without any capture; None if it runs."""
     twin = duplicate(model, stand_ins(model, buffers=True)).train(training)
     try:
         with torch.no_grad():
             inputs.map(torch.clone).call(twin)
     except Exception as error:
-        return error, twin
+        given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs.tensors())
+        return (
+            f"{type(model).__name__} does not run on example_inputs ({given}){_where(error, twin)}: "
+            f"{type(error).__name__}: {_short(error)}. Give inputs with which model(*example_inputs) runs"
+        )
     return None
 
 

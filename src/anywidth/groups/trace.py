@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import logging
 import warnings
 from collections import Counter
@@ -162,7 +164,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         AnalysisError: the model cannot be captured; the message says where in its code, and why.
     """
     twin = duplicate(model, stand_ins(model)).train(training)
-    with quiet_export():
+    with quiet_export(), contextlib.redirect_stderr(io.StringIO()):  # where a failing export prints its graph
         try:
             program = torch.export.export(twin, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
