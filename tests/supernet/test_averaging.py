@@ -110,12 +110,11 @@ def sequence(layer: nn.Module) -> nn.Module:
     ("model", "named"),
     [
         (lambda: sequence(nn.utils.parametrizations.weight_norm(nn.Linear(32, 5))), "on 2:"),
-        (lambda: sequence(nn.utils.parametrizations.spectral_norm(nn.Linear(32, 5))), "on 2:"),
         (lambda: sequence(Standardised(32, 5)), "on 2:"),
         (Attending, "on attention.out_proj:"),
         (Reading, "on inner:"),
     ],
-    ids=["weight norm", "spectral norm", "standardised", "attention", "functional"],
+    ids=["weight norm", "standardised", "attention", "functional"],
 )
 def test_layers_whose_weight_takes_no_factor_sum_as_before(model: Callable[[], nn.Module], named: str) -> None:
     x = torch.randn(2, 6, 4)

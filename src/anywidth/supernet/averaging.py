@@ -92,7 +92,7 @@ def _is_direct(path: str, analysis: Analysis) -> bool:
     """Whether the weight of a layer only serves as that of the layer's operator."""
     name = f"{path}.weight" if path else "weight"
     for user, operator, arguments in uses_of(analysis.forward, name):
-        as_weight = arguments.rstrip(")").split(", ")[1] == f"<{name}>"
+        as_weight = arguments.rstrip(")").split(", ")[1:2] == [f"<{name}>"]
         if user != path or operator.rpartition(".")[0] not in _DIRECT or not as_weight:
             return False
     return True
