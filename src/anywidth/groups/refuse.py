@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anywidth.errors import AnalysisError
 
@@ -59,7 +60,7 @@ def _tensor_reason(tensor: Tensor) -> str | None:
         return f"is quantized ({tensor.dtype}); narrow the float model and quantize afterwards"
     if tensor.layout != torch.strided:
         return f"is sparse ({tensor.layout}); make it dense: tensor.to_dense()"
-    if torch.utils._python_dispatch.is_traceable_wrapper_subclass(tensor):
+    if is_traceable_wrapper_subclass(tensor):
         return (
             f"is a {type(tensor).__name__}, which is not an ordinary tensor (sharded or quantized); make the supernet "
             "from the plain model, before it is sharded or quantized"

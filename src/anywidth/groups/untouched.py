@@ -41,7 +41,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     try:
         random.seed(0)
         np.random.seed(0)
-        torch.random.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         yield
     finally:
         random.setstate(states[0])
