@@ -44,7 +44,7 @@ def difference(
     >>> one = ["act: %2 = aten.relu.default(%1)"], {"act": {"class": "ReLU"}}
     >>> two = ["act: %2 = aten.tanh.default(%1)"], {"act": {"class": "Tanh"}}
     >>> difference(one, two)
-    "act is a ReLU in the file and a Tanh in the model (relu, now tanh)"
+    'act is a ReLU in the file and a Tanh in the model (relu, now tanh)'
     """
     if not by_lines:
         return _attributes(saved[1], found[1], list(found[1]))
