@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import AnalysisError
 from proofs import assert_like_slicing, configs
 from zoo import Case
 
@@ -154,10 +153,3 @@ def test_layers_that_freeze_what_enters_them_say_why(name: str) -> None:
     assert reason in frozen
     assert "after" in {group.name for group in net.analysis.elastic}
     check_subnets(net, case.example(1), training=False)  # spectral norm moves its vectors in training
-
-
-def test_a_weight_kept_with_its_gradient_is_named() -> None:
-    with pytest.warns(FutureWarning, match="weight_norm"):
-        model = nn.Sequential(nn.Linear(6, 8), nn.utils.weight_norm(nn.Linear(8, 4)))
-    with pytest.raises(AnalysisError, match=r"1\.weight is a tensor computed with gradients.*parametrizations"):
-        aw.Supernet(model, torch.randn(2, 6))

@@ -41,11 +41,12 @@ def test_parameters_of_both_modes_are_narrowed(kind) -> None:
 
 
 def test_one_path_is_captured_once() -> None:
-    from anywidth.groups.trace import modes_differ, normalise_inputs
+    from anywidth.groups.probe import probe
+    from anywidth.groups.trace import normalise_inputs
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.0), nn.Linear(8, 2))
-    assert not modes_differ(model, normalise_inputs(X))
-    assert modes_differ(Heads("module"), normalise_inputs(X))
+    assert not probe(model, normalise_inputs(X)).modes_differ
+    assert probe(Heads("module"), normalise_inputs(X)).modes_differ
 
 
 class Sizes(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import WidthError
+from anywidth.errors import NoEffectWarning, WidthError
 from proofs import assert_close
 
 
@@ -71,3 +72,53 @@ def test_shared_weights_are_refused() -> None:
     model[2].weight = model[0].weight
     with pytest.raises(WidthError, match="shared weight of 0"):
         aw.Supernet(model, torch.randn(1, 8), divisor=2, average_inputs=True)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(4, 32), nn.Linear(32, 5)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        nn.init.normal_(self.attention.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        return self.head(self.attention(h, h, h, need_weights=False)[0])
+
+
+class Standardised(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+class Reading(nn.Module):
+    """Its second layer's weight is used without calling the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.head = nn.Linear(4, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(self.enter(x).relu(), self.inner.weight).relu())
+
+
+def sequence(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), layer)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (lambda: sequence(nn.utils.parametrizations.weight_norm(nn.Linear(32, 5))), "on 2:"),
+        (lambda: sequence(Standardised(32, 5)), "on 2:"),
+        (Attending, "on attention.out_proj:"),
+        (Reading, "on inner:"),
+    ],
+    ids=["weight norm", "standardised", "attention", "functional"],
+)
+def test_layers_whose_weight_takes_no_factor_sum_as_before(model: Callable[[], nn.Module], named: str) -> None:
+    x = torch.randn(2, 6, 4)
+    with pytest.warns(NoEffectWarning, match=named):
+        net = aw.Supernet(model().eval(), x, average_inputs=True)
+    with torch.no_grad():
+        assert_close(net.extract(0.5)(x), net.subnet(0.5)(x), 1e-6)

@@ -219,7 +219,7 @@ def test_foreign_safetensors(saved: Path) -> None:
     refused(saved, "not written by anywidth")
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"format": 1}', '"x"'])
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"format": 2}', '"x"'])
 def test_damaged_settings_in_the_tensors(saved: Path, text: str) -> None:
     rewrite(saved, lambda _: text)
     refused(saved, "settings; restore it|settings .*; restore it")
@@ -228,6 +228,19 @@ def test_damaged_settings_in_the_tensors(saved: Path, text: str) -> None:
 def test_format_of_another_version(saved: Path) -> None:
     rewrite(saved, lambda settings: json.dumps({**settings, "format": 99}))
     refused(saved, "format 99 .*update anywidth")
+    rewrite(saved, lambda settings: json.dumps({"format": 1, "model": settings["model"]}))
+    refused(saved, "format 1 and this version reads 2; train again, or load it with the version that wrote it")
+
+
+@pytest.mark.parametrize("name", ["model/head.bias", "model/stem.0.weight"])
+def test_a_single_number_that_was_altered(saved: Path, name: str) -> None:
+    content = bytearray((saved / TENSORS).read_bytes())
+    with safe_open(saved / TENSORS, "pt") as file:
+        value = file.get_tensor(name)
+    start = bytes(content).index(value.contiguous().numpy().tobytes())
+    content[start] ^= 1
+    (saved / TENSORS).write_bytes(bytes(content))
+    refused(saved, "was altered after it was written")
 
 
 def test_statistics_of_a_config_that_does_not_fit(saved: Path) -> None:
@@ -246,6 +259,16 @@ def test_statistics_that_are_missing(saved: Path) -> None:
         metadata = file.metadata()
     victim = next(name for name in tensors if name.startswith("statistics/"))
     save_file({k: v for k, v in tensors.items() if k != victim}, saved / TENSORS, metadata)
+    refused(saved, "was altered after it was written")
+
+
+def test_statistics_without_a_label_for_them(saved: Path) -> None:
+    def change(settings: dict[str, Any]) -> str:
+        first = next(iter(settings["statistics"]))
+        settings["statistics"]["0" * len(first)] = settings["statistics"].pop(first)
+        return json.dumps(settings)
+
+    rewrite(saved, change)
     refused(saved, "damaged statistics for width")
 
 
@@ -283,9 +306,112 @@ def test_same_tensors_in_another_forward(saved: Path) -> None:
 
     model = Unsummed().double()
     before = model.head.weight.detach().clone()
-    with pytest.raises(CheckpointError, match="other channel groups"):
+    with pytest.raises(CheckpointError, match="computes something else: .*Residual in the file.*Unsummed"):
         aw.load(saved, model)
     assert torch.equal(model.head.weight, before)
+
+
+class Pooled(nn.Module):
+    """Attention pooling over the tokens that a mask keeps, with settings that no tensor shows."""
+
+    def __init__(
+        self, act: type[nn.Module] = nn.ReLU, heads: int = 4, eps: float = 1e-5, p: float = 0.1, scale: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.heads, self.constant = heads, torch.tensor(scale)
+        self.enter, self.act, self.norm = nn.Linear(4, 32), act(), nn.LayerNorm(32, eps=eps)
+        self.inner, self.score, self.drop = nn.Linear(32, 32), nn.Linear(32, 1), nn.Dropout(p)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor, mask: Tensor, training: bool = False) -> Tensor:
+        h = self.drop(self.act(self.norm(self.enter(x)))) * self.constant
+        batch, tokens, _ = h.shape
+        h = self.inner(h).view(batch, tokens, self.heads, -1).softmax(1).flatten(2)
+        weight = self.score(h).masked_fill(mask[..., None] == 0, -torch.inf).softmax(1)
+        return self.head((h * weight).sum(1))
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> tuple[aw.Supernet, Path]:
+    mask = torch.ones(2, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    net = aw.Supernet(Pooled().eval(), (torch.randn(2, 6, 4), mask), divisor=1)
+    return net, net.save(tmp_path / "pooled")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.4])
+def test_masks_and_the_rate_of_dropout(pooled: tuple[aw.Supernet, Path], p: float) -> None:
+    net, folder = pooled
+    again = aw.load(folder, Pooled(p=p).eval())
+    assert again.groups == net.groups
+    x, mask = net.inputs.args
+    assert torch.equal(again.inputs.args[1], mask)
+    assert_close(again.subnet(0.5)(x, mask), net.subnet(0.5)(x, mask), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"act": nn.Tanh}, r"act is a ReLU in the file and a Tanh in the model \(relu, now tanh\)"),
+        ({"heads": 8}, "heads of the model is 4 in the file and 8 in the model"),
+        ({"eps": 1e-3}, "eps of norm is 1e-05 in the file and 0.001 in the model"),
+        ({"scale": 3.0}, "computes something else: .*constant"),
+    ],
+)
+def test_a_model_that_differs_in_what_no_tensor_shows(
+    pooled: tuple[aw.Supernet, Path], other: dict[str, Any], message: str
+) -> None:
+    model = Pooled(**other).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        aw.load(pooled[1], model)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_an_attribute_that_was_changed_after_the_supernet_was_made(tmp_path: Path) -> None:
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 32), nn.LeakyReLU(0.1), nn.Linear(32, 2)), torch.randn(2, 4))
+    net.model[1].negative_slope = 0.3
+    net.save(tmp_path)
+    aw.load(tmp_path, nn.Sequential(nn.Linear(4, 32), nn.LeakyReLU(0.3), nn.Linear(32, 2)))
+    with pytest.raises(CheckpointError, match="negative_slope of 1 is 0.3 in the file and 0.1 in the model"):
+        aw.load(tmp_path, nn.Sequential(nn.Linear(4, 32), nn.LeakyReLU(0.1), nn.Linear(32, 2)))
+
+
+class Extra(nn.Module):
+    """A buffer that is not in the state dict, and a state that is not a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 32), nn.Linear(32, 5)
+        self.register_buffer("scale", torch.linspace(0.1, 3, 32), persistent=False)
+        self.history: dict[str, Any] = {"steps": 0}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.history
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.history = state
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu() * self.scale)
+
+
+def test_transient_buffers_and_extra_states(tmp_path: Path) -> None:
+    x = torch.randn(3, 4)
+    net = aw.Supernet(Extra(), x, order="l1")
+    history = {"steps": 7, "names": ["a", None], "mean": torch.arange(3), "pair": (1.5, True), 3: b"raw"}
+    net.model.history = history
+    again = aw.load(net.save(tmp_path), Extra())
+    assert str(again.model.history) == str(history)
+    for width in (0.5, 1.0):
+        assert_close(again.subnet(width)(x), net.subnet(width)(x), 1e-6)
+
+
+def test_an_extra_state_that_cannot_be_written(tmp_path: Path) -> None:
+    net = aw.Supernet(Extra(), torch.randn(3, 4))
+    net.model.history = {"object": object()}
+    with pytest.raises(CheckpointError, match="extra state _extra_state of type object cannot be saved"):
+        net.save(tmp_path)
 
 
 # -- building ----------------------------------------------------------------------------------------------

@@ -158,7 +158,9 @@ def normed(norm) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 32), norm(32), nn.ReLU(), nn.Linear(32, 32), norm(32), nn.Linear(32, 5))
 
 
-NORMS = pytest.mark.parametrize("norm", [Handmade, lambda c: Handmade(c, "torch"), Stubborn], ids=str)
+NORMS = pytest.mark.parametrize(
+    "norm", [Handmade, lambda c: Handmade(c, "torch"), Stubborn], ids=["functional", "torch", "stubborn"]
+)
 
 
 @NORMS

@@ -13,7 +13,7 @@ import numpy as np
 from anywidth.cost import macs, params
 from anywidth.errors import ExportError, WidthError
 from anywidth.export.check import TOLERANCE, check_outputs
-from anywidth.export.export import Exported
+from anywidth.export.export import Exported, format_of
 from anywidth.export.onnx_model import LARGEST, content, onnx_model
 from anywidth.export.program import DenseProgram, dense_program
 from anywidth.export.require import require_onnx
@@ -73,8 +73,13 @@ def export_ladder(
     >>> written.widths
     ('0.25', '0.5', '1')
     """
-    require_onnx()
     path = Path(path)
+    if format_of(path) != "onnx":
+        raise ExportError(
+            f"the ending of {path.name!r} means another format than ONNX, the only one that holds several widths; "
+            "end it in .onnx, or write each width with anywidth.export"
+        )
+    require_onnx()
     chosen = _distinct(net, widths)
     programs = [dense_program(net, width, dynamic_batch=dynamic_batch) for width in chosen]
     model = _assemble(net, chosen, programs)

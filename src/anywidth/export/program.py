@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from anywidth.errors import ExportError, first_line
 from anywidth.export.fold import fold_batch_norms_
 from anywidth.export.functional import make_activations_functional_
+from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.trace import Inputs, double_batch, quiet_export
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -90,6 +91,8 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_batch: bool) -> Exported
         for tensor in inputs.tensors():
             collection[tensor] = {0: batch} if tensor.ndim and tensor.shape[0] == size else None
         shapes = collection.dynamic_shapes(module, inputs.args, inputs.kwargs)
+    # Of a copy, because a forward may keep what belongs to the graph: a grid, and the shape for which it was made.
+    module = duplicate(module, stand_ins(module))
     return torch.export.export(module, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False)
 
 

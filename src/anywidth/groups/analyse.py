@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from anywidth.errors import AnalysisError
 from anywidth.groups.analysis import Analysis
+from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.explain import own_error
+from anywidth.groups.forward import attributes_of, forward_of
+from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
+from anywidth.groups.refuse import check_model
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import (
-    Capture,
-    Inputs,
-    capture,
-    double_batch,
-    modes_differ,
-    normalise_inputs,
-    without_collection,
-)
+from anywidth.groups.trace import Capture, Inputs, capture, double_batch, normalise_inputs, without_collection
+from anywidth.groups.untouched import untouched
 from anywidth.groups.verify import verify
 from anywidth.groups.wrappers import check_plain, local_norms
 
-__all__ = ["analyse"]
+__all__ = ["analyse", "forward_now"]
 
 
 def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, samples: int | None = None) -> Analysis:
     """The channel groups of a model.
+
+    Everything runs on copies. The model itself, random numbers and other global state are as before afterwards.
 
     Args:
         model: Any module that `torch.export` can capture.
@@ -42,23 +43,26 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
         raise AnalysisError(f"samples={samples!r}; give the number of samples in example_inputs, such as samples=1")
     check_plain(model)
-    _check_copies(model)
-    inputs = normalise_inputs(example_inputs)
-    modes: tuple[bool, ...] = (False,)
-    with without_collection(), local_norms(model):
-        if modes_differ(model, double_batch(inputs)):
-            modes, inputs = (True, False), double_batch(inputs)
-        captures, whole = _captures(model, inputs, modes)
-        found = propagate(model, captures)
-    if proof:
-        with local_norms(model):
-            analysis = verify(model, found, captures, inputs, run_training=not whole)
-    else:
-        analysis = solve(model, found)
-    # Capturing may have doubled the example, because batch norms cannot train on one sample.
-    copies = inputs.tensors()[0].numel() // max(1, normalise_inputs(example_inputs).tensors()[0].numel()) or 1
-    batch = find_samples(model, analysis, inputs, captures[-1], samples and samples * copies)
-    return per_sample(analysis, batch, copies)
+    check_model(model)
+    given = inputs = normalise_inputs(example_inputs)
+    with untouched(model), local_norms(model):
+        with without_collection():
+            seen = probe(model, double_batch(inputs))
+            twin = duplicate(model, stand_ins(model), seen.written)
+            modes: tuple[bool, ...] = (False,)
+            if seen.modes_differ:
+                modes, inputs = (True, False), double_batch(inputs)
+            captures, whole = _captures(twin, inputs, modes)
+            found = propagate(twin, captures)
+        analysis = verify(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
+        # Capturing may have doubled the example, because batch norms cannot train on one sample.
+        copies = inputs.tensors()[0].numel() // max(1, given.tensors()[0].numel()) or 1
+        batch = find_samples(twin, analysis, inputs, captures[-1], samples and samples * copies)
+        analysis = per_sample(analysis, batch, copies)
+        wrong = None if analysis.elastic else own_error(twin, inputs, training=False)
+    if wrong is not None:  # captures are made without numbers, where some types of inputs pass
+        raise AnalysisError(wrong)
+    return replace(analysis, written=seen.written, forward=forward_of(captures[-1]), plain=attributes_of(model))
 
 
 def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tuple[list[Capture], bool]:
@@ -89,13 +93,10 @@ def _with_backbone(model: nn.Module, error: AnalysisError) -> AnalysisError:
     )
 
 
-def _check_copies(model: nn.Module) -> None:
-    """Subnets are copies, which is impossible of tensors that autograd computed and a module keeps."""
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                raise AnalysisError(
-                    f"{f'{path}.{name}' if path else name} is a tensor computed with gradients, so that the model "
-                    "cannot be copied. If torch.nn.utils.weight_norm made it, use "
-                    "torch.nn.utils.parametrizations.weight_norm instead; if a forward keeps it, detach it"
-                )
+def forward_now(model: nn.Module, example_inputs: Any, analysis: Analysis) -> tuple[str, ...]:
+    """What the forward of a model does, as `Analysis.forward`; captured anew if its attributes have changed since."""
+    if attributes_of(model) == analysis.plain:
+        return analysis.forward
+    with untouched(model), without_collection():
+        twin = duplicate(model, stand_ins(model), analysis.written)
+        return forward_of(capture(twin, normalise_inputs(example_inputs), training=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +184,9 @@ class Analysis:
     `axes` maps the first name of every tensor with elastic dimensions to one entry per dimension; `names` maps
     every name to the first name of the same tensor; `attributes` says by module path which integers follow;
     `coincidences` are those that equal a number of channels and do not. `samples` is how many samples the example
-    inputs hold.
+    inputs hold. `written` says by module path which attributes forwards write, and what copies begin with instead;
+    `forward` is what the captured forward does, one line per operator; `plain` has the numbers, strings and flags of
+    every module then.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -196,6 +199,9 @@ class Analysis:
     attributes: Mapping[str, Mapping[str, Attribute]] = field(default_factory=dict)
     coincidences: tuple[Coincidence, ...] = ()
     samples: int = 1
+    written: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    forward: tuple[str, ...] = ()
+    plain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def elastic(self) -> tuple[ChannelGroup, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from anywidth.groups.adapters import adapt
 from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.trace import named_tensors
 
 __all__ = ["Place", "is_leading", "narrow", "take"]
@@ -39,17 +39,25 @@ def take(tensor: Tensor, kept: Sequence[Place]) -> Tensor:
     return tensor
 
 
-def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], bind: Bind) -> nn.Module:
+def narrow(
+    model: nn.Module,
+    analysis: Analysis,
+    units: npt.NDArray[np.int64],
+    bind: Bind,
+    *,
+    share_leaves: bool = False,
+) -> nn.Module:
     """A copy of `model` (same classes, same forward) whose tensors are what `bind` returns.
 
     `bind(name, tensor, kept)` is called once per parameter and buffer, by its first name. Integer attributes
-    that forwards read (groups, normalised shapes, numbers of features) are set to fit.
+    that forwards read (groups, normalised shapes, numbers of features) are set to fit, and what forwards wrote at full
+    width is left behind. `share_leaves` is that of `duplicate`.
     """
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model).items():
-        if id(tensor) not in memo:
+        if id(tensor) not in memo and not _is_cache(name, analysis):
             memo[id(tensor)] = bind(name, tensor, analysis.kept(analysis.names[name], units))
-    narrowed = copy.deepcopy(model, memo)
+    narrowed = duplicate(model, memo, analysis.written, share_leaves=share_leaves)
     for path, attributes in analysis.attributes.items():
         module = narrowed.get_submodule(path)
         for name, attribute in attributes.items():
@@ -59,9 +67,10 @@ def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], b
             module.__dict__[name] = type(before)(values) if isinstance(before, (tuple, list)) else values[0]
     for module in narrowed.modules():
         adapt(module)
-        for name, value in vars(module).items():
-            # A plain dict of tensors is a cache of the forward, filled at full width; it fills itself again.
-            cache = type(value) is dict and name not in ("_parameters", "_buffers")
-            if cache and value and all(isinstance(item, Tensor) for item in value.values()):
-                value.clear()
     return narrowed
+
+
+def _is_cache(name: str, analysis: Analysis) -> bool:
+    """Whether a buffer is one that a forward made."""
+    path, _, last = name.rpartition(".")
+    return last in analysis.written.get(path, {}).get("_buffers", {})

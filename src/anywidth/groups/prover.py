@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
-from anywidth.groups.trace import Capture, Inputs, module_modes, named_tensors
+from anywidth.groups.trace import Capture, Inputs, named_tensors
 
 __all__ = ["Failure", "Prover"]
 
@@ -62,8 +62,7 @@ class Prover:
         generator = torch.Generator().manual_seed(self.seed)
         tensors = {id(tensor): tensor for tensor in named_tensors(self.model).values()}
         made = {key: self._weight(tensor, generator) for key, tensor in tensors.items()}
-        with module_modes(self.model, False):
-            self._copy = copy.deepcopy(self.model, made).eval()
+        self._copy = duplicate(self.model, made).eval()
         if self._random:
             _randomise_statistics(self._copy, generator)
         self._inputs = self.inputs.map(self._cast)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import gc
+import io
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +17,10 @@ import torch
 import torch.fx.config
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from anywidth.errors import AnalysisError, first_line
+from anywidth.errors import AnalysisError
+from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.explain import explain
 from anywidth.groups.outputs import plain_outputs
 from anywidth.groups.subgraphs import flatten_graph
 
@@ -26,7 +29,6 @@ __all__ = [
     "Inputs",
     "capture",
     "double_batch",
-    "modes_differ",
     "module_modes",
     "named_tensors",
     "normalise_inputs",
@@ -125,83 +127,6 @@ def module_modes(model: nn.Module, training: bool | None = None) -> Iterator[Non
 
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put plain attributes of modules back at the end: forwards fill caches, and while tracing, with fake tensors."""
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
-    inside = [(value, dict(value)) for _, state in before for value in state.values() if type(value) is dict]
-    try:
-        yield
-    finally:
-        for module, state in before:
-            module.__dict__.clear()
-            module.__dict__.update(state)
-        for container, content in inside:
-            container.clear()
-            container.update(content)
-
-
-class _Called(TorchFunctionMode):
-    """Notes the functions of torch that a forward calls, on which parameters, and the shapes of what they return."""
-
-    def __init__(self, parameters: Mapping[int, str]) -> None:
-        super().__init__()
-        self.parameters = parameters
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = (*args, *(kwargs or {}).values())
-        used = tuple(self.parameters[id(argument)] for argument in given if id(argument) in self.parameters)
-        self.calls.append((func, getattr(result, "shape", None), used))
-        return result
-
-
-_DROPS = frozenset({"__get__", "empty", "new_empty", "bernoulli_", "div_", "mul"})
-"""Names of the functions that drop whole samples at random (stochastic depth); channels stay as they are."""
-
-
-def modes_differ(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether a forward does more with channels in training than in evaluation (auxiliary heads, say).
-
-    Told by the functions that it calls on the meta device, where no numbers are computed; a forward that cannot run
-    there counts as different. Capturing a graph takes many times longer.
-    """
-    calls: list[list[tuple[Any, ...]]] = []
-    fast_attention = torch.backends.mha.get_fastpath_enabled()  # for evaluation only, and not in captured graphs
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            shadow = copy.deepcopy(model, {id(t): _meta(t) for t in named_tensors(model).values()})
-            for module in shadow.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
-                    module.num_batches_tracked = None  # batch norms count in training, and nothing else is different
-            # Another head of the same shape is another path.
-            parameters = {id(parameter): name for name, parameter in shadow.named_parameters()}
-            for training in (True, False):
-                with _Called(parameters) as called:
-                    inputs.map(_meta).call(shadow.train(training))
-                calls.append(called.calls)
-    except Exception:  # whatever it is: the captures then run the forward itself, and say what is wrong with it
-        return True
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
-    training, evaluation = calls
-    rest = iter(evaluation)
-    expected = next(rest, None)
-    for call in training:
-        if call == expected:
-            expected = next(rest, None)
-        elif getattr(call[0], "__name__", "") not in _DROPS:
-            return True
-    return expected is not None
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-
-
-@contextmanager
 def without_collection() -> Iterator[None]:
     """No garbage collection within it: tracing makes so many small objects that looking through them takes a third."""
     enabled = gc.isenabled()
@@ -215,15 +140,19 @@ def without_collection() -> Iterator[None]:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Within it, `torch.export` leaves out what is of no use here.
+    """Context manager in which `torch.export` leaves out what is of no use here.
 
     Nodes do not carry where in the code they come from, which takes a quarter longer. Caches that a forward fills are
-    put back by `unchanged`, so there is nothing to warn of.
+    those of a copy, so there is nothing to warn of; and what torch logs of a failure is in the error that follows.
     """
     known = hasattr(torch.fx.config, "do_not_emit_stack_traces")  # not in PyTorch 2.11
     before = known and torch.fx.config.do_not_emit_stack_traces
     if known:
         torch.fx.config.do_not_emit_stack_traces = True
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    loggers = [logger for logger in map(logging.getLogger, names) if not logger.disabled]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
@@ -231,27 +160,25 @@ def quiet_export() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
             yield
     finally:
+        for logger in loggers:
+            logger.disabled = False
         if known:
             torch.fx.config.do_not_emit_stack_traces = before
 
 
 def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
-    """The ATen graph of a model in training or evaluation mode, by non-strict `torch.export`.
+    """The ATen graph of a model in training or evaluation mode, by non-strict `torch.export` of a copy.
 
     Raises:
-        AnalysisError: the model cannot be captured; the message carries what torch.export said.
+        AnalysisError: the model cannot be captured; the message says where in its code, and why.
     """
-    with unchanged(model), module_modes(model, training), quiet_export(), plain_outputs(model):
+    twin = duplicate(model, stand_ins(model)).train(training)
+    # A failing export prints its graph there.
+    with quiet_export(), contextlib.redirect_stderr(io.StringIO()), plain_outputs(twin):
         try:
-            program = torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
+            program = torch.export.export(twin, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
-            shapes = [tuple(t.shape) for t in inputs.tensors()]
-            mode = "training" if training else "evaluation"
-            raise AnalysisError(
-                f"{type(model).__name__} could not be captured in {mode} mode with inputs of shape {shapes}: "
-                f"{type(error).__name__}: {first_line(error)}. Check that model(*example_inputs) runs, and that its "
-                "forward does not branch on tensor values"
-            ) from error
+            raise AnalysisError(explain(model, twin, inputs, error, training=training)) from error
     program = flatten_graph(program)
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,17 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.errors import CheckpointError, MissingExtraError, ModelError, WidthError
-from anywidth.groups import analyse
+from anywidth.groups.analyse import analyse, forward_now
+from anywidth.groups.forward import attributes_of
 from anywidth.groups.trace import Inputs, named_tensors
+from anywidth.supernet.architecture import difference, pack, unpack
 from anywidth.supernet.batches import model_device
+from anywidth.supernet.plain_data import decode, encode
 from anywidth.supernet.supernet import Supernet
 from anywidth.widths import WidthConfig
 
 __all__ = ["FORMAT", "load", "save", "write_atomically"]
 
-FORMAT = 1
+FORMAT = 2
+_EXTRA = "_extra_state"
 _TENSORS, _SETTINGS = "supernet.safetensors", "supernet.json"
-_KEYS = {"model", "divisor", "min_width", "frozen", "ratios", "inputs", "groups", "statistics"}
+_KEYS = {"model", "divisor", "min_width", "frozen", "ratios", "inputs", "groups", "statistics", "digest"}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -57,7 +62,8 @@ def save(net: Supernet, folder: str | Path) -> Path:
 
     The tensors are the model's own `state_dict` under `model/`, the calibrated statistics under `statistics/` and what
     switches have of their own under `switches/`; settings travel in the header of the tensor file as well, and the JSON
-    is for reading.
+    is for reading. Buffers that are not in the state dict, extra states, the example inputs and what the forward does
+    are stored too, so that `load` builds the same network, and the header has a digest of all tensors.
 
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
@@ -67,11 +73,17 @@ def save(net: Supernet, folder: str | Path) -> Path:
 
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {}
     canonical = net.analysis.names
     state = net.model.state_dict()
     for name in state:
         first = canonical.get(name, name)
-        tensors[f"model/{first}"] = state.get(first, state[name])
+        if not name.endswith(_EXTRA):
+            tensors[f"model/{first}"] = state.get(first, state[name])
+        else:
+            extra[name] = encode(state[name], f"extra/{name}", tensors, f"the extra state {name}")
+    for name, buffer in _transient(net.model, state).items():
+        tensors[f"transient/{name}"] = buffer
     current = list(net.statistics.current())
     for config in current:
         for name, value in net.statistics[config].items():
@@ -81,9 +93,12 @@ def save(net: Supernet, folder: str | Path) -> Path:
     for config in net.own_buffers.configs:
         for name, value in net.own_buffers.values(config).items():
             tensors[f"buffers/{config.key}/{name}"] = value
-    settings = _settings(net, current)
-    text = json.dumps(settings)
+    inputs = {"args": net.inputs.args, "kwargs": net.inputs.kwargs}
+    described = encode(inputs, "inputs", tensors, "an example input", redraw=True)
+    tensors["architecture"] = pack(forward_now(net.model, net.inputs, net.analysis), attributes_of(net.model))
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    settings = {**_settings(net, current), "inputs": described, "extra": extra, "digest": _digest(plain)}
+    text = json.dumps(settings)
 
     def write(path: Path) -> None:
         try:
@@ -94,6 +109,27 @@ def save(net: Supernet, folder: str | Path) -> Path:
     write_atomically(folder / _TENSORS, write)
     write_atomically(folder / _SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
     return folder
+
+
+def _transient(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Buffers that are not in the state dict; constructors make them again, but not in the order of the channels."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    names: dict[int, str] = {}
+    for name, buffer in buffers.items():
+        if name not in state:
+            names.setdefault(id(buffer), name)
+    return {name: buffers[name] for name in names.values()}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and numbers of tensors, all on the CPU and contiguous."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
@@ -110,7 +146,6 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "switch_affine": net.switch_affine,
         "average_inputs": net.average_inputs,
         "samples": net.analysis.samples,
-        "inputs": _describe_inputs(net.inputs),
         "groups": [
             {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
             for g in net.groups
@@ -146,17 +181,26 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     path = Path(folder) / _TENSORS
     if model is None:
         model = _build(settings, path)
-    saved = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    saved = _part(tensors, "model/")
     own = model.state_dict()
     names: dict[int, str] = {}
     first = {name: names.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
-    wanted = {first.get(name, name): tensor for name, tensor in own.items()}
+    extra = {name for name in own if name.endswith(_EXTRA)}
+    wanted = {first.get(name, name): tensor for name, tensor in own.items() if name not in extra}
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    transient = {
+        name: (buffers[name], tensor)
+        for name, tensor in _part(tensors, "transient/").items()
+        if name in buffers  # else one that a forward makes
+    }
     problems = [f"{name} is not in the file" for name in wanted if name not in saved]
     problems += [f"{name} is not in the model" for name in saved if name not in wanted]
+    problems += [f"the extra state {name} is in one of them only" for name in sorted(extra ^ set(settings["extra"]))]
+    pairs = {**{name: (t, saved[name]) for name, t in wanted.items() if name in saved}, **transient}
     problems += [
-        f"{name} has shape {tuple(saved[name].shape)} in the file and {tuple(tensor.shape)} in the model"
-        for name, tensor in wanted.items()
-        if name in saved and saved[name].shape != tensor.shape
+        f"{name} has shape {tuple(theirs.shape)} in the file and {tuple(ours.shape)} in the model"
+        for name, (ours, theirs) in pairs.items()
+        if ours.shape != theirs.shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
@@ -164,13 +208,16 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
             f"{path} is a checkpoint of another model (saved from {settings['model']}, loaded into "
             f"{type(model).__name__}): {'; '.join(problems[:3])}{more}. Build the model as it was when it was saved"
         )
-    net = _rebuild(model, settings, path)
+    net = _rebuild(model, tensors, settings, path)
     statistics = _statistics(net, tensors, settings, path)
     if net.switches:
-        net.load_switch_state({n.removeprefix("switches/"): t for n, t in tensors.items() if n.startswith("switches/")})
+        net.load_switch_state(_part(tensors, "switches/"))
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(saved[name])
+        for ours, theirs in pairs.values():
+            ours.copy_(theirs)
+    for name in extra:
+        value = decode(settings["extra"][name], tensors)
+        model.get_submodule(name.removesuffix(_EXTRA).rstrip(".")).set_extra_state(value)
     for config, (values, label) in statistics.items():
         net.statistics.store(config, values, label)
     for key, channels in settings.get("buffers", {}).items():
@@ -179,6 +226,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
             device = model_device(model)
             net.own_buffers.store(net.config(WidthConfig(channels)), {n: t.to(device) for n, t in values.items()})
     return net
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _build(settings: Mapping[str, Any], path: Path) -> nn.Module:
@@ -241,8 +292,13 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(settings, dict) or (settings.get("format") == FORMAT and not settings.keys() >= _KEYS):
         raise CheckpointError(f"{path} has incomplete settings; restore it or train again")
     if settings.get("format") != FORMAT:
+        old = isinstance(settings.get("format"), int) and settings["format"] < FORMAT
+        advice = "train again, or load it with the version that wrote it" if old else "update anywidth"
+        raise CheckpointError(f"{path} has format {settings.get('format')!r} and this version reads {FORMAT}; {advice}")
+    if _digest(tensors) != settings["digest"]:
         raise CheckpointError(
-            f"{path} has format {settings.get('format')!r} and this version reads {FORMAT}; update anywidth"
+            f"{path} was altered after it was written: its tensors do not have the digest that was saved with them; "
+            "restore it or train again"
         )
     copy = folder / _SETTINGS
     if copy.exists():
@@ -255,10 +311,19 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, settings
 
 
-def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Supernet:
-    inputs = _restore_inputs(settings["inputs"], model)
+def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path) -> Supernet:
+    given = decode(settings["inputs"], tensors, model_device(model))
+    inputs = Inputs(args=given["args"], kwargs=given["kwargs"])
     # With the proof, because it also repairs: it finds what integers of a forward count, and ties channels.
     analysis = analyse(model, inputs, samples=settings.get("samples"))
+    same_torch = settings["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
+    here = analysis.forward, analysis.plain
+    change = difference(unpack(tensors["architecture"]), here, by_lines=same_torch)
+    if change is not None:
+        raise CheckpointError(
+            f"{path} was saved from a network that computes something else: {change}. "
+            "Build the model as it was when it was saved"
+        )
     saved = {group["name"]: group for group in settings["groups"]}
     found = {group.name: group for group in analysis.groups}
     strange = [name for name in saved if name not in found or found[name].channels != saved[name]["channels"]]
@@ -285,42 +350,3 @@ def _rebuild(model: nn.Module, settings: Mapping[str, Any], path: Path) -> Super
     if settings.get("switches"):
         net._set_switches(settings["switches"], affine=settings["switch_affine"])
     return net
-
-
-def _describe_inputs(inputs: Inputs) -> Any:
-    def describe(item: Any) -> Any:
-        if isinstance(item, Tensor):
-            return {"tensor": list(item.shape), "dtype": str(item.dtype).removeprefix("torch.")}
-        if isinstance(item, Mapping):
-            return {"dict": {str(key): describe(value) for key, value in item.items()}}
-        if isinstance(item, (list, tuple)):
-            return {"list" if isinstance(item, list) else "tuple": [describe(part) for part in item]}
-        if item is None or isinstance(item, (bool, int, float, str)):
-            return {"value": item}
-        raise CheckpointError(
-            f"an example input of type {type(item).__name__} cannot be saved; use tensors, numbers, strings, "
-            "None, lists, tuples and dicts"
-        )
-
-    return {"args": describe(inputs.args), "kwargs": describe(inputs.kwargs)}
-
-
-def _restore_inputs(description: Mapping[str, Any], model: nn.Module) -> Inputs:
-    device = model_device(model)
-    generator = torch.Generator().manual_seed(0)
-
-    def restore(item: Mapping[str, Any]) -> Any:
-        if "tensor" in item:
-            dtype = getattr(torch, item["dtype"])
-            if dtype.is_floating_point:  # zeros would prove nothing
-                return torch.randn(item["tensor"], generator=generator, dtype=dtype).to(device)
-            return torch.zeros(item["tensor"], dtype=dtype, device=device)
-        if "dict" in item:
-            return {key: restore(value) for key, value in item["dict"].items()}
-        if "list" in item:
-            return [restore(part) for part in item["list"]]
-        if "tuple" in item:
-            return tuple(restore(part) for part in item["tuple"])
-        return item["value"]
-
-    return Inputs(args=restore(description["args"]), kwargs=restore(description["kwargs"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from anywidth.errors import NoEffectWarning, WidthError
 from anywidth.groups import Analysis, ChannelGroup
-from anywidth.groups.trace import Inputs, module_modes, named_tensors
+from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.trace import Inputs, named_tensors
+from anywidth.groups.untouched import untouched
 
 __all__ = ["Order", "l1_importance", "reorder_"]
 
@@ -71,15 +73,12 @@ def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order)
                 moves[group.name] = _move(analysis, members, ranking)
             else:
                 stay.append(group.name)
-    before = _outputs(model, inputs)
-    _apply(tensors, moves.values())
-    if not _same(before, _outputs(model, inputs)):
-        _undo(tensors, moves.values())
-        for name, move in moves.items():
-            _apply(tensors, [move])
-            if not _same(before, _outputs(model, inputs)):
-                _undo(tensors, [move])
-                stay.append(name)
+    with untouched(model):
+        before = _outputs(model, analysis, inputs)
+        if not _moved(model, analysis, inputs, tensors, list(moves.values()), before):
+            for name, move in moves.items():
+                if not _moved(model, analysis, inputs, tensors, [move], before):
+                    stay.append(name)
     if stay:
         warnings.warn(
             f"the channels of {', '.join(stay)} cannot change places and keep their order",
@@ -145,13 +144,32 @@ def _apply(tensors: Mapping[str, Tensor], moves: Iterable[_Move]) -> None:
             tensor.copy_(tensor.index_select(dim, torch.from_numpy(index).to(tensor.device)))
 
 
+def _moved(
+    model: nn.Module,
+    analysis: Analysis,
+    inputs: Inputs,
+    tensors: Mapping[str, Tensor],
+    moves: Sequence[_Move],
+    before: list[Tensor],
+) -> bool:
+    """Whether channels could change places; they are where they were if not, or if anything goes wrong."""
+    same = False
+    try:
+        _apply(tensors, moves)
+        same = _same(before, _outputs(model, analysis, inputs))
+    finally:
+        if not same:
+            _undo(tensors, moves)
+    return same
+
+
 def _undo(tensors: Mapping[str, Tensor], moves: Iterable[_Move]) -> None:
     _apply(tensors, [{key: np.argsort(index) for key, index in move.items()} for move in moves])
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with module_modes(model, False):
-        result = inputs.call(model)
+def _outputs(model: nn.Module, analysis: Analysis, inputs: Inputs) -> list[Tensor]:
+    twin = duplicate(model, stand_ins(model, buffers=True), analysis.written).eval()
+    result = inputs.map(torch.clone).call(twin)
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 

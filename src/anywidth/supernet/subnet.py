@@ -182,7 +182,7 @@ def bind_subnet(
             inflow.add(leaf, tensor, kept)
         return leaf
 
-    subnet = narrow(model, analysis, units, bind)
+    subnet = narrow(model, analysis, units, bind, share_leaves=True)
     copies.belong_to(subnet)
     _inflows[subnet] = inflow
     return subnet

@@ -23,7 +23,7 @@ from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
-from anywidth.supernet.averaging import average_inputs_, check_untied, fold_average_
+from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
 from anywidth.supernet.batches import model_device
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
@@ -34,7 +34,7 @@ from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import Private, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
-from anywidth.supernet.switches import Switches, check_switches
+from anywidth.supernet.switches import Switches, check_distinct, check_switches
 from anywidth.supernet.unreached import explain_unreached
 from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
@@ -110,10 +110,11 @@ class Supernet:
         self._samples = samples
         analysis = analyse(model, inputs, samples=samples)
         self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
-        if order is not None:
+        self._set_averaging(average_inputs)
+        check_distinct((width, self.config(width)) for width in fixed)
+        if order is not None:  # last, because it changes the model
             reorder_(model, self.analysis, inputs, order)
             self._ordered = True
-        self._set_averaging(average_inputs)
         if fixed:
             self._set_switches(fixed, affine=switch_affine)
         if self.elastic_share < 0.5:
@@ -253,18 +254,16 @@ class Supernet:
             inputs = self.inputs.map(move)
             with torch.enable_grad(), torch.autocast(device.type, enabled=False):
                 analysis = analyse(self.model, inputs, samples=self._samples)
-                if self.average_inputs:
-                    check_untied(self.model)
                 self.inputs = inputs
                 self._set_analysis(analysis)
+                self._set_averaging(self.average_inputs)
                 self._follower = Follower(self.model, inputs, self._moving)
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
 
     def _set_averaging(self, wanted: bool) -> None:
-        if wanted:
-            check_untied(self.model)
         self.average_inputs = wanted
+        self._averaging = averaging_layers(self.model, self.analysis) if wanted else ()
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
         if self.effects.norms:
@@ -425,7 +424,7 @@ class Supernet:
         private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
         dense = extract(self.model, self.analysis, config, private, calibrated=calibrated, handmade=self.effects.norms)
         if self.average_inputs:
-            fold_average_(self.model, dense)
+            fold_average_(self.model, dense, self._averaging)
         return dense
 
     def summary(self) -> str:
@@ -443,7 +442,7 @@ class Supernet:
 
         subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
         if self.average_inputs:
-            average_inputs_(self.model, subnet)
+            average_inputs_(self.model, subnet, self._averaging)
         norms: list[nn.Module] = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either

@@ -16,7 +16,7 @@ from anywidth.groups.narrow import take
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.widths import WidthConfig, check_width
 
-__all__ = ["Switches", "check_switches"]
+__all__ = ["Switches", "check_distinct", "check_switches"]
 
 T = TypeVar("T", bound=Tensor)
 
@@ -31,6 +31,22 @@ def check_switches(widths: Iterable[float]) -> tuple[float, ...]:
     if len(chosen) < 2 or chosen[-1] != 1.0:
         raise WidthError(f"switches must be width 1.0 and at least one narrower, not {chosen}")
     return tuple(chosen)
+
+
+def check_distinct(switches: Iterable[tuple[float, WidthConfig]]) -> None:
+    """Raise if two switches have the same channels everywhere.
+
+    Raises:
+        WidthError: with their widths.
+    """
+    widths: dict[WidthConfig, float] = {}
+    for width, config in switches:
+        if config in widths:
+            raise WidthError(
+                f"switches {widths[config]:g} and {width:g} are the same network after rounding channels; "
+                "leave one out, or lower the divisor"
+            )
+        widths[config] = width
 
 
 class Switches:
@@ -59,11 +75,7 @@ class Switches:
         Raises:
             WidthError: another switch has the same channels everywhere.
         """
-        if config in self.widths:
-            raise WidthError(
-                f"switches {self.widths[config]:g} and {width:g} are the same network after rounding channels; "
-                "leave one out, or lower the divisor"
-            )
+        check_distinct([*((known, other) for other, known in self.widths.items()), (width, config)])
         self.widths[config] = width
         self.widths = dict(sorted(self.widths.items(), key=lambda item: item[1]))
         if width == 1.0:

@@ -1,0 +1,99 @@
+"""Global state and the user's model, put back after an analysis."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["untouched"]
+
+_PLAIN = (dict, list, set, deque)
+_DEPTH = 6
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Context manager that puts everything back that a forward of a copy of the model may have changed.
+
+    Random numbers start from the same seed in it, so that what is found does not depend on them. Back come their states
+    (Python's, NumPy's, torch's), the grad mode and the default dtype; attributes of the classes of the
+    modules; and attributes of the modules, which code finds by a global variable, say.
+    """
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    modules = list(model.modules())
+    own = [(module, dict(module.__dict__)) for module in modules]
+    kinds = {kind for module in modules for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")}
+    kinds -= {object}
+    shared = [(kind, {name: v for name, v in vars(kind).items() if _is_data(name, v)}) for kind in kinds]
+    contents: dict[int, tuple[Any, Any]] = {}
+    for values in [state for _, state in own] + [state for _, state in shared]:
+        for value in values.values():
+            _note(value, contents, 0)
+    try:
+        random.seed(0)
+        np.random.seed(0)
+        torch.default_generator.manual_seed(0)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        for module, state in own:
+            module.__dict__.clear()
+            module.__dict__.update(state)
+        for kind, state in shared:
+            now = {name: value for name, value in vars(kind).items() if _is_data(name, value)}
+            for name in now.keys() - state.keys():
+                delattr(kind, name)
+            for name, value in state.items():
+                if now.get(name) is not value:
+                    setattr(kind, name, value)
+        for container, content in contents.values():
+            _restore(container, content)
+
+
+def _is_data(name: str, value: Any) -> bool:
+    return not (name.startswith("__") or callable(value) or hasattr(value, "__get__"))
+
+
+def _note(value: Any, contents: dict[int, tuple[Any, Any]], depth: int) -> None:
+    if not isinstance(value, _PLAIN) or id(value) in contents or depth == _DEPTH:
+        return
+    contents[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
+    for item in value.values() if isinstance(value, dict) else value:
+        _note(item, contents, depth + 1)
+
+
+def _restore(container: Any, content: Any) -> None:
+    if isinstance(container, set):
+        if container != set(content):
+            container.clear()
+            container.update(content)
+        return
+    now = list(container.items()) if isinstance(container, dict) else list(container)
+    before = list(content.items()) if isinstance(container, dict) else content
+    if len(now) == len(before) and all(_same(a, b) for a, b in zip(now, before, strict=True)):
+        return
+    container.clear()
+    container.update(content) if isinstance(container, dict) else container.extend(content)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and all(map(_is, a, b)))
+
+
+def _is(a: Any, b: Any) -> bool:
+    return a is b

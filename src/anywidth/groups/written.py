@@ -1,0 +1,130 @@
+"""Attributes that a forward writes: caches, auxiliary losses, lists of features.
+
+What the full network wrote must not reach a subnet, which starts with what was there before any forward.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anywidth.groups.duplicate import MISSING, duplicate_value
+
+__all__ = ["Marks", "Written", "emptied", "holds_tensors", "refilled", "written_since"]
+
+Written = dict[str, dict[str, Any]]
+"""By module path and attribute: what a copy begins with (`MISSING`: no such attribute)."""
+
+_REGISTERS = frozenset({"_parameters", "_modules", "_buffers", "training"})
+_SIMPLE = (bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
+_DEPTH = 4
+
+
+class Marks:
+    """The state of all attributes of a module tree, to be compared with a later one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}  # with the object itself, because ids are given again
+        self.of = {path: dict(self._attributes(module)) for path, module in model.named_modules()}
+        self.buffers = {
+            path: {name: None if b is None else (id(b), b.shape) for name, b in module._buffers.items()}
+            for path, module in model.named_modules()
+        }
+
+    def _attributes(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
+        for name, value in module.__dict__.items():
+            if name not in _REGISTERS and not name.endswith("_hooks"):
+                yield name, self._mark(value)
+
+    def _mark(self, value: Any, depth: int = 0) -> Any:
+        """Equal to that of a later moment if nothing was written in between."""
+        if value is None or isinstance(value, _SIMPLE):
+            return type(value), str(value)
+        known = self._known.get(id(value))
+        if known is not None:
+            return known[1]
+        mark: tuple[Any, ...] = (id(value),)
+        self._known[id(value)] = value, mark
+        if isinstance(value, Tensor):
+            mark = (*mark, value._version)
+        elif depth < _DEPTH:
+            mark = (*mark, *((key, self._mark(item, depth + 1)) for key, item in _parts(value)))
+        self._known[id(value)] = value, mark
+        return mark
+
+
+def written_since(before: Marks, model: nn.Module, original: nn.Module) -> Written:
+    """What forwards of `model` have written since, with the values that `original` has.
+
+    A module that wrote no tensor (only a counter or a flag) is left out: copies of it take the values of the day. Where
+    it wrote one, all that it wrote goes together (a grid, and the shape for which it was made).
+    """
+    found: Written = {}
+    after = Marks(model)
+    originals = dict(original.named_modules())
+    for path, module in model.named_modules():
+        if path not in before.of or path not in originals:
+            continue
+        source = originals[path].__dict__
+        old, new = before.of[path], after.of[path]
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        values: dict[str, Any] = {}
+        if any(holds_tensors(owner.get(name)) for name in changed for owner in (module.__dict__, source)):
+            values = {name: duplicate_value(source[name]) if name in source else MISSING for name in changed}
+        buffers = {
+            name: source["_buffers"].get(name, MISSING)
+            for name, mark in after.buffers[path].items()
+            if mark is not None and before.buffers[path].get(name) is None
+        }
+        if buffers:
+            values["_buffers"] = buffers
+        if values:
+            found[path] = values
+    return found
+
+
+def emptied(model: nn.Module, written: Written) -> list[tuple[str, str, Any]]:
+    """Attributes with tensors that no forward has written, and what they would be if empty: caches or constants."""
+    found: list[tuple[str, str, Any]] = []
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            plain = name not in _REGISTERS and not name.endswith("_hooks") and name not in written.get(path, {})
+            if plain and isinstance(value, Tensor):
+                found.append((path, name, None))
+            elif plain and type(value) in (dict, list, deque) and value and holds_tensors(value):
+                found.append((path, name, type(value)()))
+    return found
+
+
+def refilled(full: Any, now: Any) -> bool:
+    """Whether an emptied attribute is as full as it was."""
+    if isinstance(full, Tensor):
+        return isinstance(now, Tensor) and now.shape == full.shape
+    if type(now) is not type(full) or not holds_tensors(now):
+        return False
+    return list(now) == list(full) if isinstance(full, dict) else len(now) == len(full)
+
+
+def holds_tensors(value: Any, depth: int = 0) -> bool:
+    """Whether a value is a tensor, or has some inside."""
+    if isinstance(value, Tensor):
+        return True
+    return depth < _DEPTH and any(holds_tensors(item, depth + 1) for _, item in _parts(value))
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """What a container, or an object that holds data, has inside."""
+    if isinstance(value, (*_SIMPLE, nn.Module, ModuleType, type)) or callable(value):
+        return []
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (list, tuple, deque)):
+        return list(enumerate(value))
+    if isinstance(value, (set, frozenset)):
+        return [(id(item), item) for item in value]
+    return list(getattr(value, "__dict__", {}).items())
