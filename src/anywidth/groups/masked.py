@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
 
-__all__ = ["run_masked"]
+__all__ = ["masks_of", "run_masked"]
 
 
 def run_masked(
@@ -23,8 +23,9 @@ def run_masked(
     tensors: Mapping[str, Tensor],
     inputs: Inputs,
     masks: Mapping[str, list[np.ndarray]],
-) -> list[Any]:
-    """Outputs of a captured graph at full width with some channels masked.
+    watch: Callable[[Node, Mapping[Node, Any]], None],
+) -> tuple[Any, set[torch.dtype]]:
+    """Outputs of a captured graph at full width with some channels masked, and the precisions that it computed in.
 
     Sums ignore masked channels because they are zero; means, norms, maxima and softmax over channels count the
     kept ones only.
@@ -34,6 +35,7 @@ def run_masked(
         tensors: Parameters and buffers by name, at full width.
         inputs: What the model is called with.
         masks: For values by node name: boolean arrays that broadcast to them, False where dropped.
+        watch: Called before every node with the values computed so far. Dropped channels of these need not be zero.
     """
     flat = iter(inputs.tensors())
     placeholders = []
@@ -48,8 +50,9 @@ def run_masked(
             placeholders.append(next(flat))
         else:
             placeholders.append(None)
-    runner = _Masked(capture.program.graph_module, {k: [torch.from_numpy(m) for m in v] for k, v in masks.items()})
-    return runner.run(*placeholders)
+    found = {name: [torch.from_numpy(mask) for mask in arrays] for name, arrays in masks.items()}
+    runner = _Masked(capture.program.graph_module, found, watch)
+    return runner.run(*placeholders), runner.dtypes
 
 
 def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, list[np.ndarray]]:
@@ -64,14 +67,21 @@ def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, l
 
 
 class _Masked(Interpreter):
-    def __init__(self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]]) -> None:
+    def __init__(
+        self,
+        module: torch.fx.GraphModule,
+        masks: Mapping[str, list[Tensor]],
+        watch: Callable[[Node, Mapping[Node, Any]], None],
+    ) -> None:
         super().__init__(module)
-        self.masks = masks
+        self.masks, self.watch = masks, watch
+        self.dtypes: set[torch.dtype] = set()
         self.written = _written_through(module.graph)
 
     def run_node(self, n: Node) -> Any:
         if "_assert_tensor_metadata" in str(n.target):  # the traced dtype; proofs run in double precision
             return None
+        self.watch(n, self.env)
         special = _SPECIAL.get(_base(n))
         source = n.all_input_nodes[0] if n.all_input_nodes else None
         masks = self.masks.get(source.name, []) if source is not None else []
@@ -85,6 +95,8 @@ class _Masked(Interpreter):
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
             result = super().run_node(n)
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self.dtypes.add(result.dtype)
         return result if n.op == "placeholder" else self._masked(n, result)
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
