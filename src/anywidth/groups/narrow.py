@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,9 @@ def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], b
     for name, tensor in named_tensors(model).items():
         if id(tensor) not in memo:
             memo[id(tensor)] = bind(name, tensor, analysis.kept(analysis.names[name], units))
+    for module in model.modules():
+        # Every module has a dozen of dicts for hooks, and copying empty ones takes most of the time.
+        memo.update((id(value), OrderedDict()) for value in vars(module).values() if _is_empty(value))
     narrowed = copy.deepcopy(model, memo)
     for path, attributes in analysis.attributes.items():
         module = narrowed.get_submodule(path)
@@ -65,3 +69,7 @@ def narrow(model: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64], b
             if cache and value and all(isinstance(item, Tensor) for item in value.values()):
                 value.clear()
     return narrowed
+
+
+def _is_empty(value: Any) -> bool:
+    return type(value) is OrderedDict and not value and not vars(value)

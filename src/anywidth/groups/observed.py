@@ -27,12 +27,16 @@ _SAMPLES = np.array([0, 0.13, 0.31, 0.55, 0.78, 1])
 
 @dataclass(frozen=True)
 class Site:
-    """An operator of the graph that reads weights: which, how many did before, and its other tensors."""
+    """An operator of the graph that reads weights: which, how many did before, and its other tensors.
+
+    `made` says which of these the forward makes from nothing (zeros, positions), in a shape that may follow channels.
+    """
 
     key: Key
     index: int
     node: Node
     operands: tuple[Node, ...]
+    made: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -99,18 +103,23 @@ def _sample(size: int) -> Tensor | None:
 def find_sites(capture: Capture, names: Mapping[str, str]) -> list[Site]:
     """The operators of a graph that read weights, in order; `names` maps every name of a tensor to its first."""
     owners: dict[Node, Key] = {}
+    made: set[Node] = set()
     count: Counter[Key] = Counter()
     found = []
     for node in capture.program.graph.nodes:
         if node.op == "placeholder" and node.name in capture.tensors:
             owners[node] = (names[capture.tensors[node.name]],)
-        elif node.op == "call_function" and node.all_input_nodes:
+        elif node.op == "placeholder" and node.name in capture.constants:
+            made.add(node)
+        elif node.op == "call_function":
+            if all(source in made for source in node.all_input_nodes):
+                made.add(node)
             key = _joined(owners[source] for source in node.all_input_nodes if source in owners)
             others = tuple(source for source in node.all_input_nodes if source not in owners)
             if key and not others:
                 owners[node] = key
             elif key:
-                found.append(Site(key, count[key], node, others))
+                found.append(Site(key, count[key], node, others, tuple(other in made for other in others)))
                 count[key] += 1
     return found
 

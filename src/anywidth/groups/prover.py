@@ -28,8 +28,8 @@ from anywidth.groups.trace import Capture, Inputs, named_tensors
 
 __all__ = ["Failure", "Prover"]
 
-_GAIN = {torch.float64: 1.0, torch.float32: 0.5}
-"""Copies in single precision have smaller weights, so that what saturates in one copy need not in the other."""
+_GAIN = 0.5
+"""Quick copies have smaller weights, so that what saturates in one copy need not in the other."""
 
 Parts = Mapping[Node, tuple[Part | None, ...]]
 Seen = dict[tuple[Key, int], list[Tensor]]
@@ -65,6 +65,8 @@ class Prover:
         self.model, self.found, self.capture, self.inputs, self.seed = model, found, capture, inputs, seed
         self.training = training
         self._double = True
+        tensors = [*named_tensors(model).values(), *inputs.tensors()]
+        self._quick = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self._copies: dict[torch.dtype, nn.Module] = {}
 
     @cached_property
@@ -74,12 +76,13 @@ class Prover:
     @cached_property
     def _reaction(self) -> Reaction:
         parts = self._parts(np.ones(len(self.found.labels), bool))
-        return react(self.model, self.inputs, self._sites, parts, seed=self.seed, gain=_GAIN[torch.float32])
+        return react(self.model, self.inputs, self._sites, parts, dtype=self._quick, seed=self.seed, gain=_GAIN)
 
     def _copy(self, dtype: torch.dtype) -> nn.Module:
         if dtype not in self._copies:
             kind = self._reaction.kind
-            self._copies[dtype] = stand_in(self.model, dtype, kind, seed=self.seed, gain=_GAIN[dtype])
+            gain = _GAIN if dtype == self._quick else 1.0
+            self._copies[dtype] = stand_in(self.model, dtype, kind, seed=self.seed, gain=gain)
         return self._copies[dtype]
 
     def _cast(self, dtype: torch.dtype) -> Inputs:
@@ -147,12 +150,12 @@ class Prover:
 
     def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
         units = self._units(analysis, groups, draw)
-        failure = None
-        for dtype in (torch.float64,) if draw in RANDOM else (torch.float32, torch.float64):
-            failure = self._attempt(analysis, units, dtype if self._double else torch.float32, draw)
-            if failure is None or failure.module is not None or not self._double:
-                break
-        return failure
+        if draw not in RANDOM or not self._double:
+            failure = self._attempt(analysis, units, self._quick, draw)
+            final = self._quick == torch.float64 or not self._double
+            if failure is None or failure.module is not None or final:
+                return failure
+        return self._attempt(analysis, units, torch.float64, draw)
 
     def _attempt(
         self, analysis: Analysis, units: npt.NDArray[np.int64], dtype: torch.dtype, draw: int
@@ -161,14 +164,14 @@ class Prover:
         parts = self._parts(kept)
         active: list[str] = []
         try:
-            got, seen = self._narrowed(analysis, units, dtype, parts, active)
+            got, seen = self._narrowed(analysis, units, dtype, parts, active, self.training and draw in RANDOM)
         except _ShapeError as error:
             return Failure(str(error), draw=draw)
         except Exception as error:
             text = str(error).strip()
-            if dtype == torch.float64 and _needs_single(error):
+            if dtype != self._quick and _needs_single(error):
                 self._double = False
-                return self._attempt(analysis, units, torch.float32, draw)
+                return self._attempt(analysis, units, self._quick, draw)
             line = (text.splitlines() or [""])[0][:160]
             where = self._owner(active)
             return Failure(
@@ -178,9 +181,9 @@ class Prover:
         try:
             wanted, dtypes = self._masked(kept, dtype, compared.note)
         except RuntimeError as error:
-            if dtype == torch.float64 and _needs_single(error):
+            if dtype != self._quick and _needs_single(error):
                 self._double = False
-                return self._attempt(analysis, units, torch.float32, draw)
+                return self._attempt(analysis, units, self._quick, draw)
             raise
         tolerance = tolerance_of({dtype, *dtypes})
         text = compared.difference(tolerance)
@@ -203,7 +206,7 @@ class Prover:
         runs: list[list[Tensor]] = []
         for labels in (np.ones_like(kept), kept):
             noted = _Noted(parts)
-            outputs, _ = self._masked(labels, torch.float32, noted.note)
+            outputs, _ = self._masked(labels, self._quick, noted.note)
             runs.append([*noted.tensors, *outputs])
         return any(tensor_difference(a, b, (1e-6, 1e-6)) is not None for a, b in zip(*runs, strict=True))
 
@@ -217,6 +220,7 @@ class Prover:
         dtype: torch.dtype,
         parts: Parts,
         active: list[str],
+        training: bool,
     ) -> tuple[list[Tensor], Seen]:
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
             part = take(tensor, kept)
@@ -243,7 +247,7 @@ class Prover:
 
         with _watched(sub, active), Reads(named_tensors(sub), note):
             result = _outputs(inputs.call(sub))
-        if self.training and dtype == torch.float64:
+        if training:
             with torch.random.fork_rng(devices=[]), _watched(sub, active):
                 inputs.call(sub.train())
         return result, seen
@@ -282,9 +286,9 @@ class Prover:
                 values = [operand.meta.get("val") for operand in site.operands]
                 found[site.node] = tuple(
                     part_of(value.shape, self.found.facets.get(operand.name, []), kept)
-                    if isinstance(value, Tensor)
+                    if isinstance(value, Tensor) and not made
                     else None
-                    for operand, value in zip(site.operands, values, strict=True)
+                    for operand, made, value in zip(site.operands, site.made, values, strict=True)
                 )
         return found
 

@@ -111,6 +111,7 @@ def react(
     sites: Mapping[Key, list[Site]],
     parts: Mapping[Node, Sequence[Part | None]],
     *,
+    dtype: torch.dtype,
     seed: int,
     gain: float,
 ) -> Reaction:
@@ -123,6 +124,7 @@ def react(
         inputs: What it is called with.
         sites: The operators of its graph that read weights.
         parts: What is compared of their other tensors at full width.
+        dtype: The precision to run in.
         seed: Of the random numbers.
         gain: Factor of random weights.
     """
@@ -131,7 +133,7 @@ def react(
         for kind in KINDS if candidate is not None else ():
             assert candidate is not None
             try:
-                run = _full(model, candidate, kind, sites, parts, seed, gain)
+                run = _full(model, candidate, kind, sites, parts, dtype, seed, gain)
             except Exception:  # other numbers than the user's need not suit, and the proof says what is wrong
                 break
             if best is None or run.finite > best.finite:
@@ -166,10 +168,11 @@ def _full(
     kind: Kind,
     sites: Mapping[Key, list[Site]],
     parts: Mapping[Node, Sequence[Part | None]],
+    dtype: torch.dtype,
     seed: int,
     gain: float,
 ) -> _Run:
-    copied = stand_in(model, torch.float32, kind, seed=seed, gain=gain)
+    copied = stand_in(model, dtype, kind, seed=seed, gain=gain)
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     seen: dict[tuple[Key, int], list[Tensor]] = {}
@@ -183,6 +186,6 @@ def _full(
             seen[key, index] = []
 
     with torch.enable_grad(), Reads(named_tensors(copied), note):
-        result = inputs.map(lambda tensor: cast(tensor, torch.float32)).call(copied)
+        result = inputs.map(lambda tensor: cast(tensor, dtype)).call(copied)
     outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
     return _Run(kind, inputs, copied, seen, outputs)
