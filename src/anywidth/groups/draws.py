@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, islice
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -19,25 +19,29 @@ NARROWEST = len(RANDOM)
 """The draw that narrows every group as far as a proof can."""
 
 _ALONE = 8
-"""Up to this many groups are narrowed alone, one in each draw."""
+"""Up to this many groups are narrowed alone."""
+
+_COUNTS = 4
+"""To how many numbers of units a group of a small network is narrowed alone."""
 
 _STRIDE = 64
 _GOLDEN = 0.6180339887498949
 
 
-def separating(groups: int) -> list[int]:
+def separating(groups: int, *, small: bool) -> list[int]:
     """Draws such that for any two of the groups, some draw narrows the first and leaves the second whole.
 
-    A few groups are narrowed one by one. Of more, every group is narrowed in another half of the draws, so that none of
-    these halves contains another: seven draws are enough for 35 groups, ten for 252.
+    A few groups are narrowed one by one, to several numbers if the network is small. Of more, every group is narrowed in
+    another half of the draws, so that none of these halves contains another: seven draws are enough for 35 groups, ten
+    for 252.
     """
-    if groups < 2:
-        return []
     number, size = groups, 1
     if groups > _ALONE:
         number = next(k for k in range(_STRIDE) if comb(k, k // 2) >= groups)
         size = number // 2
-    return [((size * _STRIDE) + number) * _STRIDE + which for which in range(number)]
+    elif small:
+        return [_numbered(1, number, which, count) for count in range(_COUNTS) for which in range(number)]
+    return [_numbered(size, number, which, 1) for which in range(number)] if groups > 1 else []
 
 
 def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[str, int]:
@@ -50,25 +54,33 @@ def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[st
         return {g.name: int(rng.integers(_fewest(g), g.units)) * g.unit for g in groups}
     if draw == NARROWEST:
         return {g.name: _fewest(g) * g.unit for g in groups}
-    size, number, which = draw // _STRIDE**2, draw // _STRIDE % _STRIDE, draw % _STRIDE
-    chosen = [which in part for part in islice(combinations(range(number), size), len(groups))]
+    rest, which = divmod(draw, _STRIDE)
+    rest, number = divmod(rest, _STRIDE)
+    count, size = divmod(rest, _STRIDE)
+    chosen = (which in part for part in combinations(range(number), size))
     return {
-        group.name: _uneven(group, place, which) * group.unit
-        for place, group in enumerate(groups)
-        if chosen[place]
+        group.name: _uneven(group, place, which, count) * group.unit
+        for place, (group, narrowed) in enumerate(zip(groups, chosen, strict=False))
+        if narrowed
     }
 
 
-def _uneven(group: ChannelGroup, place: int, which: int) -> int:
+def _numbered(size: int, number: int, which: int, count: int) -> int:
+    return ((count * _STRIDE + size) * _STRIDE + number) * _STRIDE + which
+
+
+def _uneven(group: ChannelGroup, place: int, which: int, count: int) -> int:
     """Units that differ between groups of one draw where possible, and that are not half of all of them.
 
     Structure that halves or quarters a dimension by its size is right by chance where both parts shrink alike.
     """
-    low, high = _fewest(group), group.units - 1
-    share = (0.37 + (place + 1) * _GOLDEN + which * _GOLDEN**2) % 1
+    low, high = (1 if group.units <= _COUNTS + 1 else _fewest(group)), group.units - 1
+    if high - low < _COUNTS:
+        return low + (place + which + count) % (high - low + 1)
+    share = (0.37 + (place + 1) * _GOLDEN + which * _GOLDEN**2 + count / _COUNTS) % 1
     units = low + int(share * (high - low + 1))
-    if 2 * units == group.units and high > low:
-        units += 1 if units < high else -1
+    if 2 * units == group.units:
+        units += 1
     return units
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,12 @@ def _written_through(graph: Graph) -> set[Node]:
 
 
 def _base(node: Node) -> str:
-    return str(node.target).rsplit(".", 1)[0] if node.op == "call_function" else ""
+    return _without_overload(node.target) if node.op == "call_function" else ""
+
+
+@cache
+def _without_overload(target: Any) -> str:
+    return str(target).rsplit(".", 1)[0]
 
 
 def _run(node: Node, *args: Any, **kwargs: Any) -> Any:

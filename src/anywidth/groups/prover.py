@@ -31,6 +31,9 @@ __all__ = ["Failure", "Prover"]
 _GAIN = 0.5
 """Quick copies have smaller weights, so that what saturates in one copy need not in the other."""
 
+_SMALL = 20_000_000
+"""Networks of fewer MACs are proved in more draws."""
+
 Parts = Mapping[Node, tuple[Part | None, ...]]
 Seen = dict[tuple[Key, int], list[Tensor]]
 
@@ -68,6 +71,7 @@ class Prover:
         tensors = [*named_tensors(model).values(), *inputs.tensors()]
         self._quick = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self._copies: dict[torch.dtype, nn.Module] = {}
+        self._solved: tuple[Any, ...] | None = None
 
     @cached_property
     def _sites(self) -> dict[Key, list[Site]]:
@@ -76,11 +80,14 @@ class Prover:
     @cached_property
     def _reaction(self) -> Reaction:
         parts = self._parts(np.ones(len(self.found.labels), bool))
-        return react(self.model, self.inputs, self._sites, parts, dtype=self._quick, seed=self.seed, gain=_GAIN)
+        found = react(self.model, self.inputs, self._sites, parts, dtype=self._quick, seed=self.seed, gain=_GAIN)
+        if found.model is not None:
+            self._copies[self._quick] = found.model
+        return found
 
     def _copy(self, dtype: torch.dtype) -> nn.Module:
+        kind = self._reaction.kind
         if dtype not in self._copies:
-            kind = self._reaction.kind
             gain = _GAIN if dtype == self._quick else 1.0
             self._copies[dtype] = stand_in(self.model, dtype, kind, seed=self.seed, gain=gain)
         return self._copies[dtype]
@@ -127,7 +134,9 @@ class Prover:
         return analysis.units(channels_of(groups, draw, self.seed))
 
     def _draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
-        return [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups))]
+        small = sum(operator.macs for operator in analysis.operators) < _SMALL
+        draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small)]
+        return list(dict.fromkeys([*draws, *RANDOM[:3]])) if small else draws
 
     def _random_draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
         """The fewest random draws that tell apart whatever integer attributes may count and any of them can."""
@@ -263,20 +272,34 @@ class Prover:
                 note(sites[node], [values[operand] for operand in sites[node].operands])
 
         masks = masks_of(self.found.facets, kept)
-        result, dtypes = run_masked(
-            self.capture, named_tensors(self._copy(dtype)), self._cast(dtype), masks, watch
-        )
+        result, dtypes = run_masked(self.capture, named_tensors(self._copy(dtype)), self._cast(dtype), masks, watch)
         return _outputs(result), dtypes
 
     def _kept(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether each label is kept."""
+        if self._solved is None or self._solved[0] is not analysis.axes:  # ties change labels and axes together
+            self._solved = (analysis.axes, *self._positions(analysis))
+        _, roots, labels, groups, ranks = self._solved
+        kept = np.ones(len(roots), bool)
+        kept[labels[ranks >= units[groups]]] = False
+        return kept[roots]
+
+    def _positions(self, analysis: Analysis) -> tuple[npt.NDArray[Any], ...]:
+        """Representatives of all labels; and label, group and rank of every position of every dimension."""
         labels = self.found.labels
-        kept = np.ones(len(labels), bool)
-        for name, vectors in self.found.dims.items():
-            for vector, axis in zip(vectors, analysis.axes.get(name, ()), strict=False):
-                if vector is not None and axis is not None:
-                    kept[labels.find(vector)] &= axis.rank < units[axis.group]
-        return kept[labels.find(np.arange(len(labels)))]
+        pairs = [
+            (labels.find(vector), axis)
+            for name, vectors in self.found.dims.items()
+            for vector, axis in zip(vectors, analysis.axes.get(name, ()), strict=False)
+            if vector is not None and axis is not None
+        ]
+        none = np.zeros(0, np.int64)
+        return (
+            labels.find(np.arange(len(labels))),
+            np.concatenate([none, *(vector for vector, _ in pairs)]),
+            np.concatenate([none, *(axis.group for _, axis in pairs)]),
+            np.concatenate([none, *(axis.rank for _, axis in pairs)]),
+        )
 
     def _parts(self, kept: npt.NDArray[np.bool_]) -> Parts:
         """What is compared of the tensors at every site."""

@@ -28,12 +28,14 @@ class Reaction:
     Attributes:
         inputs: The inputs to prove with.
         kind: The weights to prove with.
+        model: The copy with these weights that ran, None if none did.
         sites: The operators that a forward calls as the graph does, by what they read.
         moved: For every dimension of a parameter, whether a gradient reaches each of its positions.
     """
 
     inputs: Inputs
     kind: Kind
+    model: nn.Module | None
     sites: Mapping[Key, list[Site]]
     moved: Mapping[str, list[npt.NDArray[np.bool_]]] = field(default_factory=dict)
 
@@ -143,7 +145,7 @@ def react(
         if best is not None:
             break
     if best is None:
-        return Reaction(inputs, "random", {})
+        return Reaction(inputs, "random", None, {})
     called: dict[Key, list[Site]] = {}
     for key, each in sites.items():
         calls = [best.seen.get((key, site.index)) for site in each]
@@ -154,7 +156,9 @@ def react(
         moved = best.moved(seed)
     except RuntimeError:  # the forward writes in place what a gradient needs
         moved = {}
-    return Reaction(best.inputs, best.kind, called, moved)
+    for parameter in best.model.parameters():
+        parameter.requires_grad_(False)
+    return Reaction(best.inputs, best.kind, best.model, called, moved)
 
 
 def _fits(site: Site, found: Sequence[Tensor], parts: Mapping[Node, Sequence[Part | None]]) -> bool:
@@ -180,7 +184,9 @@ def _full(
     def note(key: Key, index: int, tensors: list[Tensor]) -> None:
         each = sites.get(key, [])
         wanted = parts[each[index].node] if index < len(each) else ()
-        if len(wanted) == len(tensors) and all(p is None or p.shape == t.shape for p, t in zip(wanted, tensors, strict=True)):
+        if len(wanted) == len(tensors) and all(
+            p is None or p.shape == t.shape for p, t in zip(wanted, tensors, strict=True)
+        ):
             seen[key, index] = [t if p is None else p.narrowed(t) for p, t in zip(wanted, tensors, strict=True)]
         else:
             seen[key, index] = []
