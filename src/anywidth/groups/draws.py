@@ -31,9 +31,9 @@ _GOLDEN = 0.6180339887498949
 def separating(groups: int, *, small: bool) -> list[int]:
     """Draws such that for any two of the groups, some draw narrows the first and leaves the second whole.
 
-    A few groups are narrowed one by one, to several numbers if the network is small. Of more, every group is narrowed in
-    another half of the draws, so that none of these halves contains another: seven draws are enough for 35 groups, ten
-    for 252.
+    A few groups are narrowed one by one, to several numbers if the network is small. Of more, every group is narrowed
+    in another half of the draws, so that none of these halves contains another: seven draws are enough for 35 groups,
+    ten for 252.
     """
     number, size = groups, 1
     if groups > _ALONE:

@@ -45,9 +45,10 @@ class Reaction:
         return sites[index] if index < len(sites) else None
 
     def moved_groups(self, analysis: Analysis, found: Propagation) -> set[str]:
-        """Groups whose channels, where a layer reads them, change what is compared; of others without such a layer, any.
+        """Names of the groups whose channels change what is compared where a layer reads them.
 
-        Where a layer reads channels, its weights have a gradient only if they are not zero and count for what follows.
+        The weights of that layer then have a gradient, which needs channels that are not zero and results that count.
+        Of groups that no layer reads, any gradient counts.
         """
         made = {cost.weight: set(cost.out_dims) for cost in found.costs if cost.kind != "grouped conv"}
         reading: dict[bool, set[int]] = {True: set(), False: set()}
@@ -97,14 +98,18 @@ class _Run:
             return {}
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return {
-            name: [
-                (g != 0).sum([d for d in range(g.ndim) if d != dim]).ne(0).numpy() if g.ndim > 1 else (g != 0).numpy()
-                for dim in range(g.ndim)
-            ]
-            for name, g in zip(parameters, gradients, strict=True)
-            if g is not None
-        }
+        return {name: _nonzero(g) for name, g in zip(parameters, gradients, strict=True) if g is not None}
+
+
+def _nonzero(gradient: Tensor) -> list[npt.NDArray[np.bool_]]:
+    """Along each dimension, which positions are not zero everywhere; of a kernel, along channels alone."""
+    found = gradient != 0
+    if found.ndim > 2:
+        found = found.flatten(2).any(2)
+    if found.ndim < 2:
+        return [found.numpy()] * found.ndim
+    along = [found.any(1).numpy(), found.any(0).numpy()]
+    return along + [np.ones(size, bool) for size in gradient.shape[2:]]
 
 
 def react(
@@ -184,9 +189,8 @@ def _full(
     def note(key: Key, index: int, tensors: list[Tensor]) -> None:
         each = sites.get(key, [])
         wanted = parts[each[index].node] if index < len(each) else ()
-        if len(wanted) == len(tensors) and all(
-            p is None or p.shape == t.shape for p, t in zip(wanted, tensors, strict=True)
-        ):
+        same = [part is None or part.shape == tensor.shape for part, tensor in zip(wanted, tensors, strict=False)]
+        if len(wanted) == len(tensors) and all(same):
             seen[key, index] = [t if p is None else p.narrowed(t) for p, t in zip(wanted, tensors, strict=True)]
         else:
             seen[key, index] = []
