@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
+from anywidth.batchnorm import share_statistics
 from anywidth.groups.flow import Flow, Value
 from anywidth.groups.labels import FIXED, Array, varying
 from anywidth.groups.rules import registry
@@ -179,6 +180,7 @@ def wrong(net: aw.Supernet, x: Tensor) -> list[str]:
     case = Case(name="mutated", build=lambda: net.model, inputs=lambda: x)
     for channels in configs:
         config = aw.WidthConfig(channels)
+        share_statistics(net, [config])
         with torch.no_grad():
             wanted = masked(net, config, case)(x)
             try:
