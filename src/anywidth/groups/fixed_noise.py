@@ -10,15 +10,33 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.fx import Graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["FixedNoise"]
+__all__ = ["FixedNoise", "needs_fixed_noise"]
 
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 _SINGLE = ("fake_quantize", "_fake_quantize", "fused_moving_avg", "_fused_moving_avg")
 """Operators whose scales, all arguments but the first, have to be in single precision."""
 _STEPS = (0.7548776662, 0.5698402910, 0.8191725134, 0.6710436067, 0.8566748839, 0.7101312069, 0.8826782001)
 """Irrational steps, one per dimension: what is drawn at a position depends on its indices, not on the sizes."""
+
+
+def needs_fixed_noise(graph: Graph) -> bool:
+    """Whether a graph draws random numbers, or computes in several floating-point types."""
+    types: set[torch.dtype] = set()
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            if torch.Tag.nondeterministic_seeded in node.target.tags:
+                return True
+            asked = node.kwargs.get("dtype")
+            if isinstance(asked, torch.dtype) and (asked.is_floating_point or asked.is_complex):
+                return True
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                types.add(tensor.dtype)
+    return len(types) > 1
 
 
 class FixedNoise(TorchDispatchMode):

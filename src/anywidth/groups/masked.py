@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.trace import Capture, Inputs
 
-__all__ = ["run_masked"]
+__all__ = ["masks_of", "run_masked"]
 
 
 def run_masked(
@@ -25,9 +26,10 @@ def run_masked(
     tensors: Mapping[str, Tensor],
     inputs: Inputs,
     masks: Mapping[str, list[np.ndarray]],
+    watch: Callable[[Node, Mapping[Node, Any]], None],
     noise: FixedNoise | None = None,
-) -> list[Any]:
-    """Outputs of a captured graph at full width with some channels masked.
+) -> tuple[Any, set[torch.dtype]]:
+    """Outputs of a captured graph at full width with some channels masked, and the precisions that it computed in.
 
     Sums ignore masked channels because they are zero; means, norms, maxima and softmax over channels count the
     kept ones only.
@@ -37,6 +39,7 @@ def run_masked(
         tensors: Parameters and buffers by name, at full width.
         inputs: What the model is called with.
         masks: For values by node name: boolean arrays that broadcast to them, False where dropped.
+        watch: Called before every node with the values computed so far. Dropped channels of these need not be zero.
         noise: The source of random numbers that the narrowed network has as well.
     """
     flat = iter(inputs.tensors())
@@ -53,8 +56,8 @@ def run_masked(
         else:
             placeholders.append(None)
     found = {name: [torch.from_numpy(mask) for mask in arrays] for name, arrays in masks.items()}
-    runner = _Masked(capture.program.graph_module, found, noise)
-    return runner.run(*placeholders)
+    runner = _Masked(capture.program.graph_module, found, watch, noise)
+    return runner.run(*placeholders), runner.dtypes
 
 
 def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, list[np.ndarray]]:
@@ -70,10 +73,15 @@ def masks_of(facets: Mapping[str, list[Array]], kept: np.ndarray) -> dict[str, l
 
 class _Masked(Interpreter):
     def __init__(
-        self, module: torch.fx.GraphModule, masks: Mapping[str, list[Tensor]], noise: FixedNoise | None = None
+        self,
+        module: torch.fx.GraphModule,
+        masks: Mapping[str, list[Tensor]],
+        watch: Callable[[Node, Mapping[Node, Any]], None],
+        noise: FixedNoise | None,
     ) -> None:
         super().__init__(module)
-        self.masks, self.noise = masks, noise
+        self.masks, self.watch, self.noise = masks, watch, noise
+        self.dtypes: set[torch.dtype] = set()
         self.written = _written_through(module.graph)
 
     def run_node(self, n: Node) -> Any:
@@ -81,6 +89,7 @@ class _Masked(Interpreter):
             return None
         if self.noise is not None:
             self.noise.masks = self.masks.get(n.name, [])
+        self.watch(n, self.env)
         special = _SPECIAL.get(_base(n))
         source = n.all_input_nodes[0] if n.all_input_nodes else None
         masks = self.masks.get(source.name, []) if source is not None else []
@@ -96,6 +105,8 @@ class _Masked(Interpreter):
             result = torch.reshape(*self.fetch_args_kwargs_from_env(n)[0])
         else:
             result = super().run_node(n)
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self.dtypes.add(result.dtype)
         return result if n.op == "placeholder" else self._masked(n, result)
 
     def map_nodes_to_values(self, args: Any, n: Node) -> Any:
@@ -128,7 +139,12 @@ def _written_through(graph: Graph) -> set[Node]:
 
 
 def _base(node: Node) -> str:
-    return str(node.target).rsplit(".", 1)[0] if node.op == "call_function" else ""
+    return _without_overload(node.target) if node.op == "call_function" else ""
+
+
+@cache
+def _without_overload(target: Any) -> str:
+    return str(target).rsplit(".", 1)[0]
 
 
 def _run(node: Node, *args: Any, **kwargs: Any) -> Any:

@@ -1,36 +1,48 @@
-"""One proof: the network with some groups narrowed at random against the masked full network."""
+"""Proofs: the network with some groups narrowed against the masked full network."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
-from anywidth.groups.duplicate import duplicate
-from anywidth.groups.fixed_noise import FixedNoise
+from anywidth.groups.compare import difference, tensor_difference, tolerance_of
+from anywidth.groups.draws import NARROWEST, RANDOM, channels_of, separating
+from anywidth.groups.fixed_noise import FixedNoise, needs_fixed_noise
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
 from anywidth.groups.narrow import narrow, take
+from anywidth.groups.observed import Key, Part, Reads, Site, find_sites, part_of, sites_by_key
 from anywidth.groups.outputs import output_tensors
-from anywidth.groups.propagate import Propagation
+from anywidth.groups.propagate import Propagation, canonical_names
+from anywidth.groups.reaction import Reaction, react
+from anywidth.groups.stand_in import cast, stand_in
 from anywidth.groups.trace import Capture, Inputs, named_tensors
 
 __all__ = ["Failure", "Prover"]
 
-_DRAWS = 8
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_GAIN = 0.5
+"""Quick copies have smaller weights, so that what saturates in one copy need not in the other."""
+
+_SMALL = 20_000_000
+"""Networks of fewer MACs are proved in more draws."""
+
+Parts = Mapping[Node, tuple[Part | None, ...]]
+Seen = dict[tuple[Key, int], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a proof failed, the path of the module that raised (None if the outputs differ), and in which draw."""
+    """Why a proof failed, the path of the module that raised (None if results differ), and in which draw."""
 
     text: str
     module: str | None = None
@@ -38,9 +50,11 @@ class Failure:
 
 
 class Prover:
-    """Runs proofs on copies of one model, in double precision and on random weights.
+    """Runs proofs on copies of one model with weights that hide nothing.
 
-    Random weights, so that neither a zero-initialised layer nor a tiny layer scale can hide a difference.
+    What every operator that reads weights receives is compared, not the outputs alone: a sigmoid or an argmax at the
+    end hides nothing of what is before it. Draws run in single precision, which is several times as fast, and once
+    more in double precision if they fail there, whose verdict counts; random draws run in double precision at once.
     """
 
     def __init__(
@@ -55,30 +69,65 @@ class Prover:
     ) -> None:
         self.model, self.found, self.capture, self.inputs, self.seed = model, found, capture, inputs, seed
         self.training = training
-        self._dtype, self._random = torch.float64, True
-        self._prepare()
+        self._double, self._calm = True, False
+        tensors = [*named_tensors(model).values(), *inputs.tensors()]
+        self._quick = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+        self._copies: dict[torch.dtype, nn.Module] = {}
+        self._solved: tuple[Any, ...] | None = None
 
-    def _prepare(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-        tensors = {id(tensor): tensor for tensor in named_tensors(self.model).values()}
-        made = {key: self._weight(tensor, generator) for key, tensor in tensors.items()}
-        self._copy = duplicate(self.model, made).eval()
-        if self._random:
-            _randomise_statistics(self._copy, generator)
-        self._inputs = self.inputs.map(self._cast)
+    @cached_property
+    def _sites(self) -> dict[Key, list[Site]]:
+        return sites_by_key(find_sites(self.capture, canonical_names(self.model)))
 
-    def _weight(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            return self._cast(tensor).clone()
-        if self._random and tensor.is_floating_point():
-            return nn.Parameter(_random(tensor.shape, self._dtype, generator), requires_grad=False)
-        return nn.Parameter(self._cast(tensor).clone(), requires_grad=False)
+    @cached_property
+    def _reaction(self) -> Reaction:
+        parts = self._parts(np.ones(len(self.found.labels), bool))
+        found = react(
+            self.model,
+            self.inputs,
+            self._sites,
+            parts,
+            self._surroundings,
+            dtype=self._quick,
+            seed=self.seed,
+            gain=_GAIN,
+        )
+        if found.model is not None:
+            self._copies[self._quick] = found.model
+        return found
 
-    def _cast(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().cpu()
-        if tensor.is_complex():
-            return tensor.to(torch.complex128 if self._dtype == torch.float64 else torch.complex64)
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+    @cached_property
+    def _fixed(self) -> bool:
+        return needs_fixed_noise(self.capture.program.graph)
+
+    @cached_property
+    def _grouped(self) -> bool:
+        return any("grouped_mm" in str(node.target) for node in self.capture.program.graph.nodes)
+
+    @contextmanager
+    def _surroundings(self, dtype: torch.dtype, fixed: bool = False) -> Iterator[FixedNoise | None]:
+        """Context manager in which both networks draw the same numbers, in one precision.
+
+        The modes that see to it slow all operators down, so they are there only if the graph needs them.
+        """
+        with ExitStack() as stack:
+            if self._grouped:
+                stack.enter_context(AnyGroupedProduct())
+            yield stack.enter_context(FixedNoise(dtype)) if self._fixed or fixed else None
+
+    def _copy(self, dtype: torch.dtype) -> nn.Module:
+        kind = self._reaction.kind
+        if self._calm:
+            return stand_in(self.model, dtype, "small" if kind == "random" else kind, seed=self.seed + 1)
+        if dtype not in self._copies:
+            gain = _GAIN if dtype == self._quick else 1.0
+            self._copies[dtype] = stand_in(self.model, dtype, kind, seed=self.seed, gain=gain)
+        return self._copies[dtype]
+
+    def _cast(self, dtype: torch.dtype) -> Inputs:
+        return self._reaction.inputs.map(lambda tensor: cast(tensor, dtype))
+
+    # -- proofs ----------------------------------------------------------------------------------------
 
     def fault(
         self, analysis: Analysis, groups: Sequence[ChannelGroup], failure: Failure
@@ -98,20 +147,31 @@ class Prover:
         return groups[fails - 1], failure
 
     def prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draws: Sequence[int] = ()) -> Failure | None:
-        """None if the network with these groups narrowed at random equals the masked one, else what is wrong.
+        """None if the network with these groups narrowed equals the masked one in all draws, else what is wrong.
 
-        Where an integer attribute may count one of several groups, the draws are such that they can be told apart. The
-        first of several groups are narrowed alike in the same draw, whatever follows.
+        All groups are narrowed at random, and as far as possible; and in some draws, each group is narrowed while any
+        other is whole. Where an integer attribute may count one of several groups, the random draws are such that they
+        can be told apart. The first of several groups are narrowed alike in the same draw, whatever follows.
         """
         failures = (self._prove(analysis, groups, draw) for draw in draws or self._draws(analysis, groups))
         return next((failure for failure in failures if failure is not None), None)
 
+    def silent(self, analysis: Analysis) -> list[ChannelGroup]:
+        """The elastic groups that nothing compared depends on, so that a proof says nothing about them."""
+        moved = self._reaction.moved_groups(analysis, self.found)
+        doubtful = [group for group in analysis.elastic if group.name not in moved]
+        return [group for group in doubtful if not self._changes(analysis, group)]
+
     def _units(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> npt.NDArray[np.int64]:
-        rng = np.random.default_rng(self.seed + draw)
-        return analysis.units({g.name: int(rng.integers(_fewest(g), g.units)) * g.unit for g in groups})
+        return analysis.units(channels_of(groups, draw, self.seed))
 
     def _draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
-        """The fewest of eight draws that tell apart whatever integer attributes may count and any of the eight can."""
+        small = sum(operator.macs for operator in analysis.operators) < _SMALL
+        draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small)]
+        return list(dict.fromkeys([*draws, *RANDOM[:3]])) if small else draws
+
+    def _random_draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
+        """The fewest random draws that tell apart whatever integer attributes may count and any of them can."""
         attributes = [
             (path, name, attribute)
             for path, found in analysis.attributes.items()
@@ -119,98 +179,230 @@ class Prover:
             if attribute.alternatives > 1
         ]
         told: list[set[tuple[str, str, int]]] = []
-        for draw in range(_DRAWS if attributes else 0):
+        for draw in RANDOM if attributes else ():
             units = self._units(analysis, groups, draw)
             told.append({(path, name, i) for path, name, a in attributes for i in a.told_apart(units)})
         draws: list[int] = []
         left: set[tuple[str, str, int]] = set().union(*told)
         while left:
-            draws.append(max(range(_DRAWS), key=lambda draw: len(told[draw] & left)))
+            draws.append(max(RANDOM, key=lambda draw: len(told[draw] & left)))
             left -= told[draws[-1]]
         return draws or [0]
 
     def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
         units = self._units(analysis, groups, draw)
+        failure: Failure | None = None
+        if draw not in RANDOM or not self._double:
+            failure = self._attempt(analysis, units, self._quick, draw)
+            if failure is None or failure.module is not None or self._quick == torch.float64:
+                return failure
+        failure = self._attempt(analysis, units, torch.float64, draw) if self._double else failure
+        if failure is None or failure.module is not None or self._double:
+            return failure
+        # In single precision, a softmax or a comparison may turn rounding into another result: small weights decide.
+        self._calm = True
+        try:
+            return self._attempt(analysis, units, self._quick, draw)
+        finally:
+            self._calm = False
+
+    def _attempt(
+        self, analysis: Analysis, units: npt.NDArray[np.int64], dtype: torch.dtype, draw: int
+    ) -> Failure | None:
+        kept = self._kept(analysis, units)
+        parts = self._parts(kept)
         active: list[str] = []
         try:
-            got = self._narrowed(analysis, units, active)
+            got, seen = self._narrowed(analysis, units, dtype, parts, active, self.training and draw in RANDOM)
+        except _ShapeError as error:
+            return Failure(str(error), draw=draw)
         except Exception as error:
             text = str(error).strip()
-            if self._single(error):
-                return self._prove(analysis, groups, draw)
+            if dtype != self._quick and _needs_single(error):
+                self._double = False
+                return self._attempt(analysis, units, self._quick, draw)
             line = (text.splitlines() or [""])[0][:160]
             where = self._owner(active)
             return Failure(
                 f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where, draw
             )
+        compared = _Compared(parts, seen)
         try:
-            wanted = self._masked(analysis, units)
+            wanted, dtypes = self._masked(kept, dtype, compared.note)
         except RuntimeError as error:
-            if self._single(error):
-                return self._prove(analysis, groups, draw)
+            if dtype != self._quick and _needs_single(error):
+                self._double = False
+                return self._attempt(analysis, units, self._quick, draw)
             raise
-        if self._random and not all(bool(torch.isfinite(out).all()) for out in wanted if out.is_floating_point()):
-            self._random = False  # they leave the domain of some function: prove with the weights that the user has
-            self._prepare()
-            return self._prove(analysis, groups, draw)
-        text = _difference(got, wanted, _TOLERANCE[self._dtype])
+        tolerance = tolerance_of({dtype, *dtypes})
+        text = compared.difference(tolerance)
+        if text is None:
+            text = difference(got, wanted, tolerance, dtypes=dtypes == {dtype})
         return None if text is None else Failure(text, draw=draw)
-
-    def _single(self, error: Exception) -> bool:
-        """Go on in single precision if a forward insists on it; False if that is not what is wrong."""
-        text = str(error).lower()
-        precision = "dtype" in text or ("type" in text and "float" in text) or "double" in text
-        if self._dtype == torch.float32 or not precision:
-            return False
-        self._dtype = torch.float32
-        self._prepare()
-        return True
 
     def _owner(self, active: Sequence[str]) -> str:
         """The innermost running module whose forward the user (or a model library) wrote."""
         for path in reversed(active):
-            kind = type(self._copy.get_submodule(path))
+            kind = type(self.model.get_submodule(path))
             if not kind.__module__.startswith("torch.nn") or issubclass(kind, nn.MultiheadAttention):
                 return path
         return ""
 
-    def _products(self) -> AbstractContextManager[object]:
-        """A mode for grouped products, where there are any, because it slows all operators down."""
-        grouped = any("grouped_mm" in str(node.target) for node in self.capture.program.graph.nodes)
-        return AnyGroupedProduct() if grouped else nullcontext()
+    def _changes(self, analysis: Analysis, group: ChannelGroup) -> bool:
+        """Whether masking some channels of a group changes anything that is compared, in the full network."""
+        kept = self._kept(analysis, analysis.units({group.name: group.units // 2 * group.unit}))
+        parts = self._parts(kept)
+        runs: list[list[Tensor]] = []
+        for labels in (np.ones_like(kept), kept):
+            noted = _Noted(parts)
+            outputs, _ = self._masked(labels, self._quick, noted.note)
+            runs.append([*noted.tensors, *outputs])
+        return any(tensor_difference(a, b, (1e-6, 1e-6)) is not None for a, b in zip(*runs, strict=True))
+
+    # -- runs ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64], active: list[str]) -> list[Tensor]:
+    def _narrowed(
+        self,
+        analysis: Analysis,
+        units: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        parts: Parts,
+        active: list[str],
+        training: bool,
+    ) -> tuple[list[Tensor], Seen]:
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
             part = take(tensor, kept)
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part.clone()
 
-        sub = narrow(self._copy, analysis, units, bind)
-        with _watched(sub, active), self._products():
-            with FixedNoise(self._dtype):
-                result = output_tensors(self._inputs.call(sub))
-            if self.training:
-                with FixedNoise(self._dtype):
-                    self._inputs.call(sub.train())
-        return result
+        sub = narrow(self._copy(dtype), analysis, units, bind)
+        inputs, seen = self._cast(dtype), Seen()
+
+        def note(key: Key, index: int, tensors: list[Tensor]) -> None:
+            site = self._reaction.comparable(key, index)
+            if site is None:
+                return
+            for part, tensor in zip(parts[site.node], tensors, strict=True):
+                if part is not None and part.shape != tensor.shape:
+                    where = ", ".join(key)
+                    raise _ShapeError(
+                        f"its narrowed network differs from the masked one: {where} meets shape "
+                        f"{tuple(tensor.shape)}, not {part.shape}"
+                    )
+            seen[key, index] = [
+                tensor if part is None else part.narrowed(tensor)
+                for part, tensor in zip(parts[site.node], tensors, strict=True)
+            ]
+
+        with _watched(sub, active):
+            with self._surroundings(dtype), Reads(named_tensors(sub), note):
+                result = output_tensors(inputs.call(sub))
+            if training:
+                with self._surroundings(dtype, fixed=True):
+                    inputs.call(sub.train())
+        return result, seen
 
     @torch.no_grad()
-    def _masked(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> list[Tensor]:
+    def _masked(
+        self, kept: npt.NDArray[np.bool_], dtype: torch.dtype, note: Callable[[Site, list[Any]], None]
+    ) -> tuple[list[Tensor], set[torch.dtype]]:
+        sites = {site.node: site for sites in self._sites.values() for site in sites}
+
+        def watch(node: Node, values: Mapping[Node, Any]) -> None:
+            if node in sites:
+                note(sites[node], [values[operand] for operand in sites[node].operands])
+
+        masks = masks_of(self.found.facets, kept)
+        with self._surroundings(dtype) as noise:
+            result, dtypes = run_masked(
+                self.capture, named_tensors(self._copy(dtype)), self._cast(dtype), masks, watch, noise
+            )
+        return output_tensors(result), dtypes
+
+    def _kept(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each label is kept."""
+        if self._solved is None or self._solved[0] is not analysis.axes:  # ties change labels and axes together
+            self._solved = (analysis.axes, *self._positions(analysis))
+        _, roots, labels, groups, ranks = self._solved
+        kept = np.ones(len(roots), bool)
+        kept[labels[ranks >= units[groups]]] = False
+        return kept[roots]
+
+    def _positions(self, analysis: Analysis) -> tuple[npt.NDArray[Any], ...]:
+        """Representatives of all labels; and label, group and rank of every position of every dimension."""
         labels = self.found.labels
-        kept = np.ones(len(labels), bool)
-        for name, vectors in self.found.dims.items():
-            for vector, axis in zip(vectors, analysis.axes.get(name, ()), strict=False):
-                if vector is not None and axis is not None:
-                    kept[labels.find(vector)] &= axis.rank < units[axis.group]
-        facets = {name: [labels.find(array) for array in arrays] for name, arrays in self.found.facets.items()}
-        masks = masks_of(facets, kept)
-        with FixedNoise(self._dtype) as noise:
-            return output_tensors(run_masked(self.capture, named_tensors(self._copy), self._inputs, masks, noise))
+        pairs = [
+            (labels.find(vector), axis)
+            for name, vectors in self.found.dims.items()
+            for vector, axis in zip(vectors, analysis.axes.get(name, ()), strict=False)
+            if vector is not None and axis is not None
+        ]
+        none = np.zeros(0, np.int64)
+        return (
+            labels.find(np.arange(len(labels))),
+            np.concatenate([none, *(vector for vector, _ in pairs)]),
+            np.concatenate([none, *(axis.group for _, axis in pairs)]),
+            np.concatenate([none, *(axis.rank for _, axis in pairs)]),
+        )
+
+    def _parts(self, kept: npt.NDArray[np.bool_]) -> Parts:
+        """What is compared of the tensors at every site."""
+        found: dict[Node, tuple[Part | None, ...]] = {}
+        for sites in self._sites.values():
+            for site in sites:
+                values = [operand.meta.get("val") for operand in site.operands]
+                found[site.node] = tuple(
+                    part_of(value.shape, self.found.facets.get(operand.name, []), kept)
+                    if isinstance(value, Tensor) and not made
+                    else None
+                    for operand, made, value in zip(site.operands, site.made, values, strict=True)
+                )
+        return found
 
 
-def _fewest(group: ChannelGroup) -> int:
-    """The fewest units to prove with: two channels where that is possible, because one alone has no variance."""
-    return 1 if group.unit > 1 or group.units == 2 else 2
+class _ShapeError(Exception):
+    """An operator that reads weights received another shape than the kept part of the full network's."""
+
+
+class _Compared:
+    """Compares what a narrowed network's operators received with what those of the masked network receive."""
+
+    def __init__(self, parts: Parts, seen: Seen) -> None:
+        self.parts, self.seen = parts, seen
+        self.pairs: list[tuple[Key, Tensor, Tensor]] = []
+
+    def note(self, site: Site, tensors: list[Any]) -> None:
+        """Keep the pairs of one site."""
+        found = self.seen.get((site.key, site.index), [])
+        for part, ours, full in zip(self.parts[site.node], found, tensors, strict=False):
+            if part is not None:
+                self.pairs.append((site.key, ours, part.full(full)))
+
+    def difference(self, tolerance: tuple[float, float]) -> str | None:
+        """Where and by how much the first pair differs, or None."""
+        for key, ours, wanted in self.pairs:
+            text = tensor_difference(ours, wanted, tolerance)
+            if text is not None:
+                return f"its narrowed network differs from the masked one by {text} at the input of {', '.join(key)}"
+        return None
+
+
+class _Noted:
+    """Keeps what is compared of the masked network."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.tensors: list[Tensor] = []
+
+    def note(self, site: Site, tensors: list[Any]) -> None:
+        """Keep the parts of one site."""
+        self.tensors += [p.full(t) for p, t in zip(self.parts[site.node], tensors, strict=True) if p is not None]
+
+
+def _needs_single(error: Exception) -> bool:
+    """Whether a forward insists on single precision."""
+    text = str(error).lower()
+    return "dtype" in text or ("type" in text and "float" in text) or "double" in text
 
 
 @contextmanager
@@ -225,46 +417,3 @@ def _watched(model: nn.Module, active: list[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-_PERIOD = 1_000_003
-"""A prime, so that rows are alike only in tensors with more rows than this, or of longer rows."""
-
-
-def _normal(number: int, generator: torch.Generator) -> Tensor:
-    """Normal random numbers in single precision; beyond a period they repeat, because drawing millions takes long."""
-    drawn = torch.randn(min(number, _PERIOD), generator=generator)
-    return drawn.repeat(-(-number // drawn.numel()))[:number] if number else drawn
-
-
-def _random(shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """A random weight: normal matrices that keep the size of what passes, vectors between 0.5 and 1.5."""
-    if len(shape) < 2:
-        return torch.rand(shape, generator=generator, dtype=dtype) + 0.5
-    spread = math.sqrt(2 / max(1, shape[1:].numel()))
-    return _normal(shape.numel(), generator).reshape(shape).to(dtype).mul_(spread)
-
-
-@torch.no_grad()
-def _randomise_statistics(model: nn.Module, generator: torch.Generator) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-            assert module.running_var is not None
-            shape, dtype = module.running_mean.shape, module.running_mean.dtype
-            module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) * 0.1)
-            module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
-
-
-def _difference(got: list[Tensor], wanted: list[Tensor], tolerance: float) -> str | None:
-    if len(got) != len(wanted):
-        return f"its narrowed network returns {len(got)} tensors, the full one {len(wanted)}"
-    for a, b in zip(got, wanted, strict=True):
-        if a.shape != b.shape:
-            return f"its narrowed network returns shape {tuple(a.shape)}, the full one {tuple(b.shape)}"
-        if not a.is_floating_point():
-            continue
-        scale = float(b.abs().max()) if b.numel() else 0.0
-        error = float((a - b).abs().max()) if b.numel() else 0.0
-        if not error <= tolerance * max(scale, 1e-30):
-            return f"its narrowed network differs from the masked one by {error:.2g} of {scale:.2g}"
-    return None

@@ -1,0 +1,178 @@
+"""What the operators that read weights receive, in a narrowed network and in the masked graph."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+
+from anywidth.groups.labels import Array, varying
+from anywidth.groups.trace import Capture
+
+__all__ = ["Key", "Part", "Reads", "Site", "find_sites", "part_of", "sites_by_key"]
+
+Key = tuple[str, ...]
+"""The names of the parameters and buffers that an operator reads, directly or through what is computed of them."""
+
+_SAMPLES = np.array([0, 0.13, 0.31, 0.55, 0.78, 1])
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operator of the graph that reads weights: which, how many did before, and its other tensors.
+
+    `made` says which of these the forward makes from nothing (zeros, positions), in a shape that may follow channels.
+    """
+
+    key: Key
+    index: int
+    node: Node
+    operands: tuple[Node, ...]
+    made: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compared of one tensor: its kept channels, and a few positions of every dimension without channels.
+
+    Attributes:
+        shape: The shape in the narrowed network.
+        kept: Kept positions of every dimension of the full tensor, None for all.
+        sampled: Positions to compare of every dimension that carries no channels, None for all.
+    """
+
+    shape: tuple[int, ...]
+    kept: tuple[Tensor | None, ...]
+    sampled: tuple[Tensor | None, ...]
+
+    def narrowed(self, tensor: Tensor) -> Tensor:
+        """The compared part of the narrowed network's tensor, copied because it may be overwritten in place."""
+        return _picked(tensor, self.sampled)
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """The compared part of the full network's tensor."""
+        return _picked(_picked(tensor, self.sampled, copied=False), self.kept)
+
+
+def _picked(tensor: Tensor, positions: Sequence[Tensor | None], copied: bool = True) -> Tensor:
+    whole = True
+    for dim, indices in enumerate(positions):
+        if indices is not None:
+            tensor, whole = tensor.index_select(dim, indices), False
+    return tensor.clone() if whole and copied else tensor
+
+
+def part_of(shape: Sequence[int], facets: Sequence[Array], kept: npt.NDArray[np.bool_]) -> Part | None:
+    """What to compare of a value with these label arrays, or None if what is kept of it is not a block.
+
+    Args:
+        shape: The shape at full width.
+        facets: The label arrays that broadcast to the value.
+        kept: Whether each label is kept.
+    """
+    masks: list[npt.NDArray[np.bool_] | None] = [None] * len(shape)
+    for facet in facets:
+        mask = kept[facet]
+        dims = varying(facet)
+        each = [mask.any(tuple(d for d in range(mask.ndim) if d != dim)) for dim in sorted(dims)]
+        if len(dims) > 1 and int(np.prod([m.sum() for m in each])) != int(mask.sum()):
+            return None
+        for dim, found in zip(sorted(dims), each, strict=True):
+            before = masks[dim]
+            masks[dim] = found if before is None else before & found
+    indices = [None if m is None or m.all() else torch.from_numpy(np.flatnonzero(m)) for m in masks]
+    return Part(
+        shape=tuple(size if i is None else len(i) for size, i in zip(shape, indices, strict=True)),
+        kept=tuple(indices),
+        sampled=tuple(None if m is not None else _sample(size) for size, m in zip(shape, masks, strict=True)),
+    )
+
+
+def _sample(size: int) -> Tensor | None:
+    return None if size <= len(_SAMPLES) + 2 else torch.from_numpy((_SAMPLES * (size - 1)).astype(np.int64))
+
+
+def find_sites(capture: Capture, names: Mapping[str, str]) -> list[Site]:
+    """The operators of a graph that read weights, in order; `names` maps every name of a tensor to its first."""
+    owners: dict[Node, Key] = {}
+    made: set[Node] = set()
+    count: Counter[Key] = Counter()
+    found = []
+    for node in capture.program.graph.nodes:
+        if node.op == "placeholder" and node.name in capture.tensors:
+            owners[node] = (names[capture.tensors[node.name]],)
+        elif node.op == "placeholder" and node.name in capture.constants:
+            made.add(node)
+        elif node.op == "call_function":
+            if all(source in made for source in node.all_input_nodes):
+                made.add(node)
+            key = _joined(owners[source] for source in node.all_input_nodes if source in owners)
+            others = tuple(source for source in node.all_input_nodes if source not in owners)
+            if key and not others:
+                owners[node] = key
+            elif key:
+                found.append(Site(key, count[key], node, others, tuple(other in made for other in others)))
+                count[key] += 1
+    return found
+
+
+def sites_by_key(sites: Sequence[Site]) -> dict[Key, list[Site]]:
+    """The operators that read the same weights, in order."""
+    found: dict[Key, list[Site]] = defaultdict(list)
+    for site in sites:
+        found[site.key].append(site)
+    return dict(found)
+
+
+def _joined(keys: Iterator[Key]) -> Key:
+    return tuple(sorted({name for key in keys for name in key}))
+
+
+class Reads(TorchFunctionMode):
+    """Calls `note(key, index, tensors)` before every function of torch that reads weights together with other tensors.
+
+    What is computed of weights alone counts as those weights.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], note: Callable[[Key, int, list[Tensor]], None]) -> None:
+        super().__init__()
+        self._owners: dict[int, Key] = {}
+        self._alive: list[Tensor] = []  # an id is that of a tensor only while the tensor lives
+        self._note = note
+        self.count: Counter[Key] = Counter()
+        for name, tensor in weights.items():
+            self._owners.setdefault(id(tensor), (name,))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = list(_tensors((*args, *kwargs.values())))
+        key = _joined(self._owners[id(t)] for t in tensors if id(t) in self._owners)
+        if not key:
+            return func(*args, **kwargs)
+        others = list({id(t): t for t in tensors if id(t) not in self._owners}.values())
+        if others:
+            index, self.count[key] = self.count[key], self.count[key] + 1
+            self._note(key, index, others)
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        for tensor in _tensors((result,)):
+            if id(tensor) not in self._owners:
+                self._owners[id(tensor)] = key
+                self._alive.append(tensor)
+        return result
+
+
+def _tensors(items: Any) -> Iterator[Tensor]:
+    for item in items:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (list, tuple)):
+            yield from _tensors(item)

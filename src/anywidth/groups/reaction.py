@@ -1,0 +1,206 @@
+"""A run of the full network before the proofs: which weights and inputs serve, and what depends on which channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from anywidth.groups.analysis import Analysis
+from anywidth.groups.observed import Key, Part, Reads, Site
+from anywidth.groups.outputs import output_tensors
+from anywidth.groups.propagate import Propagation
+from anywidth.groups.stand_in import KINDS, Kind, cast, stand_in, varied
+from anywidth.groups.trace import Inputs, named_tensors
+
+__all__ = ["Reaction", "react"]
+
+Surroundings = Callable[[torch.dtype], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """How the full network reacts to weights and inputs.
+
+    Attributes:
+        inputs: The inputs to prove with.
+        kind: The weights to prove with.
+        model: The copy with these weights that ran, None if none did.
+        sites: The operators that a forward calls as the graph does, by what they read.
+        moved: For every dimension of a parameter, whether a gradient reaches each of its positions.
+    """
+
+    inputs: Inputs
+    kind: Kind
+    model: nn.Module | None
+    sites: Mapping[Key, list[Site]]
+    moved: Mapping[str, list[npt.NDArray[np.bool_]]] = field(default_factory=dict)
+
+    def comparable(self, key: Key, index: int) -> Site | None:
+        """The operator of the graph for the call number `index` of one that reads these weights."""
+        sites = self.sites.get(key, [])
+        return sites[index] if index < len(sites) else None
+
+    def moved_groups(self, analysis: Analysis, found: Propagation) -> set[str]:
+        """Names of the groups whose channels change what is compared where a layer reads them.
+
+        The weights of that layer then have a gradient, which needs channels that are not zero and results that count.
+        Of groups that no layer reads, any gradient counts.
+        """
+        made = {cost.weight: set(cost.out_dims) for cost in found.costs if cost.kind != "grouped conv"}
+        reading: dict[bool, set[int]] = {True: set(), False: set()}
+        moving: dict[bool, set[int]] = {True: set(), False: set()}
+        for name, axes in analysis.axes.items():
+            for dim, axis in enumerate(axes):
+                if axis is None:
+                    continue
+                reads = name in made and dim not in made[name]
+                reading[reads].update(axis.group.tolist())
+                if name in self.moved:
+                    moving[reads].update(axis.group[self.moved[name][dim]].tolist())
+        moved = moving[True] | (moving[False] - reading[True])
+        return {group.name for number, group in enumerate(analysis.groups) if number in moved}
+
+
+@dataclass(frozen=True)
+class _Run:
+    kind: Kind
+    inputs: Inputs
+    model: nn.Module
+    seen: dict[tuple[Key, int], list[Tensor]]
+    outputs: list[Tensor]
+
+    @property
+    def finite(self) -> float:
+        """The least share of finite numbers in a tensor."""
+        tensors = [t for t in self._tensors() if t.numel()]
+        return min((float(torch.isfinite(t).double().mean()) for t in tensors), default=1.0)
+
+    def _tensors(self) -> list[Tensor]:
+        found = [*self.outputs, *(tensor for tensors in self.seen.values() for tensor in tensors)]
+        return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in found]
+
+    @torch.enable_grad()
+    def moved(self, seed: int) -> dict[str, list[npt.NDArray[np.bool_]]]:
+        """For every parameter, along each dimension, where something compared depends on it."""
+        generator = torch.Generator().manual_seed(seed)
+        loss = torch.zeros(())
+        for tensor in self._tensors():
+            if tensor.requires_grad:
+                part = tensor[torch.isfinite(tensor)]
+                if part.numel():
+                    noise = torch.randn(part.shape, generator=generator).to(part.dtype)
+                    loss = loss + (part / part.detach().abs().amax().clamp(min=1e-30) * noise).sum().float()
+        if not loss.requires_grad:
+            return {}
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {name: _nonzero(g) for name, g in zip(parameters, gradients, strict=True) if g is not None}
+
+
+def _nonzero(gradient: Tensor) -> list[npt.NDArray[np.bool_]]:
+    """Along each dimension, which positions are not zero everywhere; of a kernel, along channels alone."""
+    found = gradient != 0
+    if found.ndim > 2:
+        found = found.flatten(2).any(2)
+    if found.ndim < 2:
+        return [found.numpy()] * found.ndim
+    along = [found.any(1).numpy(), found.any(0).numpy()]
+    return along + [np.ones(size, bool) for size in gradient.shape[2:]]
+
+
+def react(
+    model: nn.Module,
+    inputs: Inputs,
+    sites: Mapping[Key, list[Site]],
+    parts: Mapping[Node, Sequence[Part | None]],
+    surroundings: Surroundings,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    gain: float,
+) -> Reaction:
+    """Weights and inputs with which the numbers of a network stay finite, and how it reacts to them.
+
+    Inputs of one number everywhere (zeros, say) are replaced by random ones if the network runs with them.
+
+    Args:
+        model: The network, which is not changed.
+        inputs: What it is called with.
+        sites: The operators of its graph that read weights.
+        parts: What is compared of their other tensors at full width.
+        surroundings: The context manager to run in, for a precision.
+        dtype: The precision to run in.
+        seed: Of the random numbers.
+        gain: Factor of random weights.
+    """
+    best: _Run | None = None
+    for candidate in (varied(inputs, seed), inputs):
+        for kind in KINDS if candidate is not None else ():
+            assert candidate is not None
+            try:
+                with surroundings(dtype):
+                    run = _full(model, candidate, kind, sites, parts, dtype, seed, gain)
+            except Exception:  # other numbers than the user's need not suit, and the proof says what is wrong
+                break
+            if best is None or run.finite > best.finite:
+                best = run
+            if best.finite == 1:
+                break
+        if best is not None:
+            break
+    if best is None:
+        return Reaction(inputs, "random", None, {})
+    called: dict[Key, list[Site]] = {}
+    for key, each in sites.items():
+        calls = [best.seen.get((key, site.index)) for site in each]
+        same = all(found is not None and _fits(site, found, parts) for site, found in zip(each, calls, strict=True))
+        if same and (key, len(each)) not in best.seen:
+            called[key] = each
+    try:
+        moved = best.moved(seed)
+    except RuntimeError:  # the forward writes in place what a gradient needs
+        moved = {}
+    for parameter in best.model.parameters():
+        parameter.requires_grad_(False)
+    return Reaction(best.inputs, best.kind, best.model, called, moved)
+
+
+def _fits(site: Site, found: Sequence[Tensor], parts: Mapping[Node, Sequence[Part | None]]) -> bool:
+    """Whether a call has the tensors of an operator of the graph."""
+    return len(found) == len(parts[site.node])
+
+
+def _full(
+    model: nn.Module,
+    inputs: Inputs,
+    kind: Kind,
+    sites: Mapping[Key, list[Site]],
+    parts: Mapping[Node, Sequence[Part | None]],
+    dtype: torch.dtype,
+    seed: int,
+    gain: float,
+) -> _Run:
+    copied = stand_in(model, dtype, kind, seed=seed, gain=gain)
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    seen: dict[tuple[Key, int], list[Tensor]] = {}
+
+    def note(key: Key, index: int, tensors: list[Tensor]) -> None:
+        each = sites.get(key, [])
+        wanted = parts[each[index].node] if index < len(each) else ()
+        same = [part is None or part.shape == tensor.shape for part, tensor in zip(wanted, tensors, strict=False)]
+        if len(wanted) == len(tensors) and all(same):
+            seen[key, index] = [t if p is None else p.narrowed(t) for p, t in zip(wanted, tensors, strict=True)]
+        else:
+            seen[key, index] = []
+
+    with torch.enable_grad(), Reads(named_tensors(copied), note):
+        result = inputs.map(lambda tensor: cast(tensor, dtype)).call(copied)
+    return _Run(kind, inputs, copied, seen, output_tensors(result))
