@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.trace import Inputs, double_batch, named_tensors
 
 __all__ = ["ForwardEffects", "forward_effects", "is_dropout"]
@@ -166,9 +166,13 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _copy(model: nn.Module, *, meta: bool) -> nn.Module:
-    if not meta:
-        return copy.deepcopy(model)
-    return copy.deepcopy(model, {id(tensor): _meta(tensor) for tensor in named_tensors(model).values()})
+    make = _meta if meta else _apart
+    return duplicate(model, {id(tensor): make(tensor) for tensor in named_tensors(model).values()})
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
 
 
 def _meta(tensor: Tensor) -> Tensor:

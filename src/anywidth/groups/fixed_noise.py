@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import Graph, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["FixedNoise", "needs_fixed_noise"]
@@ -27,7 +27,7 @@ def needs_fixed_noise(graph: Graph) -> bool:
     types: set[torch.dtype] = set()
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
-            if torch.Tag.nondeterministic_seeded in node.target.tags:
+            if torch.Tag.nondeterministic_seeded in node.target.tags and _may_draw(node):
                 return True
             asked = node.kwargs.get("dtype")
             if isinstance(asked, torch.dtype) and (asked.is_floating_point or asked.is_complex):
@@ -37,6 +37,18 @@ def needs_fixed_noise(graph: Graph) -> bool:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 types.add(tensor.dtype)
     return len(types) > 1
+
+
+def _may_draw(node: Node) -> bool:
+    """Whether an operator that can draw random numbers does: dropout in evaluation, for one, draws none."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    given = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+    given |= {a.name: value for a, value in zip(target._schema.arguments, node.args, strict=False)}
+    given |= node.kwargs
+    if given.get("train", True) is False or given.get("training", True) is False:
+        return False
+    return "bernoulli" in str(target) or all(given.get(name, 1) != 0 for name in ("p", "dropout", "dropout_p"))
 
 
 class FixedNoise(TorchDispatchMode):

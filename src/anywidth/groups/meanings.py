@@ -14,6 +14,7 @@ import numpy.typing as npt
 from torch import nn
 
 from anywidth.groups.analysis import Analysis, Attribute, Coincidence
+from anywidth.groups.draws import NARROWEST
 from anywidth.groups.prover import Prover
 
 __all__ = [
@@ -105,7 +106,14 @@ def doubtful(model: nn.Module, analysis: Analysis) -> list[Integer]:
 
 def drop_unneeded(model: nn.Module, analysis: Analysis, prover: Prover) -> Analysis:
     """The same analysis, in which an integer follows channels only if the network is wrong where it does not."""
+    dropped = analysis
     for integer in following(model, analysis):
+        trial = leave_alone(model, dropped, integer)
+        if prover.prove(trial, trial.elastic, draws=[NARROWEST]) is None:
+            dropped = trial
+    if dropped is analysis or prover.prove(dropped, dropped.elastic) is None:
+        return dropped
+    for integer in following(model, analysis):  # one of them is needed in another draw
         trial = leave_alone(model, analysis, integer)
         if prover.prove(trial, trial.elastic) is None:
             analysis = trial

@@ -36,6 +36,9 @@ _GAIN = 0.5
 _SMALL = 20_000_000
 """Networks of fewer MACs are proved in more draws."""
 
+_REFERENCES = 12
+"""Runs of masked networks that are kept, for proofs with other integers."""
+
 Parts = Mapping[Node, tuple[Part | None, ...]]
 Seen = dict[tuple[Key, int], list[Tensor]]
 
@@ -73,6 +76,7 @@ class Prover:
         tensors = [*named_tensors(model).values(), *inputs.tensors()]
         self._quick = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self._copies: dict[torch.dtype, nn.Module] = {}
+        self._references: dict[tuple[bytes, torch.dtype, bool], _Reference] = {}
         self._solved: tuple[Any, ...] | None = None
 
     @cached_property
@@ -108,9 +112,11 @@ class Prover:
     def _surroundings(self, dtype: torch.dtype, fixed: bool = False) -> Iterator[FixedNoise | None]:
         """Context manager in which both networks draw the same numbers, in one precision.
 
-        The modes that see to it slow all operators down, so they are there only if the graph needs them.
+        The modes that see to it slow all operators down, so they are there only if the graph needs them. Tensors that a
+        forward creates without a type are in that precision in any case.
         """
         with ExitStack() as stack:
+            stack.enter_context(_created_in(dtype))
             if self._grouped:
                 stack.enter_context(AnyGroupedProduct())
             yield stack.enter_context(FixedNoise(dtype)) if self._fixed or fixed else None
@@ -226,18 +232,17 @@ class Prover:
             return Failure(
                 f"its narrowed network does not run ({type(error).__name__} in {where!r}: {line})", where, draw
             )
-        compared = _Compared(parts, seen)
         try:
-            wanted, dtypes = self._masked(kept, dtype, compared.note)
+            wanted = self._reference(kept, dtype, parts)
         except RuntimeError as error:
             if dtype != self._quick and _needs_single(error):
                 self._double = False
                 return self._attempt(analysis, units, self._quick, draw)
             raise
-        tolerance = tolerance_of({dtype, *dtypes})
-        text = compared.difference(tolerance)
+        tolerance = tolerance_of({dtype, *wanted.dtypes})
+        text = wanted.difference(seen, tolerance)
         if text is None:
-            text = difference(got, wanted, tolerance, dtypes=dtypes == {dtype})
+            text = difference(got, wanted.outputs, tolerance, dtypes=wanted.dtypes == {dtype})
         return None if text is None else Failure(text, draw=draw)
 
     def _owner(self, active: Sequence[str]) -> str:
@@ -302,6 +307,22 @@ class Prover:
                     inputs.call(sub.train())
         return result, seen
 
+    def _reference(self, kept: npt.NDArray[np.bool_], dtype: torch.dtype, parts: Parts) -> _Reference:
+        """What the masked network receives and returns; kept for a while, as it does not depend on integers."""
+        key = kept.tobytes(), dtype, self._calm
+        if key not in self._references:
+            noted: dict[tuple[Key, int], list[Tensor | None]] = {}
+
+            def note(site: Site, tensors: list[Any]) -> None:
+                pairs = zip(parts[site.node], tensors, strict=True)
+                noted[site.key, site.index] = [None if part is None else part.full(tensor) for part, tensor in pairs]
+
+            outputs, dtypes = self._masked(kept, dtype, note)
+            while len(self._references) >= _REFERENCES:
+                del self._references[next(iter(self._references))]
+            self._references[key] = _Reference(outputs, dtypes, noted)
+        return self._references[key]
+
     @torch.no_grad()
     def _masked(
         self, kept: npt.NDArray[np.bool_], dtype: torch.dtype, note: Callable[[Site, list[Any]], None]
@@ -364,26 +385,23 @@ class _ShapeError(Exception):
     """An operator that reads weights received another shape than the kept part of the full network's."""
 
 
-class _Compared:
-    """Compares what a narrowed network's operators received with what those of the masked network receive."""
+@dataclass(frozen=True)
+class _Reference:
+    """What the masked network returned, in which precisions it computed, and what its operators received."""
 
-    def __init__(self, parts: Parts, seen: Seen) -> None:
-        self.parts, self.seen = parts, seen
-        self.pairs: list[tuple[Key, Tensor, Tensor]] = []
+    outputs: list[Tensor]
+    dtypes: set[torch.dtype]
+    received: Mapping[tuple[Key, int], list[Tensor | None]]
 
-    def note(self, site: Site, tensors: list[Any]) -> None:
-        """Keep the pairs of one site."""
-        found = self.seen.get((site.key, site.index), [])
-        for part, ours, full in zip(self.parts[site.node], found, tensors, strict=False):
-            if part is not None:
-                self.pairs.append((site.key, ours, part.full(full)))
-
-    def difference(self, tolerance: tuple[float, float]) -> str | None:
-        """Where and by how much the first pair differs, or None."""
-        for key, ours, wanted in self.pairs:
-            text = tensor_difference(ours, wanted, tolerance)
-            if text is not None:
-                return f"its narrowed network differs from the masked one by {text} at the input of {', '.join(key)}"
+    def difference(self, seen: Seen, tolerance: tuple[float, float]) -> str | None:
+        """Where and by how much what a narrowed network's operators received first differs, or None."""
+        for (key, index), found in seen.items():
+            for ours, wanted in zip(found, self.received.get((key, index), []), strict=False):
+                text = None if wanted is None else tensor_difference(ours, wanted, tolerance)
+                if text is not None:
+                    return (
+                        f"its narrowed network differs from the masked one by {text} at the input of {', '.join(key)}"
+                    )
         return None
 
 
@@ -397,6 +415,17 @@ class _Noted:
     def note(self, site: Site, tensors: list[Any]) -> None:
         """Keep the parts of one site."""
         self.tensors += [p.full(t) for p, t in zip(self.parts[site.node], tensors, strict=True) if p is not None]
+
+
+@contextmanager
+def _created_in(dtype: torch.dtype) -> Iterator[None]:
+    """Context manager in which tensors without a type are created in `dtype`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _needs_single(error: Exception) -> bool:

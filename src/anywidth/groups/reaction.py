@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from anywidth.groups.analysis import Analysis
+from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.observed import Key, Part, Reads, Site
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
@@ -31,7 +32,7 @@ class Reaction:
     Attributes:
         inputs: The inputs to prove with.
         kind: The weights to prove with.
-        model: The copy with these weights that ran, None if none did.
+        model: A copy with these weights, None if none ran.
         sites: The operators that a forward calls as the graph does, by what they read.
         moved: For every dimension of a parameter, whether a gradient reaches each of its positions.
     """
@@ -72,6 +73,7 @@ class Reaction:
 class _Run:
     kind: Kind
     inputs: Inputs
+    unused: nn.Module
     model: nn.Module
     seen: dict[tuple[Key, int], list[Tensor]]
     outputs: list[Tensor]
@@ -167,9 +169,7 @@ def react(
         moved = best.moved(seed)
     except RuntimeError:  # the forward writes in place what a gradient needs
         moved = {}
-    for parameter in best.model.parameters():
-        parameter.requires_grad_(False)
-    return Reaction(best.inputs, best.kind, best.model, called, moved)
+    return Reaction(best.inputs, best.kind, best.unused, called, moved)
 
 
 def _fits(site: Site, found: Sequence[Tensor], parts: Mapping[Node, Sequence[Part | None]]) -> bool:
@@ -187,7 +187,8 @@ def _full(
     seed: int,
     gain: float,
 ) -> _Run:
-    copied = stand_in(model, dtype, kind, seed=seed, gain=gain)
+    unused = stand_in(model, dtype, kind, seed=seed, gain=gain)
+    copied = duplicate(unused, stand_ins(unused))  # a forward may fill caches, which narrowed copies must not have
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     seen: dict[tuple[Key, int], list[Tensor]] = {}
@@ -203,4 +204,4 @@ def _full(
 
     with torch.enable_grad(), Reads(named_tensors(copied), note):
         result = inputs.map(lambda tensor: cast(tensor, dtype)).call(copied)
-    return _Run(kind, inputs, copied, seen, output_tensors(result))
+    return _Run(kind, inputs, unused, copied, seen, output_tensors(result))

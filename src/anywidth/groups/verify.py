@@ -98,6 +98,8 @@ class _Repair:
             if self._tie(paths):
                 self._resolve()
                 return True
+        if kind in self.untied and self._freeze_alike(failure, paths, prover, few=True):
+            return True
         if kind in self.untied:
             self.found.labels.restore(self.untied.pop(kind))
             self._resolve()
@@ -208,8 +210,11 @@ class _Repair:
             {g.name: self.frozen[frozenset(g.members)] for g in analysis.groups if frozenset(g.members) in self.frozen}
         )
 
-    def _freeze_alike(self, failure: Failure, paths: Sequence[str], prover: Prover) -> bool:
-        """Freeze the groups at fault in one module, and those with the same members in all of its class."""
+    def _freeze_alike(self, failure: Failure, paths: Sequence[str], prover: Prover, *, few: bool = False) -> bool:
+        """Freeze the groups at fault in one module, and those with the same members in all of its class.
+
+        With `few`, only groups that fail in this class alone while others do not; False if there are none.
+        """
         assert failure.module is not None
         touching = [g for g in self.analysis.elastic if _roles(g, failure.module)]
         culprits: list[ChannelGroup] = []
@@ -217,9 +222,12 @@ class _Repair:
         if len(touching) <= 12:
             for group in touching:
                 alone = prover.prove(self.analysis, [group])
-                if alone is not None:
+                elsewhere = few and alone is not None and alone.module not in paths
+                if alone is not None and not elsewhere:
                     culprits.append(group)
                     text = alone.text
+        if few and not 0 < len(culprits) < len(touching):
+            return False
         made = [g for g in touching if any(_inside(p, failure.module) for p in g.producers)]
         culprits = [group for group in culprits if group in made] or culprits or made or touching
         roles = [_roles(group, failure.module) for group in culprits]

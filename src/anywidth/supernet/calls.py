@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dis
 import inspect
 from collections import defaultdict
@@ -16,6 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.trace import Inputs, double_batch, named_tensors
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
@@ -64,7 +64,7 @@ def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...],
             memo = {id(tensor): _on_meta(tensor) for tensor in named_tensors(model).values()}
             for module in model.modules():
                 memo |= {id(v): _on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
-            shadow: nn.Module = copy.deepcopy(model, memo)
+            shadow = duplicate(model, memo)
             _drop_hooks(shadow)
             before = Fingerprint(shadow, {})
             names = {id(tensor): name for name, tensor in named_tensors(shadow).items()}
@@ -79,10 +79,9 @@ def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...],
 
 
 def _run_copy(model: nn.Module, inputs: Inputs) -> tuple[Fingerprint, Fingerprint]:
-    """What a copy with the same weights is before and after a real forward."""
+    """What a copy is before and after a real forward."""
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
-        memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-        same: nn.Module = copy.deepcopy(model, memo)
+        same = duplicate(model)
         _drop_hooks(same)
         before = Fingerprint(same, {})
         try:

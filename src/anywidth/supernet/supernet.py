@@ -21,6 +21,7 @@ from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
 from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
@@ -151,7 +152,8 @@ class Supernet:
 
     def _set_analysis(self, analysis: Analysis) -> None:
         self._analysis = _with_settings(analysis, self.frozen, self.ratios)
-        self.effects = _canonical(forward_effects(self.model, self.inputs), self._analysis)
+        with untouched(self.model):
+            self.effects = _canonical(forward_effects(self.model, self.inputs), self._analysis)
         self._statistics = Statistics(self.model, self.effects.norms)
         self.own_buffers = OwnBuffers(self.model, self._analysis, self.effects)
         self._frozen_norms: FrozenNorms | None = None
@@ -165,9 +167,13 @@ class Supernet:
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
         self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
-        self._follower = Follower(self.model, self.inputs, self._moving)
+        self._set_follower()
         self.generation = 0
         watch(self.model.parameters())
+
+    def _set_follower(self) -> None:
+        with untouched(self.model):
+            self._follower = Follower(self.model, self.inputs, self._moving)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs: the model and everything known of it, but no subnets."""
@@ -257,7 +263,7 @@ class Supernet:
                 self.inputs = inputs
                 self._set_analysis(analysis)
                 self._set_averaging(self.average_inputs)
-                self._follower = Follower(self.model, inputs, self._moving)
+                self._set_follower()
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
 
