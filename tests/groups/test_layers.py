@@ -85,6 +85,7 @@ ELASTIC: dict[str, Layer] = {
     "weight norm over outputs": Layer(normed(parametrizations.weight_norm, dim=1), 32),
     "weight norm of all": Layer(normed(parametrizations.weight_norm, dim=None), 32),
     "weight norm of linear": Layer(lambda: parametrizations.weight_norm(nn.Linear(CHANNELS, 16)), 16, "tokens"),
+    "spectral norm": Layer(normed(parametrizations.spectral_norm), 32),
     "standardised weight": Layer(lambda: StdConv2d(CHANNELS, 32, 3, padding=1), 32),
     "scaled standardised weight": Layer(lambda: ScaledStdConv2d(CHANNELS, 32, 3, padding=1), 32),
     "group norm": Layer(lambda: nn.GroupNorm(4, CHANNELS)),
@@ -116,7 +117,6 @@ ELASTIC: dict[str, Layer] = {
     "transformer": Layer(lambda: Same(nn.Transformer(CHANNELS, 4, 1, 1, 48, 0.0, batch_first=True), 2), data="tokens"),
 }  # fmt: skip
 FROZEN: dict[str, tuple[Layer, str]] = {
-    "spectral norm": (Layer(normed(parametrizations.spectral_norm), 32), "a mode of its own"),
     "projected lstm": (recurrent(nn.LSTM, proj_size=8), "projected states"),
     "response norm": (Layer(lambda: nn.LocalResponseNorm(3)), "avg_pool3d"),
 }

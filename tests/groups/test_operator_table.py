@@ -90,7 +90,7 @@ LOCAL: dict[str, Operator] = {
     "Fourier over samples": lambda x: torch.fft.irfft(torch.fft.rfft(x, dim=0), n=SAMPLES, dim=0),
     "two Fourier transforms": lambda x: torch.fft.fft2(x.view(2, 2, -1), dim=(0, 1)).real.flatten(0, 1),
     "Fourier shift": lambda x: torch.fft.fftshift(x, dim=0),
-    "complex numbers": lambda x: torch.view_as_real(torch.complex(x, x) * 1j).sum(-1),
+    "complex numbers": lambda x: torch.view_as_real(torch.complex(x, 2 * x) * 1j).sum(-1),
     "polar": lambda x: torch.polar(x.abs(), x).real,
     "pairs of samples": lambda x: torch.view_as_complex(x.view(2, 2, -1).movedim(1, -1).contiguous()).abs().repeat(2, 1),
     "pairs of channels": lambda x: torch.view_as_complex(x.view(SAMPLES, 2, -1, 2)[:, 0]).abs(),

@@ -332,6 +332,9 @@ def test_what_depends_on_weights_is_out_of_date_when_their_average_comes_and_goe
     score = WidthValidation(net, loader(), loader(), [0.5], METRICS, images=None)
     trainer(EMAWeightAveraging(decay=0.8), score, Look(), epochs=2).fit(SandwichModule(net, lr=0.05), loader())
     assert not any(current)
+    # At the end the model holds the average, with which the statistics were computed; any other weights outdate them.
+    assert net.statistics.is_current(net.config(0.5))
+    next(net.model.parameters()).data.mul_(2)
     assert not net.statistics.is_current(net.config(0.5))
 
 

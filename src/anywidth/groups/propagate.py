@@ -179,7 +179,13 @@ def _walk(
         else:
             env[node] = None
         if isinstance(env.get(node), Value):
-            node_facets[node.name] = env[node].facets
+            node_facets[node.name] = [*env[node].facets, *_followed(env[node])]
+
+
+def _followed(value: Value) -> list[Array]:
+    """Label arrays of the dimensions of a value that may follow channels that they met."""
+    ndim = len(value.shape)
+    return [vector.reshape([-1 if d == dim else 1 for d in range(ndim)]) for dim, vector in value.follows.items()]
 
 
 def _placeholder(

@@ -19,8 +19,8 @@ Written = Mapping[str, Collection[str]]
 """Per module path: the attributes that a forward itself writes."""
 
 _OWN = frozenset({"training", "_modules", "_parameters", "_buffers"})
-_DERIVED = frozenset({"_compiled_call_impl", "_flat_weights", "_flat_weight_refs"})
-"""Attributes that torch derives from others."""
+_DERIVED = frozenset({"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile"})
+"""Attributes that torch derives from others, or notes for itself."""
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _LONGEST, _DEEPEST = 1000, 4
@@ -34,10 +34,12 @@ class Change:
     Attributes:
         structure: What differs in classes, names and shapes, in words; None if nothing does.
         attributes: Plain attributes with another value, as (module path, name).
+        tensors: Whether tensors are others, lie elsewhere, or are trained where they were not.
     """
 
     structure: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
+    tensors: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,13 @@ class Fingerprint:
 
     def change_from(self, before: Fingerprint) -> Change:
         """How this model differs from what it was."""
-        return Change(structure=self._structure(before), attributes=tuple(self.changed_attributes(before)))
+        tensors = (
+            len(self.tensors) != len(before.tensors)
+            or not all(map(is_, self.tensors, before.tensors))
+            or (self._places, self._trained, self._versions) != (before._places, before._trained, before._versions)
+        )
+        attributes = tuple(self.changed_attributes(before))
+        return Change(structure=self._structure(before), attributes=attributes, tensors=tensors)
 
     def changed_attributes(self, before: Fingerprint) -> list[tuple[str, str]]:
         """Plain attributes with another value than before, in modules that were there before."""

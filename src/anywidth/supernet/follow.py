@@ -43,8 +43,11 @@ class Follower:
         """Whether nothing has changed, train/eval flags aside."""
         return self._seen.is_current()
 
-    def look(self) -> tuple[str | None, bool]:
-        """What has changed that the analysis depends on, in words, and whether evaluation may give other numbers.
+    def look(self) -> tuple[str | None, bool, bool]:
+        """What has changed.
+
+        Returned are what the analysis depends on, in words; whether evaluation may give other numbers; and whether
+        anything has changed at all.
 
         What is seen now counts as known from then on, unless it changes the analysis.
         """
@@ -63,7 +66,7 @@ class Follower:
             structure = f"{name} of {repr(path) if path else 'the model itself'} has another value"
         if structure is None:
             self._seen = now
-        return structure, bool(others)
+        return structure, bool(others), structure is not None or bool(change.attributes) or change.tensors
 
     def _rests_in_evaluation(self, path: str, name: str) -> bool:
         """Whether an attribute changes nothing but random drops or memory."""

@@ -88,7 +88,8 @@ class Copies:
         if torch.compiler.is_exporting():
             return
         if torch.compiler.is_dynamo_compiling():
-            _refresh_outside(self)
+            if not self._held:  # a step holds them; a call of disabled code would break the graph in pieces
+                _refresh_outside(self)
             return
         with self.lock:
             if not self._held:

@@ -77,7 +77,7 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
     # A kernel for many tensors takes dense ones only: parts of vectors are, those of matrices are not.
     vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
-    shared = threading.active_count() > 1
+    shared = _in_several_threads()
     for leaf, (parent, shape, kept, leading) in leaves:
         if leaf.grad is None:
             continue
@@ -104,6 +104,23 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
             parts[0].add_(gradients[0])
         elif parts:
             torch._foreach_add_(parts, gradients)  # type: ignore[attr-defined]
+
+
+_threads: set[int] = set()
+"""Threads that gradients were moved in."""
+
+
+def _in_several_threads() -> bool:
+    """Whether backward passes may run in other threads at the same time.
+
+    Such are taken to be there if gradients are moved in several threads, or in another one than the main thread.
+    Other threads alone (of a loader, a progress bar, a notebook) are no reason for the slower way.
+    """
+    if threading.active_count() == 1:
+        return False
+    _threads.intersection_update(thread.ident for thread in threading.enumerate() if thread.ident is not None)
+    _threads.add(threading.get_ident())
+    return len(_threads) > 1 or threading.current_thread() is not threading.main_thread()
 
 
 def _accumulate(

@@ -220,14 +220,16 @@ class Supernet:
         with self._lock, torch.inference_mode(False):
             if self._follower.is_current():
                 return
-            structure, computes = self._follower.look()
+            check_unsharded(self.model)
+            structure, computes, changed = self._follower.look()
+            if not changed:
+                return
             if structure is not None:
                 self._analyse_again(structure)
             else:
                 self._statistics.forget_weights()
                 if computes:
                     self._statistics.outdate()
-            check_unsharded(self.model)
             self._cache.clear()
             self._alive.clear()
             self.generation += 1

@@ -99,7 +99,7 @@ def _flattened(flow: Flow, x: Value, new: tuple[int, ...]) -> list[Array]:
 
 @rule(
     "aten.permute", "aten.transpose", "aten.t", "aten.swapaxes", "aten.swapdims", "aten.movedim", "aten.moveaxis",
-    "aten.mT", "aten.mH", "aten.adjoint", "aten.numpy_T",
+    "aten.mT", "aten.mH", "aten.adjoint", "aten.numpy_T", "aten.matrix_H",
 )  # fmt: skip
 def permute(flow: Flow, call: Call) -> Result:
     """Every operator that permutes dimensions."""
