@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.errors import AnalysisError
-from anywidth.groups import verify
+from anywidth.groups.prover import Prover
 from fingerprint import fingerprint
 from proofs import call
 from zoo import Case, cases
@@ -132,7 +132,7 @@ def test_a_failing_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model, x = Writes(), torch.randn(4, 6)
     before = fingerprint(model)
-    monkeypatch.setattr(verify.Prover, "prove", fail)
+    monkeypatch.setattr(Prover, "prove", fail)
     with pytest.raises(MemoryError, match="for the proof"):
         build(model, x)
     same(before, fingerprint(model))

@@ -81,7 +81,7 @@ def as_proxy(model: Scaled) -> None:
 
 
 def as_weak_method(model: Scaled) -> None:
-    method = weakref.WeakMethod(model.times)
+    method: Any = weakref.WeakMethod(model.times)
     model.act = lambda x: method()(x)
 
 

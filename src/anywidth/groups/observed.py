@@ -82,7 +82,7 @@ def part_of(shape: Sequence[int], facets: Sequence[Array], kept: npt.NDArray[np.
     for facet in facets:
         mask = kept[facet]
         dims = varying(facet)
-        each = [mask.any(tuple(d for d in range(mask.ndim) if d != dim)) for dim in sorted(dims)]
+        each = [np.asarray(mask.any(tuple(d for d in range(mask.ndim) if d != dim))) for dim in sorted(dims)]
         if len(dims) > 1 and int(np.prod([m.sum() for m in each])) != int(mask.sum()):
             return None
         for dim, found in zip(sorted(dims), each, strict=True):

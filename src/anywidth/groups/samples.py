@@ -225,7 +225,7 @@ def _batch_of_operators(capture: Capture) -> int | None:
         name = str(node.target).partition(".")[2].partition(".")[0]
         if node.op != "call_function" or not node.all_input_nodes:
             continue
-        shape: tuple[int, ...] = tuple(getattr(node.all_input_nodes[0].meta.get("val"), "shape", ()))
+        shape = list(getattr(node.all_input_nodes[0].meta.get("val"), "shape", ()))
         spatial = {"conv1d": 1, "conv2d": 2, "conv3d": 3}.get(name)
         if spatial is not None:
             return shape[0] if len(shape) == spatial + 2 else 0

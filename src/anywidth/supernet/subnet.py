@@ -136,7 +136,7 @@ def _accumulate(
     else:
         scatter(whole, kept, gradient.detach())
     with torch.enable_grad():
-        node = parent.view_as(parent).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+        node: Any = parent.view_as(parent).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
     with torch.no_grad():
         node(whole)
 
