@@ -220,8 +220,8 @@ class Prover:
         active: list[str] = []
         try:
             got, seen = self._narrowed(analysis, units, dtype, parts, active, self.training and draw in RANDOM)
-        except _ShapeError as error:
-            return Failure(str(error), draw=draw)
+        except _ShapeError as error:  # what follows would hardly run, so the module at fault is repaired likewise
+            return Failure(str(error), self._owner(active), draw)
         except Exception as error:
             text = str(error).strip()
             if dtype != self._quick and _needs_single(error):
