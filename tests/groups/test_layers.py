@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from proofs import assert_like_slicing, configs
+from proofs import assert_close, assert_like_slicing, configs
 from zoo import Case
 
 CHANNELS = 24
@@ -85,7 +85,6 @@ ELASTIC: dict[str, Layer] = {
     "weight norm over outputs": Layer(normed(parametrizations.weight_norm, dim=1), 32),
     "weight norm of all": Layer(normed(parametrizations.weight_norm, dim=None), 32),
     "weight norm of linear": Layer(lambda: parametrizations.weight_norm(nn.Linear(CHANNELS, 16)), 16, "tokens"),
-    "spectral norm": Layer(normed(parametrizations.spectral_norm), 32),
     "standardised weight": Layer(lambda: StdConv2d(CHANNELS, 32, 3, padding=1), 32),
     "scaled standardised weight": Layer(lambda: ScaledStdConv2d(CHANNELS, 32, 3, padding=1), 32),
     "group norm": Layer(lambda: nn.GroupNorm(4, CHANNELS)),
@@ -142,6 +141,27 @@ def test_layers_that_are_elastic_with_all_their_neighbours(name: str) -> None:
     case, net = supernet(ELASTIC[name])
     assert net.elastic_share == 1, net.summary()
     check_subnets(net, case.example(1))
+
+
+def test_spectral_norm_divides_by_the_part_of_its_vectors_that_is_kept() -> None:
+    # Not among the layers above: in training, every forward moves the vectors on.
+    normed_conv = parametrizations.spectral_norm(nn.Conv2d(16, 32, 3, padding=1))
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), normed_conv, nn.Conv2d(32, 4, 1)).double().eval()
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    net = aw.Supernet(model, x, divisor=1)
+    assert net.elastic_share == 1
+    first, second = model[0], model[2]
+    norm = normed_conv.parametrizations.weight[0]
+    for width in (0.25, 0.5, 0.8):
+        narrow = net.subnet(width).eval()
+        ins, outs = narrow[0].out_channels, narrow[2].in_channels
+        weight = normed_conv.parametrizations.weight.original[:outs, :ins]
+        u, v = norm._u[:outs], norm._v.view(16, 9)[:ins].flatten()
+        weight = weight / (u @ weight.flatten(1) @ v)
+        hidden = F.conv2d(x, first.weight[:ins], first.bias[:ins])
+        hidden = F.conv2d(hidden, weight, normed_conv.bias[:outs], padding=1)
+        assert_close(narrow(x), F.conv2d(hidden, second.weight[:, :outs], second.bias))
+        assert_close(net.extract(width).eval()(x), narrow(x))
 
 
 @pytest.mark.parametrize("name", FROZEN)
