@@ -53,6 +53,7 @@ def supernet_of() -> Iterator[Callable[[Case], aw.Supernet]]:
         net.model.eval()
         net._statistics = Statistics(net.model, net.effects.norms)
         net._cache.clear()
+        net._alive.clear()
         net.sampler = WidthSampler(net.min_width)
 
 

@@ -78,14 +78,15 @@ def without_dropout(model: nn.Module) -> None:
 
 def kept(net: aw.Supernet, config: Mapping[str, int], name: str) -> list[Tensor]:
     """Indices of the kept positions of every dimension of a parameter or buffer, from the analysis' axes alone."""
-    first = net.analysis.names[name]
+    analysis = net.analysis  # looked up once: every look asks whether the model has changed
+    first = analysis.names[name]
     shape = dict([*net.model.named_parameters(), *net.model.named_buffers()])[first].shape
-    axes = net.analysis.axes.get(first, (None,) * len(shape))
+    axes = analysis.axes.get(first, (None,) * len(shape))
     found = []
     for size, axis in zip(shape, axes, strict=True):
         positions = range(size)
         if axis is not None:
-            groups = [None if number < 0 else net.groups[number] for number in axis.group.tolist()]
+            groups = [None if number < 0 else analysis.groups[number] for number in axis.group.tolist()]
             positions = [
                 position
                 for position, (group, rank) in enumerate(zip(groups, axis.rank.tolist(), strict=True))

@@ -472,7 +472,7 @@ class Supernet:
             if own is not None or not statistics or isinstance(tensor, nn.Parameter):
                 return own
             own = self.own_buffers.private(config, name, tensor, kept)
-            return self.statistics.private(config, name, tensor, kept) if own is None else own
+            return self._statistics.private(config, name, tensor, kept) if own is None else own
 
         return private
 
