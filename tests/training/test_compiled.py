@@ -13,6 +13,12 @@ from anywidth.errors import TrainingError
 from anywidth.training.compiled import CompiledSubnets
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> None:
+    """What other tests of the process compiled counts towards the limit of recompilations."""
+    torch._dynamo.reset()
+
+
 @pytest.fixture
 def net() -> aw.Supernet:
     torch.manual_seed(0)
