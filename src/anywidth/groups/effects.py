@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import Inputs, double_batch, named_tensors
+from anywidth.groups.trace import Inputs, double_batch, named_tensors, on_meta
 
 __all__ = ["ForwardEffects", "forward_effects", "is_dropout"]
 
@@ -71,7 +71,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
         try:
             with torch.no_grad(), torch.random.fork_rng(), _default_attention():
                 shadow = _copy(model, meta=meta)
-                call = inputs.map(_meta) if meta else inputs.map(Tensor.clone)
+                call = inputs.map(on_meta) if meta else inputs.map(Tensor.clone)
                 return _observe(shadow.train(), call)
         except Exception:
             continue
@@ -166,18 +166,13 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _copy(model: nn.Module, *, meta: bool) -> nn.Module:
-    make = _meta if meta else _apart
+    make = on_meta if meta else _apart
     return duplicate(model, {id(tensor): make(tensor) for tensor in named_tensors(model).values()})
 
 
 def _apart(tensor: Tensor) -> Tensor:
     copied = tensor.detach().clone()
     return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @contextmanager

@@ -98,8 +98,6 @@ class FixedNoise(TorchDispatchMode):
             args = tuple(
                 a.float() if isinstance(a, Tensor) and a.dtype == torch.float64 and i else a for i, a in enumerate(args)
             )
-        if name == "_grouped_mm" and self.dtype == torch.float64:
-            return _grouped_mm(*args, **kwargs)
         try:
             return func(*args, **kwargs)
         except RuntimeError:
@@ -190,15 +188,6 @@ def _likeliest(weights: Tensor, samples: int, *, replacement: bool) -> Tensor:
     if replacement:
         return weights.argmax(-1, keepdim=True).expand(*weights.shape[:-1], samples).contiguous()
     return weights.topk(samples, -1).indices
-
-
-def _grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None) -> Tensor:
-    """Rows in runs times one matrix each: `F.grouped_mm` has no kernel in double precision."""
-    if offs is None or a.ndim != 2 or b.ndim != 3:
-        raise NotImplementedError("grouped_mm has no kernel in double precision for operands of these shapes")
-    stops = offs.tolist()
-    runs = zip([0, *stops[:-1]], stops, b, strict=True)
-    return torch.cat([a[start:stop] @ matrix for start, stop, matrix in runs])
 
 
 Draw = Callable[[Tensor, str, Any, Any], Tensor]

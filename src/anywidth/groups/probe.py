@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.groups.duplicate import duplicate, stand_ins
-from anywidth.groups.trace import Inputs, named_tensors
+from anywidth.groups.trace import Inputs, named_tensors, on_meta
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
 __all__ = ["Probe", "probe"]
@@ -80,7 +80,7 @@ def _probe(model: nn.Module, inputs: Inputs, *, meta: bool) -> Probe:
     parameters = {id(parameter): name for name, parameter in shadow.named_parameters()}
     for training in (True, False):
         with _Called(parameters) as called:
-            inputs.map(_meta if meta else torch.clone).call(shadow.train(training))
+            inputs.map(on_meta if meta else torch.clone).call(shadow.train(training))
         calls.append(called.calls)
     written = written_since(before, shadow, model)
     for path, name, empty in _caches(model, inputs, meta, written):
@@ -106,7 +106,7 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
         values.setdefault(path, {})[name] = empty
     shadow = _shadow(model, meta, values).eval()
     try:
-        inputs.map(_meta if meta else torch.clone).call(shadow)
+        inputs.map(on_meta if meta else torch.clone).call(shadow)
     except Exception:  # they are needed
         return False
     full, now = model.get_submodule, shadow.get_submodule
@@ -116,7 +116,7 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
 def _shadow(model: nn.Module, meta: bool, values: Written) -> nn.Module:
     if not meta:
         return duplicate(model, stand_ins(model, buffers=True), values)
-    return duplicate(model, {id(t): _meta(t) for t in named_tensors(model).values()}, values)
+    return duplicate(model, {id(t): on_meta(t) for t in named_tensors(model).values()}, values)
 
 
 def _differ(training: list[tuple[Any, ...]], evaluation: list[tuple[Any, ...]]) -> bool:
@@ -140,8 +140,3 @@ def _aside() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

@@ -32,6 +32,7 @@ __all__ = [
     "module_modes",
     "named_tensors",
     "normalise_inputs",
+    "on_meta",
     "quiet_export",
     "without_collection",
 ]
@@ -111,6 +112,12 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape on the meta device, where nothing is computed; a parameter stays one."""
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @contextmanager

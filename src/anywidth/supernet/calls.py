@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import Inputs, double_batch, named_tensors
+from anywidth.groups.trace import Inputs, double_batch, named_tensors, on_meta
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
 __all__ = ["trace_calls", "written_by_forward"]
@@ -61,9 +61,9 @@ def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...],
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            memo = {id(tensor): _on_meta(tensor) for tensor in named_tensors(model).values()}
+            memo = {id(tensor): on_meta(tensor) for tensor in named_tensors(model).values()}
             for module in model.modules():
-                memo |= {id(v): _on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
+                memo |= {id(v): on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
             shadow = duplicate(model, memo)
             _drop_hooks(shadow)
             before = Fingerprint(shadow, {})
@@ -71,7 +71,7 @@ def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...],
             calls: list[Hashable] = []
             for training in (True, False):
                 with _Calls(names) as recorded:
-                    double_batch(inputs).map(_on_meta).call(shadow.train(training))
+                    double_batch(inputs).map(on_meta).call(shadow.train(training))
                 calls += [training, *recorded.calls]
             return tuple(calls), before, Fingerprint(shadow, {})
     finally:
@@ -98,11 +98,6 @@ def _drop_hooks(model: nn.Module) -> None:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if not (type(hook).__module__ or "").startswith("torch.")]:
                 del hooks[key]
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 class _Calls(TorchFunctionMode):
