@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
+from weakref import ref
 
 import pytest
 import torch
@@ -50,6 +52,37 @@ def test_backward_passes_in_threads_add_up(widths: tuple[float, ...]) -> None:
             list(pool.map(run, subnets))
         for parameter, gradient in zip(model.parameters(), wanted, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_one_subnet_in_a_thread_can_be_asked_for() -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)).double()
+    x = torch.randn(8, 16, dtype=torch.float64)
+    subnet = aw.Supernet(model, x).subnet(0.5)
+
+    def ask(_: int) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(subnet(x).square().mean(), list(subnet.parameters())))
+
+    wanted = ask(0)
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(ask, range(12)):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_subnet_that_was_used_in_threads_is_let_go_of() -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    net = aw.Supernet(model, torch.randn(2, 16), cache_size=1)
+    leaf = ref(net.subnet(0.5)[0].weight)  # type: ignore[arg-type]
+
+    def run(_: int) -> None:
+        net.subnet(0.5)(torch.randn(2, 16)).sum().backward()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, range(4)))
+    assert leaf() is not None
+    net.subnet(0.25)
+    gc.collect()
+    assert leaf() is None
 
 
 def test_steps_in_threads_add_up_and_leave_the_weights_in_place() -> None:

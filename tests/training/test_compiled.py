@@ -13,12 +13,6 @@ from anywidth.errors import TrainingError
 from anywidth.training.compiled import CompiledSubnets
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled_yet() -> None:
-    """What other tests of the process compiled counts towards the limit of recompilations."""
-    torch._dynamo.reset()
-
-
 @pytest.fixture
 def net() -> aw.Supernet:
     torch.manual_seed(0)
@@ -58,6 +52,17 @@ def test_every_width_is_compiled_once_however_many_there_are(net: aw.Supernet) -
         assert len(compiled) == compiler.graphs == len({net.config(width) for width in widths}) == 10
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_what_lightning_notes_of_compiling_changes_no_subnet(net: aw.Supernet) -> None:
+    from lightning.fabric import wrappers  # replaces torch.compile by one that writes to the model
+
+    half = net.subnet(0.5)
+    compiled = torch.compile(net.model, backend="eager")
+    assert "_compile_kwargs" in vars(net.model)
+    assert compiled is not net.model
+    assert net.subnet(0.5) is half
+    assert wrappers
 
 
 def test_the_one_used_longest_ago_goes_first(net: aw.Supernet) -> None:

@@ -19,8 +19,10 @@ Written = Mapping[str, Collection[str]]
 """Per module path: the attributes that a forward itself writes."""
 
 _OWN = frozenset({"training", "_modules", "_parameters", "_buffers"})
-_DERIVED = frozenset({"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile"})
-"""Attributes that torch derives from others, or notes for itself."""
+_DERIVED = frozenset(
+    {"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile", "_compile_kwargs"}
+)
+"""Attributes that torch derives from others, or that it and Lightning's patch of `torch.compile` note in a model."""
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _LONGEST, _DEEPEST = 1000, 4

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import Place, is_leading, narrow, take
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
-from anywidth.supernet.gathered import Copies, current, on_device
+from anywidth.supernet.gathered import Copies, SubnetHook, current, on_device
 
 __all__ = ["Private", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
@@ -24,6 +24,11 @@ Private = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
 
 
 _inflows: WeakKeyDictionary[nn.Module, _Inflow] = WeakKeyDictionary()
+
+
+_nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
+"""Per subnet with hooks on them: autograd's nodes that add to gradients. They keep leaves alive, so leaves must not
+refer to them."""
 
 
 class _Inflow:
@@ -37,30 +42,52 @@ class _Inflow:
     def __init__(self) -> None:
         # Weak, because leaves refer to this by their hooks.
         self._leaves: list[tuple[ReferenceType[nn.Parameter], _Place]] = []
-        self.held = False
+        self._held = False
         self.lock = threading.RLock()
 
     def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
         """Look after one more leaf."""
         place = _Place(parent, tuple(leaf.shape), on_device(kept, parent.device), is_leading(kept))
         self._leaves.append((ref(leaf), place))
-        leaf.register_post_accumulate_grad_hook(lambda leaf: None if self.held else _move([(leaf, place)]))
+        leaf.register_post_accumulate_grad_hook(lambda leaf: None if self._held else _move([(leaf, place)]))
 
     @property
     def leading(self) -> list[nn.Parameter]:
         """The leaves whose parts are leading blocks."""
-        return [leaf for weak, place in self._leaves if place.leading and (leaf := weak()) is not None]
+        return [leaf for leaf, place in self._alive() if place.leading]
 
-    def release(self) -> None:
-        """Move what was held."""
-        _move([(leaf, place) for weak, place in self._leaves if (leaf := weak()) is not None])
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Context manager within which leaves keep their gradients, which move at its end, all at once."""
+        with self.lock:
+            self._held = True
+            try:
+                yield
+                _move(self._alive())
+            finally:
+                self._held = False
+                for leaf, _ in self._alive():
+                    leaf.grad = None
 
-    def drop(self) -> None:
-        """Forget what was held."""
-        for weak, _ in self._leaves:
-            leaf = weak()
-            if leaf is not None:
-                leaf.grad = None
+    def before_forward(self, subnet: nn.Module) -> None:
+        """Make a subnet ready for backward passes in several threads, as soon as there are any.
+
+        They share its leaves. Autograd adds to a gradient under a lock and runs hooks without it, so a hook that takes
+        a leaf's gradient may take it from under another thread's addition. There gradients move before they are added.
+        """
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _in_several_threads():
+            return
+        with self.lock:
+            if subnet not in _nodes:
+                nodes = []
+                for leaf, place in self._alive():
+                    if not leaf.is_cuda:  # backward passes on a GPU run in one thread
+                        nodes.append(_accumulator(leaf))
+                        nodes[-1].register_prehook(lambda gradients, place=place: _instead(gradients, place))
+                _nodes[subnet] = nodes
+
+    def _alive(self) -> list[tuple[nn.Parameter, _Place]]:
+        return [(leaf, place) for weak, place in self._leaves if (leaf := weak()) is not None]
 
 
 class _Place(NamedTuple):
@@ -73,20 +100,33 @@ class _Place(NamedTuple):
 
 
 def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
+    """Take the gradients of leaves and add them to those of the supernet."""
+    gradients = [(leaf.grad, place) for leaf, place in leaves if leaf.grad is not None]
+    for leaf, _ in leaves:
+        leaf.grad = None
+    _add(gradients)
+
+
+def _instead(gradients: Sequence[Tensor], place: _Place) -> tuple[None] | None:
+    """Add a gradient to the supernet's, in place of the leaf's; or leave it to the leaf where there is one thread."""
+    if not _in_several_threads() or gradients[0] is None:
+        return None
+    _add([(gradients[0], place)])
+    return (None,)
+
+
+def _add(gradients: Sequence[tuple[Tensor, _Place]]) -> None:
     """Add the gradients of leaves to those of the supernet."""
     # A kernel for many tensors takes dense ones only: parts of vectors are, those of matrices are not.
     vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
     shared = _in_several_threads()
-    for leaf, (parent, shape, kept, leading) in leaves:
-        if leaf.grad is None:
-            continue
-        gradient, whole = leaf.grad, parent.grad
-        leaf.grad = None
+    for gradient, (parent, shape, kept, leading) in gradients:
+        whole = parent.grad
         if gradient.is_sparse or watched(parent):
             accumulate(parent, kept, gradient)
             continue
-        if shared and not parent.is_cuda:  # backward passes on a GPU run in one thread
+        if shared and not parent.is_cuda:
             _accumulate(parent, shape, kept, leading, gradient)
             continue
         if whole is None:
@@ -94,16 +134,16 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
         if gradient.requires_grad or whole.requires_grad:  # a graph of gradients is not built in place
             gradient, whole = gradient.detach(), whole.detach()
         if leading:
-            parts, gradients = vectors if len(shape) == 1 else others
+            parts, summands = vectors if len(shape) == 1 else others
             parts.append(whole.as_strided(shape, whole.stride(), whole.storage_offset()))
-            gradients.append(gradient)
+            summands.append(gradient)
         else:
             scatter(whole, kept, gradient)
-    for parts, gradients in (vectors, others):
+    for parts, summands in (vectors, others):
         if len(parts) == 1:
-            parts[0].add_(gradients[0])
+            parts[0].add_(summands[0])
         elif parts:
-            torch._foreach_add_(parts, gradients)  # type: ignore[attr-defined]
+            torch._foreach_add_(parts, summands)  # type: ignore[attr-defined]
 
 
 _threads: set[int] = set()
@@ -136,9 +176,14 @@ def _accumulate(
     else:
         scatter(whole, kept, gradient.detach())
     with torch.enable_grad():
-        node: Any = parent.view_as(parent).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+        node = _accumulator(parent)
     with torch.no_grad():
         node(whole)
+
+
+def _accumulator(parameter: nn.Parameter) -> Any:
+    """Autograd's node that adds to a parameter's gradient."""
+    return parameter.view_as(parameter).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 
 
 def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
@@ -155,17 +200,8 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
     for. What is not a subnet passes through.
     """
     inflow = _inflows.get(subnet)
-    if inflow is None:
+    with nullcontext() if inflow is None else inflow.held():
         yield
-        return
-    with inflow.lock:
-        inflow.held = True
-        try:
-            yield
-            inflow.release()
-        finally:
-            inflow.held = False
-            inflow.drop()
 
 
 def bind_subnet(
@@ -202,6 +238,7 @@ def bind_subnet(
     subnet = narrow(model, analysis, units, bind, share_leaves=True)
     copies.belong_to(subnet)
     _inflows[subnet] = inflow
+    subnet.register_forward_pre_hook(SubnetHook(inflow.before_forward))
     return subnet
 
 
