@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, cycle
 from math import comb
 
 import numpy as np
@@ -28,12 +28,12 @@ _STRIDE = 64
 _GOLDEN = 0.6180339887498949
 
 
-def separating(groups: int, *, small: bool) -> list[int]:
+def separating(groups: int, *, small: bool, most: int = _STRIDE - 1) -> list[int]:
     """Draws such that for any two of the groups, some draw narrows the first and leaves the second whole.
 
     A few groups are narrowed one by one, to several numbers if the network is small. Of more, every group is narrowed
     in another half of the draws, so that none of these halves contains another: seven draws are enough for 35 groups,
-    ten for 252.
+    ten for 252. With fewer draws than that (`most`), groups take turns at the same halves.
     """
     number, size = groups, 1
     if groups > _ALONE:
@@ -41,6 +41,8 @@ def separating(groups: int, *, small: bool) -> list[int]:
         size = number // 2
     elif small:
         return [_numbered(1, number, which, count) for count in range(_COUNTS) for which in range(number)]
+    if number > most:
+        number, size = most, most // 2
     return [_numbered(size, number, which, 1) for which in range(number)] if groups > 1 else []
 
 
@@ -57,7 +59,7 @@ def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[st
     rest, which = divmod(draw, _STRIDE)
     rest, number = divmod(rest, _STRIDE)
     count, size = divmod(rest, _STRIDE)
-    chosen = (which in part for part in combinations(range(number), size))
+    chosen = cycle([which in part for part in combinations(range(number), size)])
     return {
         group.name: _uneven(group, place, which, count) * group.unit
         for place, (group, narrowed) in enumerate(zip(groups, chosen, strict=False))

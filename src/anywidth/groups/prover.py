@@ -36,6 +36,12 @@ _GAIN = 0.5
 _SMALL = 20_000_000
 """Networks of fewer MACs are proved in more draws."""
 
+_LARGE = 1_000_000_000
+"""Networks of more MACs are proved in single precision, and in double precision where they fail."""
+
+_MACS, _FEWEST = 8_000_000_000, 2
+"""MACs to spend on the draws that separate groups, and the fewest such draws."""
+
 _REFERENCES = 12
 """Runs of masked networks that are kept, for proofs with other integers."""
 
@@ -57,7 +63,8 @@ class Prover:
 
     What every operator that reads weights receives is compared, not the outputs alone: a sigmoid or an argmax at the
     end hides nothing of what is before it. Draws run in single precision, which is several times as fast, and once
-    more in double precision if they fail there, whose verdict counts; random draws run in double precision at once.
+    more in double precision if they fail there, whose verdict counts; random draws of networks that are not large run in
+    double precision at once.
     """
 
     def __init__(
@@ -172,8 +179,9 @@ class Prover:
         return analysis.units(channels_of(groups, draw, self.seed))
 
     def _draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
-        small = sum(operator.macs for operator in analysis.operators) < _SMALL
-        draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small)]
+        macs = _macs(analysis)
+        small, most = macs < _SMALL, max(_FEWEST, _MACS // max(1, macs))
+        draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small, most=most)]
         return list(dict.fromkeys([*draws, *RANDOM[:3]])) if small else draws
 
     def _random_draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
@@ -198,7 +206,7 @@ class Prover:
     def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
         units = self._units(analysis, groups, draw)
         failure: Failure | None = None
-        if draw not in RANDOM or not self._double:
+        if draw not in RANDOM or not self._double or _macs(analysis) > _LARGE:
             failure = self._attempt(analysis, units, self._quick, draw)
             if failure is None or failure.module is not None or self._quick == torch.float64:
                 return failure
@@ -426,6 +434,10 @@ def _created_in(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _macs(analysis: Analysis) -> int:
+    return sum(operator.macs for operator in analysis.operators)
 
 
 def _needs_single(error: Exception) -> bool:
