@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torchvision.ops import StochasticDepth
 
 import anywidth as aw
-from anywidth.groups.trace import normalise_inputs
+from anywidth.core.inputs import normalise_inputs
 from zoo import Case
 
 __all__ = [

@@ -15,8 +15,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 import anywidth as aw
+from anywidth.core.errors import TrainingError
+from anywidth.core.processes import any_rank
 from anywidth.data import DataBundle, TensorImages, make_loaders
-from anywidth.distributed import anyone
 from anywidth.evaluation import evaluate
 from anywidth.training import same_start, sync_gradients
 from anywidth.training.lightning import SandwichModule
@@ -165,7 +166,7 @@ def main() -> None:
     with collectives() as counted:
         found: dict[str, object] = {"gradients": synchronised(rank, world)}
     found["counted"] = dict(counted)
-    found["anyone"] = [anyone(rank == 1), anyone(False)]
+    found["any_rank"] = [any_rank(rank == 1), any_rank(False)]
 
     net = switched(rank, world)
     sync_gradients(net.parameters())
@@ -183,7 +184,7 @@ def main() -> None:
 
     try:
         same_start(nn.Linear(3, 2 + rank))
-    except aw.errors.TrainingError as error:
+    except TrainingError as error:
         found["different"] = str(error)
     dist.barrier()
     found["trained"] = trained(rank, world, Path(sys.argv[1]).parent)

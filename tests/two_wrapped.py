@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import anywidth as aw
-from anywidth import unsynchronised
+from anywidth.core import unsynchronised
 from anywidth.training import sync_gradients
 
 X, Y = torch.randn(8, 6, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 3

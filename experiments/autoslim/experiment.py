@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from anywidth.core.files import write_atomically
 from anywidth.cost import macs
 from anywidth.data import hold_out, make_loaders
 from anywidth.evaluation.spectrum import require_matplotlib
@@ -14,7 +15,6 @@ from anywidth.evaluation.style import INK, OTHERS, QUIET, RULE, style_axes
 from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, Results, higher
 from anywidth.search import Judge, SearchData, explore, slim
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import WidthConfig
 
 WIDTHS = (0.4, 0.55, 0.7)

@@ -1,8 +1,8 @@
 """One PyTorch network, trained once, that runs at any width."""
 
 from anywidth.batchnorm import calibrate
+from anywidth.core.errors import AnywidthError
 from anywidth.cost import latency, macs, params
-from anywidth.errors import AnywidthError
 from anywidth.evaluation import evaluate, spectrum
 from anywidth.export import export, export_ladder
 from anywidth.search import autoslim

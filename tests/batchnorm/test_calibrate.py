@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import AnywidthError, DataError, WidthError
+from anywidth.core.errors import AnywidthError, DataError, WidthError
 from anywidth.supernet import norm_modules
 from proofs import assert_close, call, configs
 from zoo import Case, cases, find

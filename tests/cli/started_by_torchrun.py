@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from anywidth.cli import main, training_run
-from anywidth.errors import DataError
+from anywidth.core.errors import DataError
 from anywidth.evaluation import spectrum
 from anywidth.training.lightning import PlainModule, SandwichModule
 

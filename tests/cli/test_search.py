@@ -15,9 +15,9 @@ import yaml
 import anywidth as aw
 from anywidth.cli import costs, main
 from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.errors import CheckpointError
 from anywidth.cost import fit_latency
 from anywidth.data import load_data
-from anywidth.errors import CheckpointError
 from anywidth.export import load_dense
 from anywidth.models import build_model
 from anywidth.report import count

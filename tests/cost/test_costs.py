@@ -11,8 +11,8 @@ import torch._inductor.compile_fx
 from torch import nn
 
 import anywidth as aw
+from anywidth.core.errors import AnywidthError, CheckpointError, SearchError
 from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, named_cost
-from anywidth.errors import AnywidthError, CheckpointError, SearchError
 from anywidth.models import build_model
 
 

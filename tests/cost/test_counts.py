@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import anywidth as aw
+from anywidth.core.inputs import normalise_inputs
 from anywidth.cost import uncounted_operators
-from anywidth.groups.trace import normalise_inputs
 from proofs import call, configs
 from zoo import Case, cases, find
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import anywidth as aw
+from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import normalise_inputs
 from anywidth.cost import activation_memory
-from anywidth.errors import AnalysisError
-from anywidth.groups.trace import normalise_inputs
 from zoo import find
 
 pytestmark = pytest.mark.filterwarnings("ignore:only .* of the MACs")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from anywidth.core.errors import DataError
 from anywidth.data import DataBundle, TensorImages
-from anywidth.errors import DataError
 
 
 def bundle(**changes: object) -> DataBundle:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from anywidth.core.errors import DataError, ImageError
 from anywidth.data import DataBundle, load_data, make_loaders
-from anywidth.errors import DataError, ImageError
 
 random = np.random.default_rng(0)
 

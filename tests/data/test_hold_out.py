@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from anywidth.core.errors import DataError
 from anywidth.data import DataBundle, TensorImages, hold_out, load_data
-from anywidth.errors import DataError
 
 
 def test_no_image_is_in_both_parts_and_test_images_stay() -> None:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from anywidth.cli import main
+from anywidth.core.errors import DataError
 from anywidth.data import hold_out, load_data
 from anywidth.data.rand_augment import with_rand_augment
-from anywidth.errors import DataError
 
 CLASSES = ["cat", "dog"]
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from anywidth.core.errors import DataError
 from anywidth.data import load_data
-from anywidth.errors import DataError
 
 
 def test_unknown_spec_names_the_known_ones() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from anywidth.core.errors import DataError, NoEffectWarning
 from anywidth.data import (
     BatchOrder,
     DataBundle,
@@ -17,7 +18,6 @@ from anywidth.data import (
     make_loaders,
 )
 from anywidth.data.augment import random_crop_flip
-from anywidth.errors import DataError, NoEffectWarning
 
 
 class NoisyItems(Dataset[tuple[Tensor, int]]):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from anywidth.core.errors import DataError
 from anywidth.data import DataBundle, TensorImages, load_data
-from anywidth.errors import DataError
 
 random = np.random.default_rng(0)
 

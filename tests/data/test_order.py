@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from anywidth.core.errors import DataError
 from anywidth.data import BatchOrder
-from anywidth.errors import DataError
 
 
 def epoch(order: BatchOrder) -> list[int]:

@@ -9,10 +9,10 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
+from anywidth.core.errors import DataError
 from anywidth.data import DataBundle, TensorImages, hold_out, load_data
 from anywidth.data.augment import random_crop_flip
 from anywidth.data.rand_augment import with_rand_augment
-from anywidth.errors import DataError
 
 
 def in_memory(dtype: torch.dtype = torch.uint8) -> DataBundle:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from anywidth.cli import main
+from anywidth.core.errors import DataError, ImageError
 from anywidth.data import DataBundle, ItemLoader, load_data, make_loaders
 from anywidth.data.skip_corrupt import SkipCorrupt
-from anywidth.errors import DataError, ImageError
 
 random = np.random.default_rng(0)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from anywidth.core.errors import DataError
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError
 
 
 def test_parts_are_disjoint_and_complete() -> None:

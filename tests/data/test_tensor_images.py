@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from anywidth.core.errors import DataError
 from anywidth.data import TensorImages
 from anywidth.data.augment import random_affine, random_crop_flip
 from anywidth.data.statistics import channel_statistics
-from anywidth.errors import DataError
 
 
 def test_item_equals_its_row_of_a_batch() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from anywidth.core.errors import DataError
 from anywidth.data import TensorImages, load_data
 from anywidth.data.augment import random_crop_flip
-from anywidth.errors import DataError
 from small_sets import CLASSES, write_cifar, write_fashion
 
 

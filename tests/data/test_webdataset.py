@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from anywidth.cli import main
+from anywidth.core.errors import DataError, ImageError
 from anywidth.data import DataBundle, hold_out, load_data, make_loaders
-from anywidth.errors import DataError, ImageError
 
 random = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import anywidth as aw
-from anywidth.errors import DataError, UncalibratedError
+from anywidth.core.errors import DataError, UncalibratedError
 from anywidth.evaluation import top1
 from proofs import assert_close
 from zoo import Case, find

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.evaluation import score_samples, top1
 from anywidth.search import SearchSettings
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import anywidth as aw
-from anywidth.errors import CheckpointError, MissingExtraError, UncalibratedError
+from anywidth.core.errors import CheckpointError, MissingExtraError, UncalibratedError
 from anywidth.evaluation import Row, Spectrum, width_grid
 from zoo import Case, find
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import anywidth as aw
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.evaluation import stages, widths_by_stage
 from anywidth.models import build_model
 from zoo import CASES, Case, cases

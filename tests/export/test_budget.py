@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import anywidth as aw
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
 from anywidth.export import Budget, known_widths, onnx_latency, parse_budget, widest_within
 from anywidth.export import budget as module
 from anywidth.widths import Width

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import ExportError, MissingExtraError, UncalibratedError, WidthError
+from anywidth.core.errors import ExportError, MissingExtraError, UncalibratedError, WidthError
 from anywidth.export import load_dense, onnx_latency
 from anywidth.export.onnx_model import onnx_model
 from anywidth.export.program import dense_program

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import anywidth as aw
+from anywidth.core.errors import DataError
 from anywidth.data import load_data, make_loaders
-from anywidth.errors import DataError
 from anywidth.export import evaluate_onnx, export_int8
 from anywidth.models import MobileNetV2
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import ExportError, UncalibratedError, WidthError
+from anywidth.core.errors import ExportError, UncalibratedError, WidthError
 from anywidth.export import evaluate_onnx
 from anywidth.export.session import open_session
 from proofs import assert_close

@@ -11,7 +11,7 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import CheckpointError
+from anywidth.core.errors import CheckpointError
 from anywidth.export import load_dense
 from anywidth.export.torch_file import save_dense
 from proofs import assert_close, call, configs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 
 
 class Net(nn.Module):

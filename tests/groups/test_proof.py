@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.flow import Flow, Value
 from anywidth.groups.prover import Failure, Prover

@@ -8,8 +8,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import anywidth as aw
+from anywidth.core.inputs import normalise_inputs
 from anywidth.cost import uncounted_operators
-from anywidth.groups.trace import capture, normalise_inputs
+from anywidth.groups.capture import capture
 from proofs import assert_close
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
@@ -41,8 +41,8 @@ def test_parameters_of_both_modes_are_narrowed(kind) -> None:
 
 
 def test_one_path_is_captured_once() -> None:
+    from anywidth.core.inputs import normalise_inputs
     from anywidth.groups.probe import probe
-    from anywidth.groups.trace import normalise_inputs
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.0), nn.Linear(8, 2))
     assert not probe(model, normalise_inputs(X)).modes_differ

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 from anywidth.groups.prover import Prover
 from fingerprint import fingerprint
 from proofs import call
@@ -142,7 +142,7 @@ def test_a_failing_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     model, x = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.Linear(32, 3)), torch.randn(4, 6)
     before = fingerprint(model)
-    with pytest.raises(aw.errors.AnywidthError):
+    with pytest.raises(aw.AnywidthError):
         build(model, x, **{"order": "l1", **wrong})
     same(before, fingerprint(model))
 

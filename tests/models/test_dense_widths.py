@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models import DigitsNet, MNasNet, MobileNetV1, MobileNetV2, ResNet, ShuffleNet
 
 FACTORIES = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models import MobileNetV2, ResNet, build_model, model_names
 
 

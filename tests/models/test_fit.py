@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models.fit import check_fit
 
 

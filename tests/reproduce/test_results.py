@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 from anywidth.reproduce import Claim, Difference, Point, Results, higher
 
 numbers = st.floats(-100, 100)

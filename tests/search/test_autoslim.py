@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import anywidth as aw
+from anywidth.core.errors import CheckpointError, SearchError
 from anywidth.cost import NamedCost, fit_latency
-from anywidth.errors import CheckpointError, SearchError
 from anywidth.search import Evaluator, Judge, SearchData, SearchResult, SearchSettings, descend, slim
 from anywidth.search.plan import narrower, space
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 from anywidth.search.budgets import Budget, check_budgets, parse_budget, parse_budgets
 
 

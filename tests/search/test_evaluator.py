@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 from anywidth.models import build_model
 from anywidth.search import Evaluator, SearchData
 from anywidth.search.plan import narrower, space

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anywidth as aw
-from anywidth.errors import MissingExtraError, SearchError
+from anywidth.core.errors import MissingExtraError, SearchError
 from anywidth.search import Evaluated, Judge, Score, SearchData, SearchSettings, explore, pareto, slim
 from anywidth.widths import WidthConfig
 

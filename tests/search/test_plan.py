@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import anywidth as aw
-from anywidth.errors import SearchError, WidthError
+from anywidth.core.errors import SearchError, WidthError
 from anywidth.groups import ChannelGroup
 from anywidth.models import build_model
 from anywidth.search import config_from_channels, layers, sizes

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.serving import Governor, GovernorSettings, ServiceTimes, Waiting
 from simulation import poisson, simulate
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import CheckpointError, ExportError, UncalibratedError, WidthError
+from anywidth.core.errors import CheckpointError, ExportError, UncalibratedError, WidthError
 from anywidth.serving import Ladder
 from proofs import assert_close
 from zoo import Residual, TwoInputs

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
 from anywidth.serving import Limits
 from served_tiny import LIMITS
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.serving import ServiceTimes, measure
 from anywidth.serving.service_times import batch_sizes
 

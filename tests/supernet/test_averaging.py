@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import NoEffectWarning, WidthError
+from anywidth.core.errors import NoEffectWarning, WidthError
 from proofs import assert_close
 
 

@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import CheckpointError, UncalibratedError
+from anywidth.core.errors import CheckpointError, UncalibratedError
 from anywidth.groups import analyse
 from anywidth.models import build_model
-from anywidth.supernet.checkpoint import write_atomically
 from proofs import assert_close, call, configs
 from zoo import Case, cases, find
 
@@ -531,17 +530,3 @@ def test_folder_that_is_a_file(changed: aw.Supernet, tmp_path: Path) -> None:
         changed.save(path / "inside")
     assert path.read_text() == "precious"
     assert [p.name for p in tmp_path.iterdir() if p.name != "run"] == ["file"]
-
-
-def test_atomic_write_is_old_or_new(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file.txt"
-    assert write_atomically(path, lambda temporary: temporary.write_text("old")) == path
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise ValueError("in the middle")
-
-    with pytest.raises(ValueError, match="in the middle"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 from anywidth.groups.duplicate import duplicate
 from proofs import assert_close
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import ModelChangedError, UncalibratedError
+from anywidth.core.errors import ModelChangedError, UncalibratedError
 
 
 class Net(nn.Module):

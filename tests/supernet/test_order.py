@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import NoEffectWarning, WidthError
+from anywidth.core.errors import NoEffectWarning, WidthError
 from anywidth.groups import ChannelGroup
 from anywidth.supernet.order import l1_importance
 from proofs import assert_close, call

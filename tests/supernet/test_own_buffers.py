@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import AnywidthError, UncalibratedError, WidthError
+from anywidth.core.errors import AnywidthError, UncalibratedError, WidthError
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)) + 1
 

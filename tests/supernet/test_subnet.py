@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import UncalibratedError, WidthError
+from anywidth.core.errors import UncalibratedError, WidthError
 from anywidth.supernet import contiguous
 from proofs import assert_close, call, configs, kept, outputs, slicing_gradients, weighted
 from zoo import Case, find

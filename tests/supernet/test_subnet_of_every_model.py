@@ -8,7 +8,7 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.groups.trace import normalise_inputs
+from anywidth.core.inputs import normalise_inputs
 from proofs import (
     assert_close,
     assert_same_layers,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import CheckpointError, WidthError
+from anywidth.core.errors import CheckpointError, WidthError
 from anywidth.training import soft_cross_entropy
 from proofs import assert_close
 

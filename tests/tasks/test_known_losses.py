@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.tasks import distillation_of, loss_name, recognise, soft_cross_entropy
 
 STUDENT, TEACHER = [[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], [[1.0, 0.0, 0.5], [-1.0, 2.0, 0.0]]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.search import Evaluator, SearchData
 from anywidth.tasks import Task, detached, objective_of
 from anywidth.training import soft_cross_entropy

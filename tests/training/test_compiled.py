@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import TrainingError
+from anywidth.core.errors import TrainingError
 from anywidth.training.compiled import CompiledSubnets
 
 

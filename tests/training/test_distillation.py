@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.training import logits_of, soft_cross_entropy
 
 

@@ -52,7 +52,7 @@ def test_a_step_by_lightning_synchronises_once(found) -> None:
 
 
 def test_all_know_what_one_process_found(found) -> None:
-    assert [process["anyone"] for process in found] == [[True, False]] * 2
+    assert [process["any_rank"] for process in found] == [[True, False]] * 2
 
 
 def test_batch_norms_of_switches_are_synchronised(found) -> None:
@@ -113,7 +113,7 @@ def test_alone_nothing_is_synchronised() -> None:
 def test_no_thread_of_a_group_outlives_it() -> None:
     # Those that do abort the process at its end, now and then. torch.compile and the optimizers import torch._dynamo.
     program = """
-import anywidth.distributed, os, torch.distributed as dist
+import anywidth.core.processes, os, torch.distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 import torch._dynamo
 names = lambda: [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.errors import UncalibratedError
+from anywidth.core.errors import UncalibratedError
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1)) * 2 + 1
 Y = torch.arange(16) % 4

@@ -17,8 +17,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 import anywidth as aw
+from anywidth.core.errors import CheckpointError, TrainingError
 from anywidth.data import BatchOrder, TensorImages, TensorLoader
-from anywidth.errors import CheckpointError, TrainingError
 from anywidth.training import parameter_groups
 from anywidth.training.lightning import PlainModule, SandwichModule
 from anywidth.training.schedule import warmup_cosine

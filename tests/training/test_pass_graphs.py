@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.errors import TrainingError
+from anywidth.core.errors import TrainingError
 from anywidth.models import build_model
 from anywidth.training.pass_graphs import PassGraphs, require_replaceable, run_directly
 

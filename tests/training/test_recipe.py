@@ -17,8 +17,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms import v2
 
 import anywidth as aw
+from anywidth.core.errors import CheckpointError, TrainingError
 from anywidth.data import BatchOrder, TensorImages, TensorLoader
-from anywidth.errors import CheckpointError, TrainingError
 from anywidth.evaluation import evaluate
 from anywidth.training.epoch_checkpoint import BestCheckpoint, EpochCheckpoint, load_weights
 from anywidth.training.lightning import PlainModule, SandwichModule

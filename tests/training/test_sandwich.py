@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 import anywidth as aw
-from anywidth.errors import TrainingError, WidthError
-from anywidth.groups.trace import normalise_inputs
+from anywidth.core.errors import TrainingError, WidthError
+from anywidth.core.inputs import normalise_inputs
 from anywidth.models import channels_last_
 from anywidth.supernet import gradients_together
 from anywidth.tasks import logits_of

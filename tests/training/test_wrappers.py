@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import anywidth as aw
 import two_wrapped as two
-from anywidth.errors import AnalysisError, TrainingError
+from anywidth.core.errors import AnalysisError, TrainingError
 
 
 @pytest.fixture(scope="module")

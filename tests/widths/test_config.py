@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import anywidth as aw
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.groups import ChannelGroup
 from anywidth.widths import Ends, WidthConfig, WidthSampler, check_width, resolve, round_channels
 from zoo import Case, cases, find

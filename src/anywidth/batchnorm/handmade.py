@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.batchnorm.moments import Moments
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 __all__ = ["collecting_handmade"]
 

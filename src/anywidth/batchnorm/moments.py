@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.distributed import everyone
-from anywidth.groups.trace import module_modes
+from anywidth.core.modules import module_modes
+from anywidth.core.processes import all_gather
 from anywidth.supernet.own_buffers import stubborn
 
 __all__ = ["Moments", "collecting"]
@@ -104,7 +104,7 @@ class Moments:
         self._fold()
         assert self.mean is not None
         assert self.square is not None
-        parts = everyone((self.count, self.mean.cpu(), self.square.cpu()))
+        parts = all_gather((self.count, self.mean.cpu(), self.square.cpu()))
         device = self.mean.device
         self.mean = self.square = None
         for count, mean, square in parts:  # in one order, so that all processes end with the same numbers

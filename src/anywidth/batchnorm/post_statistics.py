@@ -12,11 +12,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from anywidth.batchnorm.handmade import collecting_handmade
 from anywidth.batchnorm.moments import Moments, collecting
-from anywidth.distributed import everyone, several_processes
-from anywidth.errors import AnywidthError, DataError
-from anywidth.groups.trace import Inputs
+from anywidth.core.batches import first_samples, join_inputs, samples
+from anywidth.core.errors import AnywidthError, DataError
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import model_device
+from anywidth.core.processes import all_gather, several_processes
 from anywidth.supernet import Supernet, contiguous, norm_modules
-from anywidth.supernet.batches import first_samples, join_inputs, model_device, samples
 from anywidth.supernet.own_buffers import stubborn
 from anywidth.widths import Width, WidthConfig
 
@@ -164,7 +165,7 @@ def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
                 raise
             raise DataError("one sample has no variance; calibrate with at least two images") from error
         fed = True
-    if not all(everyone(fed)):
+    if not all(all_gather(fed)):
         raise DataError("the calibration loader gave no data; give batches of training images")
 
 

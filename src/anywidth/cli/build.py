@@ -16,9 +16,9 @@ from anywidth.cli.messages import say
 from anywidth.cli.processes import Processes
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
+from anywidth.core.errors import DataError
+from anywidth.core.processes import first_of_machine_first, rank_and_count
 from anywidth.data import DataBundle, Loaders, TensorImages, hold_out, load_data, make_loaders
-from anywidth.distributed import first_of_machine_first, rank_and_count
-from anywidth.errors import DataError
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model, channels_last_, load_initial
 from anywidth.supernet import Supernet

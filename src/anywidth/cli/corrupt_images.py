@@ -7,8 +7,8 @@ from collections import defaultdict
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anywidth.cli.messages import say
+from anywidth.core.processes import all_gather
 from anywidth.data import ItemLoader, TensorLoader
-from anywidth.distributed import everyone
 
 __all__ = ["CorruptImages"]
 
@@ -27,7 +27,7 @@ class CorruptImages:
             return
         told = self._told[part]
         before = len(told)
-        told.update(*everyone(loader.problems))
+        told.update(*all_gather(loader.problems))
         if len(told) > before:
             more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
             first = "; ".join(problem.rpartition("; ")[0] or problem for problem in sorted(told)[:_NAMED])

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from anywidth.core.errors import SearchError
 from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, macs, named_cost, params
-from anywidth.errors import SearchError
 from anywidth.search import SearchResult
 from anywidth.supernet import Supernet
 

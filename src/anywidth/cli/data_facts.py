@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anywidth.errors import CheckpointError, DataError
+from anywidth.core.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from anywidth.data import DataBundle

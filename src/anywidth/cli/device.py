@@ -6,7 +6,7 @@ import torch
 
 from anywidth.cli.options import SettingsError
 from anywidth.cli.processes import Processes
-from anywidth.distributed import everyone
+from anywidth.core.processes import all_gather
 
 __all__ = ["pick_device"]
 
@@ -48,7 +48,7 @@ def _own(device: torch.device, processes: Processes) -> torch.device:
             f"{processes.per_machine} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each "
             f"(--nproc-per-node {torch.cuda.device_count()}), or choose --device cpu"
         )
-    if len(set(everyone(device.type))) > 1:
+    if len(set(all_gather(device.type))) > 1:
         raise SettingsError("some processes have a GPU and others have none; choose --device cpu or cuda")
     if device.type == "cpu":
         return device

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from anywidth.cli.messages import say
 from anywidth.cli.processes import Processes
 from anywidth.cli.run_folder import RunFolder
-from anywidth.distributed import OtherProcessError
-from anywidth.errors import AnywidthError, CheckpointError
+from anywidth.core.errors import AnywidthError, CheckpointError
+from anywidth.core.processes import OtherProcessError
 
 __all__ = ["exit_code"]
 

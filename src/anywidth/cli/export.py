@@ -157,7 +157,7 @@ def _write_int8(opened: OpenRun, width: Width, path: Path) -> Exported:
 def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:
     """The accuracy on the run's test images; None, and a warning, if they are not there."""
     from anywidth.cli.messages import say
-    from anywidth.errors import DataError
+    from anywidth.core.errors import DataError
 
     try:
         images = opened.loaders.test
@@ -169,7 +169,7 @@ def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:
 
 def _check_calibrated(opened: OpenRun, width: Width, run: Path) -> None:
     """Say by which command a width is calibrated, where it is not."""
-    from anywidth.errors import UncalibratedError
+    from anywidth.core.errors import UncalibratedError
 
     net = opened.net
     config = net.config(width)

@@ -12,13 +12,13 @@ from anywidth.cli.build import build_loaders
 from anywidth.cli.corrupt_images import CorruptImages
 from anywidth.cli.recipe import average_of, loss_of, recipe_of
 from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.files import write_atomically
+from anywidth.core.processes import broadcast, share_of
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
-from anywidth.distributed import from_first, share_of
 from anywidth.evaluation import Row, evaluate
 from anywidth.export.torch_file import save_dense
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.training.individual import train_alone
 from anywidth.widths import Width
 
@@ -55,7 +55,7 @@ def train_individual(
     calibrate(alone, loaders.calibration, [1.0], images=share_of(settings.calibration_images))
     if keep is not None:
         file = keep
-        from_first(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
+        broadcast(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
     label = name or (width if isinstance(width, float) else net.label(width))
     row = Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
     corrupt.tell(loaders.test, "test")

@@ -15,7 +15,7 @@ from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import say, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
 from anywidth.cli.processes import Processes
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 __all__ = ["COMMANDS", "Command", "main"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anywidth.distributed import everyone
-from anywidth.supernet.checkpoint import write_atomically
+from anywidth.core.files import write_atomically
+from anywidth.core.processes import all_gather
 
 __all__ = ["SCORE", "MetricsFile", "epoch_means"]
 
@@ -24,7 +24,7 @@ SCORE = "accuracy"
 def epoch_means(trainer: Trainer) -> dict[str, float]:
     """The logged means of the epoch by name, over what all processes have seen; all of them have to ask."""
     own = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    everyones = everyone(own)
+    everyones = all_gather(own)
     return {
         name: fmean(means[name] for means in everyones) for name in own if all(name in means for means in everyones)
     }

@@ -15,8 +15,8 @@ from anywidth.cli.data_facts import DataFacts
 from anywidth.cli.device import pick_device
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.errors import CheckpointError
 from anywidth.data import Loaders
-from anywidth.errors import CheckpointError
 from anywidth.supernet import Supernet, load
 from anywidth.widths import Width
 

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.values import parse_number, parse_text
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 __all__ = ["SettingsError", "given_options", "make_parser", "option", "read_settings", "to_settings", "write_settings"]
 

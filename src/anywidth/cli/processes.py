@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anywidth.cli.messages import say
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -95,7 +95,7 @@ class Processes:
         import torch
         import torch.distributed as dist
 
-        from anywidth.distributed import OtherProcessError, connection_lost
+        from anywidth.core.processes import OtherProcessError, connection_lost
 
         store = next(iter(dist.rendezvous("env://")))[0]  # pyright: ignore[reportPrivateImportUsage]
         # Objects travel between CPUs in any case; tensors on a GPU by its own means.

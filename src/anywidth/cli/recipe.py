@@ -18,10 +18,10 @@ from anywidth.cli.metrics_file import SCORE
 from anywidth.cli.options import SettingsError
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.extras import from_extra
+from anywidth.core.processes import share_of
 from anywidth.data import Loaders
-from anywidth.distributed import share_of
 from anywidth.evaluation import even_widths
-from anywidth.extras import from_extra
 from anywidth.models.suggest import closest
 from anywidth.supernet import Supernet
 from anywidth.tasks import Loss

@@ -87,12 +87,12 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
 
     from anywidth.cli.device import pick_device
     from anywidth.cli.messages import say
-    from anywidth.errors import MissingExtraError
+    from anywidth.core.errors import MissingExtraError
+    from anywidth.core.files import write_atomically
     from anywidth.reproduce import load_experiment, run_experiment
     from anywidth.reproduce.page import page, update_page
     from anywidth.reproduce.picture import draw
     from anywidth.reproduce.runner import finish
-    from anywidth.supernet.checkpoint import write_atomically
 
     assert settings.name is not None
     experiment = load_experiment(settings.name)

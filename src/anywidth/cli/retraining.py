@@ -22,9 +22,9 @@ from anywidth.cli.progress_bar import ProgressBar
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.training_run import opened
+from anywidth.core.errors import SearchError
+from anywidth.core.processes import broadcast
 from anywidth.data import resident
-from anywidth.distributed import from_first
-from anywidth.errors import SearchError
 from anywidth.evaluation import Spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.search import Evaluated, SearchResult, uniform_costs
@@ -48,7 +48,7 @@ class Retraining:
         self.console = console
         self.processes = processes
         self.began = time.perf_counter()
-        self.folder, given = from_first(lambda: opened(settings if settings.resume else _merged(settings)))
+        self.folder, given = broadcast(lambda: opened(settings if settings.resume else _merged(settings)))
         assert given.from_search is not None
         self.device = pick_device(given.device, given.precision, processes=processes)
         self.bundle = resident(build_data(given), self.device)
@@ -75,7 +75,7 @@ class Retraining:
         Raises:
             AnywidthError: training cannot go on; what was saved is kept.
         """
-        from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
+        broadcast(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         return exit_code(
             self._work, self.folder, ("found", "uniform"), epochs=self.settings.epochs, stage=lambda: "training",
             processes=self.processes,
@@ -83,7 +83,7 @@ class Retraining:
 
     def _work(self) -> None:
         file = self.folder.file("comparison.json")
-        rows = from_first(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
+        rows = broadcast(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
         networks: dict[str, Width] = {
             "found": self.found.config, "uniform": self.net.config(self.uniform)
         }  # fmt: skip
@@ -100,9 +100,9 @@ class Retraining:
                     )
                 )  # fmt: skip
                 curve = Spectrum(rows, "trained from scratch")
-                from_first(partial(curve.to_json, file))
+                broadcast(partial(curve.to_json, file))
         curve = Spectrum(rows, "trained from scratch")
-        from_first(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
+        broadcast(lambda: (curve.to_csv(self.folder.file("comparison.csv")), self.folder.finish()))
         self.console.print(spectrum_table(curve))
         took = seconds(time.perf_counter() - self.began)
         self.console.print(

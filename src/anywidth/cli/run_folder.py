@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from anywidth.cli.data_facts import DataFacts
 from anywidth.cli.options import read_settings, write_settings
 from anywidth.cli.train_settings import TrainSettings
-from anywidth.errors import CheckpointError, TrainingError
-from anywidth.supernet.checkpoint import write_atomically
+from anywidth.core.errors import CheckpointError, TrainingError
+from anywidth.core.files import write_atomically
 from anywidth.training.epoch_checkpoint import finished_epochs
 
 if TYPE_CHECKING:

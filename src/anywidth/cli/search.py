@@ -75,7 +75,7 @@ def run(settings: SearchCommandSettings) -> int:
     from anywidth.cli.options import write_settings
     from anywidth.cli.search_progress import SearchProgress
     from anywidth.cli.threads import fitting_threads
-    from anywidth.errors import MissingExtraError
+    from anywidth.core.errors import MissingExtraError
     from anywidth.report import search_table
     from anywidth.search import Judge, SearchSettings, parse_budgets, slim
 
@@ -159,7 +159,7 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
     from rich.progress import Progress
 
     from anywidth.cli.costs import latency_model
-    from anywidth.supernet.batches import model_device
+    from anywidth.core.modules import model_device
 
     file = settings.latency_model or settings.run / f"{settings.cost}.json"
     device = str(model_device(opened.net.model))

@@ -80,7 +80,7 @@ def run(settings: ServeSettings) -> int:
     from anywidth.cli.messages import say
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
-    from anywidth.extras import from_extra
+    from anywidth.core.extras import from_extra
     from anywidth.serving import Governor, GovernorSettings, Limits, kept_memory, measure_ladder
 
     with from_extra("serve", "serving needs fastapi, uvicorn and prometheus-client"):

@@ -23,13 +23,13 @@ def run(settings: TrainSettings) -> int:
             from anywidth.cli.run_folder import RunFolder
             from anywidth.cli.signals import ended_like_interrupted
             from anywidth.cli.training_run import TrainingRun
-            from anywidth.distributed import from_first
+            from anywidth.core.processes import broadcast
 
             processes = stack.enter_context(started.met())
-            resumed = from_first(lambda: RunFolder.open(settings.resume).settings if settings.resume else settings)
+            resumed = broadcast(lambda: RunFolder.open(settings.resume).settings if settings.resume else settings)
             kind = TrainingRun if resumed.from_search is None else Retraining
             training = kind(settings, console, processes)
-        from_first(lambda: stack.enter_context(training.folder.locked()))
+        broadcast(lambda: stack.enter_context(training.folder.locked()))
         stack.enter_context(ended_like_interrupted(once=processes.together))
         code = training.run()
         if code == 0:

@@ -25,10 +25,10 @@ from anywidth.cli.recipe import average_of, logger_of, loss_of, recipe_of, score
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.errors import MissingExtraError, TrainingError
+from anywidth.core.processes import broadcast, first_of_machine_first, share_of
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle, resident
-from anywidth.distributed import first_of_machine_first, from_first, share_of
-from anywidth.errors import MissingExtraError, TrainingError
 from anywidth.evaluation import Spectrum, even_widths, spectrum
 from anywidth.report import count, seconds, spectrum_table
 from anywidth.supernet import Supernet, load
@@ -53,10 +53,10 @@ class TrainingRun:
         self.processes = processes
         self.began = time.perf_counter()
         self.device = pick_device(settings.device, settings.precision, graphs=settings.graphs, processes=processes)
-        self.folder, given = from_first(lambda: opened(settings))
+        self.folder, given = broadcast(lambda: opened(settings))
         bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
         self.bundle = resident(bundle, self.device)
-        trained = from_first(lambda: self.folder.trained)
+        trained = broadcast(lambda: self.folder.trained)
         build = partial(
             build_supernet,
             given.model,
@@ -107,7 +107,7 @@ class TrainingRun:
         """
         together = self.processes.batches(self.settings.batch_size)
         self.console.print(_describe(self.bundle, self._model, self.net, self._held_out) + together, soft_wrap=True)
-        from_first(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
+        broadcast(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
         networks = ["supernet", *(f"individual-{width:g}" for width in self.alone)]
         return exit_code(
             self._work, self.folder, networks, epochs=self.settings.epochs, stage=lambda: self.stage,
@@ -119,12 +119,12 @@ class TrainingRun:
         with fitting_threads(self.net, self.settings.batch_size):
             curve = self._supernet()
             alone = self._individual()
-        from_first(lambda: self._write(curve, alone))
+        broadcast(lambda: self._write(curve, alone))
 
     def _supernet(self) -> Spectrum:
         """Train, calibrate, save and evaluate the supernet, or read what an interrupted run has of it."""
         file = self.folder.file("spectrum.json")
-        if from_first(file.exists):
+        if broadcast(file.exists):
             self.net = load(self.folder.path, self.net.model)
             return Spectrum.from_json(file)
         given = self.settings
@@ -160,12 +160,12 @@ class TrainingRun:
         widths = self.widths if self.net.switches else sorted({*self.widths, 1.0})
         for width in track(widths, "calibrating", console=self.console, transient=True, disable=quiet):
             calibrate(self.net, self.loaders.calibration, [width], images=share_of(given.calibration_images))
-        from_first(lambda: self.net.save(self.folder.path))
+        broadcast(lambda: self.net.save(self.folder.path))
         curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
         self.corrupt.tell(self.loaders.test, "test")
         if self.held_out is not None:
             self.corrupt.tell(self.held_out, "held-out")
-        from_first(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
+        broadcast(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
         return curve
 
     def _tell_end(self) -> None:
@@ -184,7 +184,7 @@ class TrainingRun:
         if not self.alone:
             return None
         file = self.folder.file("individual.json")
-        rows = from_first(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
+        rows = broadcast(lambda: list(Spectrum.from_json(file)) if file.exists() else [])
         done = {row.width for row in rows}
         for width in self.alone:
             if width in done:
@@ -198,7 +198,7 @@ class TrainingRun:
                 )
             )  # fmt: skip
             alone = Spectrum(rows, "trained alone")
-            from_first(lambda alone=alone: (alone.to_csv(self.folder.file("individual.csv")), alone.to_json(file)))
+            broadcast(lambda alone=alone: (alone.to_csv(self.folder.file("individual.csv")), alone.to_json(file)))
         return Spectrum(rows, "trained alone")
 
     def _write(self, curve: Spectrum, alone: Spectrum | None) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from anywidth.errors import AnywidthError, first_line
-from anywidth.groups.trace import Inputs
+from anywidth.core.errors import AnywidthError, first_line
+from anywidth.core.inputs import Inputs
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 

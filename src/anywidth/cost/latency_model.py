@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from anywidth.core.errors import CheckpointError, SearchError
+from anywidth.core.files import write_atomically
 from anywidth.cost.latency import latency
 from anywidth.cost.named import Cost
-from anywidth.errors import CheckpointError, SearchError
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import WidthConfig, WidthSampler
 
 __all__ = ["LatencyModel", "fit_latency"]

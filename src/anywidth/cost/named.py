@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from anywidth.core.errors import SearchError
 from anywidth.cost.activations import activation_memory
 from anywidth.cost.latency import latency
 from anywidth.cost.macs import macs
 from anywidth.cost.params import params
-from anywidth.errors import SearchError
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
 

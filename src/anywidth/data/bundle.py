@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from anywidth.errors import DataError
+from anywidth.core.errors import DataError
 
 __all__ = ["DataBundle"]
 

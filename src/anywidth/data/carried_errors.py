@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch.utils.data import Dataset
 
-from anywidth.errors import DataError
+from anywidth.core.errors import DataError
 
 __all__ = ["CarriedErrors", "collate_unless_error"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from anywidth.errors import DataError
+from anywidth.core.errors import DataError
 
 __all__ = ["check_images", "check_seed"]
 
@@ -25,7 +25,7 @@ def check_images(images: Tensor, labels: Tensor, *, where: str, classes: int | N
     Example:
         >>> check_images(torch.zeros(2, 1, 8, 8), torch.tensor([0, -1]), where="my set")
         Traceback (most recent call last):
-        anywidth.errors.DataError: my set: label 1 is -1; number the classes from 0
+        anywidth.core.errors.DataError: my set: label 1 is -1; number the classes from 0
     """
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise DataError(f"{where}: the images have shape {tuple(images.shape)}; give (images, channels, height, width)")

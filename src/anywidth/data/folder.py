@@ -10,10 +10,10 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
+from anywidth.core.errors import DataError, ImageError, first_line
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, ImageError, first_line
 
 __all__ = ["load_folder_bundle"]
 

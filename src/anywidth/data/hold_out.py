@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Subset
 
+from anywidth.core.errors import DataError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.tensor_images import TensorImages
-from anywidth.errors import DataError
 
 __all__ = ["hold_out"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
+from anywidth.core.errors import DataError, ImageError, first_line
+from anywidth.core.extras import from_extra
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, ImageError, first_line
-from anywidth.extras import from_extra
 
 __all__ = ["HubImages", "load_hub_bundle"]
 

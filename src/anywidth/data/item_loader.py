@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from anywidth.core.errors import DataError
 from anywidth.data.carried_errors import CarriedErrors, collate_unless_error
 from anywidth.data.order import BatchOrder
 from anywidth.data.skip_corrupt import SkipCorrupt, collate_readable
-from anywidth.errors import DataError
 
 __all__ = ["ItemLoader"]
 

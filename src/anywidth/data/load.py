@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anywidth.core.errors import DataError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.checks import check_seed
-from anywidth.errors import DataError
 
 __all__ = ["load_data"]
 

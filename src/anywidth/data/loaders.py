@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from torch.utils.data import Dataset
 
+from anywidth.core.errors import NoEffectWarning
 from anywidth.data.bundle import DataBundle
 from anywidth.data.item_loader import ItemLoader
 from anywidth.data.order import BatchOrder, Share, Shuffle
 from anywidth.data.tensor_images import TensorImages
 from anywidth.data.tensor_loader import TensorLoader
-from anywidth.errors import NoEffectWarning
 
 __all__ = ["Loaders", "make_loaders"]
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anywidth.core.errors import DataError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.checks import check_images
 from anywidth.data.statistics import channel_statistics
 from anywidth.data.tensor_images import TensorImages
-from anywidth.errors import DataError
 
 __all__ = ["load_npz_bundle"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anywidth.core.errors import DataError
 from anywidth.data.checks import check_seed
-from anywidth.errors import DataError
 
 __all__ = ["BatchOrder"]
 

@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from torchvision.transforms import v2
 
-from anywidth.errors import DataError, ImageError
+from anywidth.core.errors import DataError, ImageError
 
 __all__ = ["MEAN", "STD", "fitting_size", "sampled_sides", "test_transform", "train_transform"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
+from anywidth.core.errors import DataError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.tensor_images import TensorImages
-from anywidth.errors import DataError
 
 __all__ = ["with_rand_augment"]
 

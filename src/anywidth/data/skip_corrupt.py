@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from anywidth.errors import DataError, ImageError
+from anywidth.core.errors import DataError, ImageError
 
 __all__ = ["SkipCorrupt", "collate_readable"]
 

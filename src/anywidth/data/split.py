@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
-from anywidth.errors import DataError
+from anywidth.core.errors import DataError
 
 __all__ = ["stratified_split"]
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from anywidth.core.errors import DataError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.tensor_images import TensorImages
-from anywidth.errors import DataError
 
 __all__ = ["fewer_images"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
+from anywidth.core.errors import DataError
 from anywidth.data.augment import random_crop_flip
 from anywidth.data.bundle import DataBundle
 from anywidth.data.checks import check_images
 from anywidth.data.statistics import channel_statistics
 from anywidth.data.tensor_images import TensorImages
-from anywidth.errors import DataError
 
 __all__ = ["load_torchvision_bundle"]
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from anywidth.core.errors import DataError, ImageError
 from anywidth.data.bundle import DataBundle
 from anywidth.data.photo_transforms import fitting_size, sampled_sides, test_transform, train_transform
 from anywidth.data.split import stratified_split
-from anywidth.errors import DataError, ImageError
 
 __all__ = ["ShardImages", "load_webdataset_bundle"]
 

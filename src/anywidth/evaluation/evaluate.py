@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from anywidth.distributed import everyone
-from anywidth.errors import DataError
+from anywidth.core.batches import samples, split_batch
+from anywidth.core.errors import DataError
+from anywidth.core.modules import model_device
+from anywidth.core.processes import all_gather
 from anywidth.evaluation.score import Score, score_samples, top1
 from anywidth.supernet import Supernet
-from anywidth.supernet.batches import model_device, samples, split_batch
 from anywidth.widths import Width
 
 __all__ = ["evaluate"]
@@ -48,7 +49,7 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
         part, number = score_samples(score, inputs.call(network), targets, samples=samples(inputs))
         total += part
         count += number
-    shares = everyone((total, count))
+    shares = all_gather((total, count))
     if sum(seen for _, seen in shares) == 0:
         raise DataError("the evaluation loader gave no data")
     return sum(score for score, _ in shares) / sum(seen for _, seen in shares)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anywidth.core.files import write_atomically
 from anywidth.evaluation.spectrum import Spectrum, require_matplotlib
 from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, style_axes
-from anywidth.supernet.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

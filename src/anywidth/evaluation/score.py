@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.tasks import logits_of, loss_name
 from anywidth.tasks.fitting import describe, is_integer
 

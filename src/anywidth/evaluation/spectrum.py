@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anywidth.core.extras import from_extra
+from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
 from anywidth.evaluation.evaluate import evaluate
 from anywidth.evaluation.score import Score, top1
-from anywidth.extras import from_extra
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import Width
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from anywidth.core.errors import ExportError
 from anywidth.cost import latency, macs, params
-from anywidth.errors import ExportError
 from anywidth.evaluation import even_widths
 from anywidth.export.export import Format, export
 from anywidth.export.latency import onnx_latency, session_latency

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anywidth.core.files import write_atomically
 from anywidth.export.export import Exported
-from anywidth.supernet.checkpoint import write_atomically
 
 FLOATS = "32-bit floats"
 """The precision for which a file is compared with the trained network."""

@@ -8,8 +8,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import ExportError
-from anywidth.groups.trace import Inputs
+from anywidth.core.errors import ExportError
+from anywidth.core.inputs import Inputs
 
 __all__ = ["TOLERANCE", "check_outputs", "outputs_of"]
 

@@ -11,8 +11,9 @@ from typing import Literal, get_args
 
 import torch
 
+from anywidth.core.errors import ExportError
+from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
-from anywidth.errors import ExportError
 from anywidth.export.check import TOLERANCE, Run, check_outputs, outputs_of
 from anywidth.export.onnx_model import onnx_model
 from anywidth.export.program import DenseProgram, dense_program
@@ -20,7 +21,6 @@ from anywidth.export.require import require_onnx
 from anywidth.export.session import open_session, runner
 from anywidth.export.torch_file import load_dense, save_dense
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import Width
 
 __all__ = ["Exported", "Format", "export", "format_of"]

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from anywidth.errors import DataError
+from anywidth.core.batches import split_batch
+from anywidth.core.errors import DataError
+from anywidth.core.files import write_atomically
 from anywidth.export.export import Exported, export
 from anywidth.export.require import require_onnx
 from anywidth.export.session import feeds, open_session
 from anywidth.supernet import Supernet
-from anywidth.supernet.batches import split_batch
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import Width
 
 __all__ = ["export_int8"]

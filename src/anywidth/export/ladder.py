@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anywidth.core.errors import ExportError, WidthError
+from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
-from anywidth.errors import ExportError, WidthError
 from anywidth.export.check import TOLERANCE, check_outputs
 from anywidth.export.export import Exported, format_of
 from anywidth.export.onnx_model import LARGEST, content, onnx_model
@@ -20,7 +21,6 @@ from anywidth.export.require import require_onnx
 from anywidth.export.session import open_session, runner
 from anywidth.export.shared_weights import SharedWeights
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import check_width
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from anywidth.errors import ExportError, first_line
+from anywidth.core.errors import ExportError, first_line
 from anywidth.export.program import DenseProgram
 from anywidth.export.require import require_onnx
 

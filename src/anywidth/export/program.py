@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from anywidth.errors import ExportError, first_line
+from anywidth.core.errors import ExportError, first_line
+from anywidth.core.inputs import Inputs, double_batch
 from anywidth.export.fold import fold_batch_norms_
 from anywidth.export.functional import make_activations_functional_
+from anywidth.groups.capture import quiet_export
 from anywidth.groups.duplicate import duplicate, stand_ins
-from anywidth.groups.trace import Inputs, double_batch, quiet_export
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from anywidth.extras import from_extra
+from anywidth.core.extras import from_extra
 
 __all__ = ["require_onnx"]
 

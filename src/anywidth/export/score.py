@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from anywidth.errors import DataError
+from anywidth.core.batches import samples, split_batch
+from anywidth.core.errors import DataError
 from anywidth.evaluation import Score, score_samples, top1
 from anywidth.export.ladder import WIDTH_INPUT
 from anywidth.export.session import open_session, runner
-from anywidth.supernet.batches import samples, split_batch
 
 __all__ = ["evaluate_onnx"]
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
+from anywidth.core.inputs import Inputs
 from anywidth.export.require import require_onnx
-from anywidth.groups.trace import Inputs
 
 if TYPE_CHECKING:
     import onnxruntime

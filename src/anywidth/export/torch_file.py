@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anywidth.errors import CheckpointError
-from anywidth.groups.trace import named_tensors
+from anywidth.core.errors import CheckpointError
+from anywidth.core.modules import named_tensors
 
 __all__ = ["load_dense", "save_dense"]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import Inputs, double_batch, normalise_inputs
 from anywidth.groups.analysis import Analysis
+from anywidth.groups.capture import Capture, capture, without_collection
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.explain import own_error
 from anywidth.groups.forward import attributes_of, forward_of
@@ -17,7 +19,6 @@ from anywidth.groups.propagate import propagate
 from anywidth.groups.refuse import check_model
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
-from anywidth.groups.trace import Capture, Inputs, capture, double_batch, normalise_inputs, without_collection
 from anywidth.groups.untouched import untouched
 from anywidth.groups.verify import verify
 from anywidth.groups.wrappers import check_plain, local_norms

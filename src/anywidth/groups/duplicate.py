@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 from anywidth.groups.reach import Reach, behind
 
 __all__ = ["MISSING", "duplicate", "duplicate_value", "stand_ins"]

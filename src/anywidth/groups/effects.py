@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anywidth.core.inputs import Inputs, double_batch
+from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import Inputs, double_batch, named_tensors, on_meta
 
 __all__ = ["ForwardEffects", "forward_effects", "is_dropout"]
 
@@ -62,7 +63,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     ...     def forward(self, x: Tensor) -> Tensor:
     ...         self.steps += 1
     ...         return nn.functional.dropout(x, 0.5, self.training)
-    >>> from anywidth.groups.trace import normalise_inputs
+    >>> from anywidth.core.inputs import normalise_inputs
     >>> forward_effects(Counter(), normalise_inputs(torch.randn(2, 3)))
     ForwardEffects(norms=(), written=('steps',), drops=True, unreached=())
     """

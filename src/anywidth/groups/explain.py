@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import linecache
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from anywidth.errors import first_line
+from anywidth.core.errors import first_line
+from anywidth.core.inputs import Inputs
 from anywidth.groups.duplicate import duplicate, stand_ins
-
-if TYPE_CHECKING:
-    from anywidth.groups.trace import Inputs
 
 __all__ = ["explain", "own_error"]
 

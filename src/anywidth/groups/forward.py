@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from anywidth.groups.trace import Capture
+from anywidth.groups.capture import Capture
 
 __all__ = ["attributes_of", "forward_of", "uses_of"]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
+from anywidth.core.inputs import Inputs
+from anywidth.groups.capture import Capture
 from anywidth.groups.compacted import is_compacted, run_compacted
 from anywidth.groups.fixed_noise import FixedNoise
 from anywidth.groups.labels import Array, varying
-from anywidth.groups.trace import Capture, Inputs
 
 __all__ = ["masks_of", "run_masked"]
 

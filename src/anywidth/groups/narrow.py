@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from anywidth.core.modules import named_tensors
 from anywidth.groups.adapters import adapt
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import named_tensors
 
 __all__ = ["Place", "is_leading", "narrow", "take"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
+from anywidth.groups.capture import Capture
 from anywidth.groups.labels import Array, varying
-from anywidth.groups.trace import Capture
 
 __all__ = ["Key", "Part", "Reads", "Site", "find_sites", "part_of", "sites_by_key"]
 

@@ -12,13 +12,14 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.capture import capture, without_collection
 from anywidth.groups.meanings import Integer, doubtful, follow, following, integers, leave_alone
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.propagate import propagate
 from anywidth.groups.prover import Prover
-from anywidth.groups.trace import Inputs, capture, without_collection
 
 __all__ = ["try_other_inputs"]
 

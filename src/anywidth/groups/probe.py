@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.duplicate import duplicate, stand_ins
-from anywidth.groups.trace import Inputs, named_tensors, on_meta
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
 __all__ = ["Probe", "probe"]

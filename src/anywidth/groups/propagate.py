@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from anywidth.errors import first_line
+from anywidth.core.errors import first_line
+from anywidth.core.modules import named_tensors
+from anywidth.groups.capture import Capture
 from anywidth.groups.flow import Cost, Flow, Number, Value
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.rules import Call, find_rule
 from anywidth.groups.samples import sources
-from anywidth.groups.trace import Capture, named_tensors
 
 __all__ = ["Propagation", "propagate"]
 

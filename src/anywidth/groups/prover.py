@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.capture import Capture
 from anywidth.groups.compare import difference, tensor_difference, tolerance_of
 from anywidth.groups.draws import NARROWEST, RANDOM, channels_of, separating
 from anywidth.groups.fixed_noise import FixedNoise, needs_fixed_noise
@@ -26,7 +29,6 @@ from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation, canonical_names
 from anywidth.groups.reaction import Reaction, react
 from anywidth.groups.stand_in import cast, stand_in
-from anywidth.groups.trace import Capture, Inputs, named_tensors
 
 __all__ = ["Failure", "Prover"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 
 __all__ = ["Reach", "behind"]
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.observed import Key, Part, Reads, Site
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.stand_in import KINDS, Kind, cast, stand_in, varied
-from anywidth.groups.trace import Inputs, named_tensors
 
 __all__ = ["Reaction", "react"]
 

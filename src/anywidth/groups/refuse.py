@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 
 __all__ = ["check_model"]
 
@@ -25,7 +25,7 @@ def check_model(model: Any) -> None:
     >>> check_model(nn.Sequential(nn.Linear(4, 2, device="meta")))
     Traceback (most recent call last):
     ...
-    anywidth.errors.AnalysisError: 0.weight is on the meta device, without numbers: ...
+    anywidth.core.errors.AnalysisError: 0.weight is on the meta device, without numbers: ...
     """
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"

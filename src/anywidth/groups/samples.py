@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.capture import Capture
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.narrow import narrow, take
 from anywidth.groups.outputs import output_tensors
-from anywidth.groups.trace import Capture, Inputs
 
 __all__ = ["Samples", "find_samples", "per_sample", "sources"]
 

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis, Axis, ChannelGroup, CountedOperator, Scale
 from anywidth.groups.attributes import find_attributes
 from anywidth.groups.flow import Cost
 from anywidth.groups.labels import FIXED, Array
 from anywidth.groups.propagate import Propagation, canonical_names
-from anywidth.groups.trace import named_tensors
 
 __all__ = ["solve"]
 

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import Inputs, named_tensors
 
 __all__ = ["KINDS", "Kind", "cast", "stand_in", "varied"]
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis, ChannelGroup
+from anywidth.groups.capture import Capture
 from anywidth.groups.labels import varying
 from anywidth.groups.meanings import (
     Integer,
@@ -26,7 +28,6 @@ from anywidth.groups.other_inputs import try_other_inputs
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.prover import Failure, Prover
 from anywidth.groups.solve import shared_path, solve
-from anywidth.groups.trace import Capture, Inputs
 
 __all__ = ["verify"]
 

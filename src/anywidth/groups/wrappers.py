@@ -10,7 +10,7 @@ from types import MethodType
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from anywidth.errors import AnalysisError, TrainingError
+from anywidth.core.errors import AnalysisError, TrainingError
 
 __all__ = ["check_plain", "check_unsharded", "check_unwrapped", "local_norms"]
 
@@ -36,7 +36,7 @@ def check_plain(model: nn.Module) -> None:
 
     >>> check_plain(nn.DataParallel(nn.Linear(2, 2)))
     Traceback (most recent call last):
-    anywidth.errors.AnalysisError: the model is wrapped by DataParallel, through which subnets cannot run...
+    anywidth.core.errors.AnalysisError: the model is wrapped by DataParallel, through which subnets cannot run...
     """
     for path, module in model.named_modules():
         where = f"module {path!r}" if path else "the model"

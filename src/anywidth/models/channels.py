@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.widths.rounding import make_divisible
 
 __all__ = ["scaled_channels"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models.digits_net import DigitsNet
 from anywidth.models.fit import check_fit
 from anywidth.models.mnasnet import MNasNet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 
 __all__ = ["check_fit"]
 

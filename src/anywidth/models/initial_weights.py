@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anywidth.errors import ModelError, first_line
+from anywidth.core.errors import ModelError, first_line
 from anywidth.models.timm_models import build_timm
 
 __all__ = ["load_initial"]

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models.channels import scaled_channels
 from anywidth.models.conv_norm_act import ConvNormAct
 from anywidth.models.initialise import initialise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 
 __all__ = ["keep_last_strides"]
 

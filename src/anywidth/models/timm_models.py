@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models.suggest import closest
 
 __all__ = ["build_timm"]

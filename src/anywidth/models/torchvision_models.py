@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from anywidth.errors import ModelError
+from anywidth.core.errors import ModelError
 from anywidth.models.suggest import closest
 
 __all__ = ["build_torchvision"]

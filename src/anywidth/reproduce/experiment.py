@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 from anywidth.reproduce.claims import Claim
 from anywidth.reproduce.lab import Lab
 from anywidth.reproduce.results import Curve, Results

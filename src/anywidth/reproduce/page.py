@@ -6,9 +6,9 @@ import math
 import re
 from pathlib import Path
 
+from anywidth.core.files import write_atomically
 from anywidth.reproduce.experiment import Experiment
 from anywidth.reproduce.runner import Record
-from anywidth.supernet.checkpoint import write_atomically
 
 __all__ = ["page", "update_page"]
 

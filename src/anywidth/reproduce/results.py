@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 __all__ = ["NARROWEST", "WIDEST", "At", "Curve", "Difference", "Point", "Results"]
 

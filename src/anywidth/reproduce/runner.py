@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
+from anywidth.core.files import write_atomically
 from anywidth.reproduce.experiment import Experiment, load_experiment
 from anywidth.reproduce.lab import Lab
 from anywidth.reproduce.results import Curve, Point, Results
 from anywidth.reproduce.setup import Setup
-from anywidth.supernet.checkpoint import write_atomically
 
 __all__ = ["Record", "finish", "run_experiment"]
 

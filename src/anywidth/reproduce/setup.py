@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from anywidth.errors import AnywidthError
+from anywidth.core.errors import AnywidthError
 
 __all__ = ["PRESETS", "Setup"]
 

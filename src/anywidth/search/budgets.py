@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 
 __all__ = ["Budget", "check_budgets", "parse_budget", "parse_budgets", "share_of"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
 

@@ -12,16 +12,17 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.batchnorm.moments import collecting
-from anywidth.errors import SearchError
+from anywidth.core.batches import samples
+from anywidth.core.errors import SearchError
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import model_device
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
-from anywidth.groups.trace import Inputs
 from anywidth.search.recall import Recall
 from anywidth.search.scores import Score, check_score
 from anywidth.search.split import SearchData
 from anywidth.search.touched import changed_modules, paths_above, touched_modules
 from anywidth.supernet import Supernet, norm_modules
-from anywidth.supernet.batches import model_device, samples
 from anywidth.tasks import Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.widths import WidthConfig
 

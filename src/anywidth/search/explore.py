@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-from anywidth.errors import SearchError
-from anywidth.extras import from_extra
+from anywidth.core.errors import SearchError
+from anywidth.core.extras import from_extra
 from anywidth.search.budgets import Budget
 from anywidth.search.greedy import Found
 from anywidth.search.judge import Judge

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 from anywidth.search.budgets import Budget
 from anywidth.search.judge import Judge
 from anywidth.search.plan import narrower

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch.nn.functional as F
 
+from anywidth.core.errors import SearchError
 from anywidth.cost import Cost, named_cost
-from anywidth.errors import SearchError
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import top1
 from anywidth.search.budgets import Budget, check_budgets

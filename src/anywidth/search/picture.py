@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anywidth.core.files import write_atomically
 from anywidth.evaluation.spectrum import require_matplotlib
 from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, RULE, style_axes
-from anywidth.supernet.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from anywidth.search.result import SearchResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 from anywidth.groups import ChannelGroup
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig, make_divisible, round_channels

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from anywidth.errors import CheckpointError, SearchError
+from anywidth.core.errors import CheckpointError, SearchError
+from anywidth.core.files import write_atomically
 from anywidth.search.budgets import Budget, parse_budget, share_of
 from anywidth.search.greedy import Found, Step
 from anywidth.search.pareto import pareto
 from anywidth.search.scores import Evaluated
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import WidthConfig
 
 __all__ = ["SearchResult"]

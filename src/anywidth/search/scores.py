@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 from anywidth.widths import WidthConfig
 
 __all__ = ["Evaluated", "Score", "check_score"]

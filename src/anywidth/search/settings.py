@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from anywidth.errors import SearchError
+from anywidth.core.errors import SearchError
 
 __all__ = ["Objective", "SearchSettings"]
 

@@ -10,10 +10,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from anywidth.errors import DataError, SearchError
-from anywidth.groups.trace import Inputs
+from anywidth.core.batches import first_samples, join_inputs, samples
+from anywidth.core.errors import DataError, SearchError
+from anywidth.core.inputs import Inputs
 from anywidth.search.digest import digest_of
-from anywidth.supernet.batches import first_samples, join_inputs, samples
 
 __all__ = ["CALIBRATION_IMAGES", "HELD_OUT_IMAGES", "SearchData"]
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from anywidth.errors import CheckpointError, SearchError
+from anywidth.core.errors import CheckpointError, SearchError
+from anywidth.core.files import write_atomically
 from anywidth.search.digest import digest_of
 from anywidth.search.scores import Evaluated, Score
 from anywidth.supernet import Supernet
-from anywidth.supernet.checkpoint import write_atomically
 from anywidth.widths import WidthConfig
 
 __all__ = ["State", "fingerprint"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
 from anywidth.export.ladder import WIDTH_INPUT, WIDTHS_KEY
 from anywidth.export.require import require_onnx
 

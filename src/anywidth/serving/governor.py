@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.serving.arrival_rate import ArrivalRate
 from anywidth.serving.drift import Drift
 from anywidth.serving.governor_settings import GovernorSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 
 __all__ = ["GovernorSettings"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
 from anywidth.serving.collector import frozen_objects
 from anywidth.serving.infer_response import to_json
 from anywidth.serving.limits import Limits

@@ -14,12 +14,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import ExportError, WidthError
+from anywidth.core.errors import ExportError, WidthError
+from anywidth.core.modules import model_device
 from anywidth.export.session import open_session
 from anywidth.serving.branches import branches
 from anywidth.serving.memory import give_back_memory
 from anywidth.supernet import Supernet, load
-from anywidth.supernet.batches import model_device
 
 __all__ = ["Ladder", "TensorSpec"]
 

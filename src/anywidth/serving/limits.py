@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from anywidth.errors import ExportError
+from anywidth.core.errors import ExportError
 
 __all__ = ["Limits"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anywidth.extras import from_extra
+from anywidth.core.extras import from_extra
 from anywidth.serving.governor import Decision
 
 __all__ = ["Metrics"]

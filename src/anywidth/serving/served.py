@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anywidth.errors import ExportError, WidthError
+from anywidth.core.errors import ExportError, WidthError
 from anywidth.export.budget import parse_budget
 from anywidth.serving.governor import Governor
 from anywidth.serving.images import ImageReader

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 
 __all__ = ["ServiceTimes", "batch_sizes", "measure"]
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from anywidth.supernet.batches import model_device
+from anywidth.core.modules import model_device
 from anywidth.supernet.subnet import leading_leaves
 
 __all__ = ["castable", "forget_autocast", "noting_autocast"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from anywidth.errors import NoEffectWarning, WidthError
+from anywidth.core.errors import NoEffectWarning, WidthError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.forward import uses_of
 

@@ -15,8 +15,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from anywidth.core.inputs import Inputs, double_batch
+from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.duplicate import duplicate
-from anywidth.groups.trace import Inputs, double_batch, named_tensors, on_meta
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
 __all__ = ["trace_calls", "written_by_forward"]

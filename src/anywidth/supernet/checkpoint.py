@@ -1,60 +1,28 @@
-"""Checkpoints: safetensors and JSON, never pickle; a write either happens wholly or not at all."""
+"""Checkpoints of supernets: safetensors and JSON, never pickle."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import CheckpointError, MissingExtraError, ModelError, WidthError
+from anywidth.core.errors import CheckpointError, MissingExtraError, ModelError, WidthError
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import model_device, named_tensors
 from anywidth.groups.analyse import analyse, forward_now
 from anywidth.groups.forward import attributes_of
-from anywidth.groups.trace import Inputs, named_tensors
 from anywidth.supernet.architecture import difference, pack, unpack
-from anywidth.supernet.batches import model_device
+from anywidth.supernet.checkpoint_files import FORMAT, TENSORS, read, write
 from anywidth.supernet.plain_data import decode, encode
 from anywidth.supernet.supernet import Supernet
 from anywidth.widths import WidthConfig
 
-__all__ = ["FORMAT", "load", "save", "write_atomically"]
+__all__ = ["load", "save"]
 
-FORMAT = 2
 _EXTRA = "_extra_state"
-_TENSORS, _SETTINGS = "supernet.safetensors", "supernet.json"
-_KEYS = {"model", "divisor", "min_width", "frozen", "ratios", "inputs", "groups", "statistics", "digest"}
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Run `write` on a temporary name beside `path` and rename it, so that `path` is old or new, never half.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before is kept.
-    """
-    handle = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        write(Path(handle))
-        with open(handle, "rb") as file:  # noqa: PTH123 - the descriptor is needed for fsync
-            os.fsync(file.fileno())
-        Path(handle).chmod(0o644)
-        Path(handle).replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
-        ) from error
-    finally:
-        if handle is not None:
-            Path(handle).unlink(missing_ok=True)
-    return path
 
 
 def save(net: Supernet, folder: str | Path) -> Path:
@@ -68,9 +36,6 @@ def save(net: Supernet, folder: str | Path) -> Path:
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
@@ -96,18 +61,7 @@ def save(net: Supernet, folder: str | Path) -> Path:
     inputs = {"args": net.inputs.args, "kwargs": net.inputs.kwargs}
     described = encode(inputs, "inputs", tensors, "an example input", redraw=True)
     tensors["architecture"] = pack(forward_now(net.model, net.inputs, net.analysis), attributes_of(net.model))
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    settings = {**_settings(net, current), "inputs": described, "extra": extra, "digest": _digest(plain)}
-    text = json.dumps(settings)
-
-    def write(path: Path) -> None:
-        try:
-            save_file(plain, path, metadata={"format": "pt", "anywidth": text})
-        except SafetensorError as error:  # what it makes of a full disk
-            raise OSError(str(error)) from error
-
-    write_atomically(folder / _TENSORS, write)
-    write_atomically(folder / _SETTINGS, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
+    write(folder, tensors, {**_settings(net, current), "inputs": described, "extra": extra})
     return folder
 
 
@@ -119,17 +73,6 @@ def _transient(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
         if name not in state:
             names.setdefault(id(buffer), name)
     return {name: buffers[name] for name in names.values()}
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and numbers of tensors, all on the CPU and contiguous."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
@@ -172,13 +115,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     >>> def model() -> nn.Module:
     ...     return nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
     >>> net = Supernet(model(), torch.randn(1, 4))
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     again = load(net.save(folder), model())
     >>> bool((again.model[0].weight == net.model[0].weight).all())
     True
     """
-    tensors, settings = _read(Path(folder))
-    path = Path(folder) / _TENSORS
+    tensors, settings = read(Path(folder))
+    path = Path(folder) / TENSORS
     if model is None:
         model = _build(settings, path)
     saved = _part(tensors, "model/")
@@ -264,51 +208,6 @@ def _statistics(
             raise CheckpointError(f"{path} has damaged statistics for width {entry['label']}; calibrate and save again")
         found[config] = ({name: value.to(own[name]) for name, value in values.items()}, entry["label"])
     return found
-
-
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / _TENSORS
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give the folder that Supernet.save or a training run wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}); restore it or train again"
-        ) from error
-    if "anywidth" not in metadata:
-        raise CheckpointError(
-            f"{path} was not written by anywidth: it has no supernet settings. "
-            "To start from plain weights, load them into the model and make a Supernet of it"
-        )
-    try:
-        settings = json.loads(metadata["anywidth"])
-    except ValueError as error:
-        raise CheckpointError(f"{path} has damaged settings ({error}); restore it or train again") from error
-    if not isinstance(settings, dict) or (settings.get("format") == FORMAT and not settings.keys() >= _KEYS):
-        raise CheckpointError(f"{path} has incomplete settings; restore it or train again")
-    if settings.get("format") != FORMAT:
-        old = isinstance(settings.get("format"), int) and settings["format"] < FORMAT
-        advice = "train again, or load it with the version that wrote it" if old else "update anywidth"
-        raise CheckpointError(f"{path} has format {settings.get('format')!r} and this version reads {FORMAT}; {advice}")
-    if _digest(tensors) != settings["digest"]:
-        raise CheckpointError(
-            f"{path} was altered after it was written: its tensors do not have the digest that was saved with them; "
-            "restore it or train again"
-        )
-    copy = folder / _SETTINGS
-    if copy.exists():
-        try:
-            json.loads(copy.read_text())
-        except (ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{copy} is damaged ({error}); delete it, the settings are in {_TENSORS} too"
-            ) from error
-    return tensors, settings
 
 
 def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path) -> Supernet:

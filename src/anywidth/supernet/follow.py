@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from anywidth.groups.trace import Inputs
+from anywidth.core.inputs import Inputs
 from anywidth.supernet.calls import trace_calls, written_by_forward
 from anywidth.supernet.fingerprint import Fingerprint
 

@@ -12,10 +12,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import NoEffectWarning, WidthError
+from anywidth.core.errors import NoEffectWarning, WidthError
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.duplicate import duplicate, stand_ins
-from anywidth.groups.trace import Inputs, named_tensors
 from anywidth.groups.untouched import untouched
 
 __all__ = ["Order", "l1_importance", "reorder_"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anywidth.errors import CheckpointError
+from anywidth.core.errors import CheckpointError
 
 __all__ = ["decode", "encode"]
 

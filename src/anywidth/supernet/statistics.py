@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import UncalibratedError
+from anywidth.core.errors import UncalibratedError
 from anywidth.groups.analysis import Kept
 from anywidth.groups.narrow import take
 from anywidth.supernet.weight_digest import WeightSamples, weight_digest

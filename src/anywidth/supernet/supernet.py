@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.errors import AnywidthError, CheckpointError, ModelChangedError, WidthError
+from anywidth.core.errors import AnywidthError, CheckpointError, ModelChangedError, WidthError
+from anywidth.core.inputs import Inputs, normalise_inputs
+from anywidth.core.modules import model_device
 from anywidth.groups import Analysis, ChannelGroup, analyse
 from anywidth.groups.analysis import Kept
 from anywidth.groups.effects import ForwardEffects, forward_effects
-from anywidth.groups.trace import Inputs, normalise_inputs
 from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
-from anywidth.supernet.batches import model_device
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
 from anywidth.supernet.frozen_norms import FrozenNorms

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anywidth.errors import CheckpointError, WidthError
+from anywidth.core.errors import CheckpointError, WidthError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.narrow import take
 from anywidth.supernet.statistics import Statistics, norm_modules

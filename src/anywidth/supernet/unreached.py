@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
 
 __all__ = ["explain_unreached"]
 

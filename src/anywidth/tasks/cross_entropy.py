@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 from anywidth.tasks.fitting import (
     describe,
     is_integer,

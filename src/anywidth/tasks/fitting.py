@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 
 __all__ = ["describe", "is_integer", "require_classes", "require_floats", "require_same_shape", "require_tensor"]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn import _reduction
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 
 __all__ = ["KnownLoss", "Recipe", "known_losses", "loss_name", "recognise", "register", "takes_a_tensor", "unwrapped"]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anywidth.errors import LossError, first_line
+from anywidth.core.errors import LossError, first_line
 from anywidth.tasks.cross_entropy import CrossEntropy
 from anywidth.tasks.fitting import describe, require_same_shape
 from anywidth.tasks.known import KnownLoss, known_losses, loss_name, recognise, takes_a_tensor, unwrapped

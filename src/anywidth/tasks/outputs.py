@@ -9,7 +9,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import LossError
+from anywidth.core.errors import LossError
 
 __all__ = ["detached", "logits_of"]
 

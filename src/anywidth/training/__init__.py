@@ -1,6 +1,6 @@
 """Training a supernet: the sandwich rule and in-place distillation."""
 
-from anywidth.distributed import same_start, sync_gradients
+from anywidth.core.gradient_sync import same_start, sync_gradients
 from anywidth.tasks import Task, distillation_of, logits_of, soft_cross_entropy
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step

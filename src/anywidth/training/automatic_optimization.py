@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from anywidth.errors import TrainingError
+from anywidth.core.errors import TrainingError
 
 __all__ = ["check_manual_optimization"]
 

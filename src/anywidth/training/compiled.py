@@ -10,7 +10,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from anywidth.errors import TrainingError, first_line
+from anywidth.core.errors import TrainingError, first_line
 
 __all__ = ["CompiledSubnets"]
 

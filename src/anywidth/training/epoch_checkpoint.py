@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from anywidth.distributed import rank_and_count
-from anywidth.errors import CheckpointError, first_line
-from anywidth.supernet.checkpoint import write_atomically
+from anywidth.core.errors import CheckpointError, first_line
+from anywidth.core.files import write_atomically
+from anywidth.core.processes import rank_and_count
 from anywidth.training.recipe import Recipe
 
 __all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "finished_epochs", "is_over", "load_weights"]

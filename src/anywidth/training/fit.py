@@ -19,8 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerStatus
 
-from anywidth.distributed import connection_lost, rank_and_count, several_processes
-from anywidth.errors import CheckpointError, DataError, TrainingError, first_line
+from anywidth.core.errors import CheckpointError, DataError, TrainingError, first_line
+from anywidth.core.processes import connection_lost, rank_and_count, several_processes
 from anywidth.training.epoch_checkpoint import EpochCheckpoint, is_over, load_weights
 from anywidth.training.recipe import Recipe
 from anywidth.training.strategy import SandwichStrategy

@@ -9,9 +9,9 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from anywidth.errors import NotFiniteError
+from anywidth.core.batches import split_batch
+from anywidth.core.errors import NotFiniteError
 from anywidth.supernet import Supernet
-from anywidth.supernet.batches import split_batch
 from anywidth.tasks import Distillations, Logits, Loss, Task, logits_of, objective_of
 from anywidth.training.compiled import CompiledSubnets
 from anywidth.training.pass_graphs import PassGraphs, Runner, run_directly

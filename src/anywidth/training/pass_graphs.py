@@ -11,8 +11,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import TrainingError
-from anywidth.groups.trace import Inputs
+from anywidth.core.errors import TrainingError
+from anywidth.core.inputs import Inputs
 from anywidth.supernet import Supernet
 
 __all__ = ["Pass", "PassGraphs", "Runner", "run_directly"]

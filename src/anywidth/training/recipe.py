@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from anywidth.distributed import anyone, everyone, rank_and_count, sync_gradients
-from anywidth.errors import CheckpointError, NotFiniteError, TrainingError
+from anywidth.core.errors import CheckpointError, NotFiniteError, TrainingError
+from anywidth.core.gradient_sync import sync_gradients
+from anywidth.core.processes import all_gather, any_rank, rank_and_count
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.schedule import Schedule, warmup_cosine
 from anywidth.training.strategy import SandwichStrategy
@@ -168,7 +169,7 @@ class Recipe(LightningModule):
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint[_RANDOM] = everyone(state)
+        checkpoint[_RANDOM] = all_gather(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the random numbers stopped."""
@@ -230,7 +231,7 @@ class Recipe(LightningModule):
 
     def _finish(self, optimizer: Any) -> None:
         """Step the optimizer, unless a loss was not finite in some process."""
-        if self.skip and anyone(self._bad, self.device):
+        if self.skip and any_rank(self._bad, self.device):
             optimizer.zero_grad()
             # The forward passes have moved the running averages of batch norms already.
             for tensor, before in zip(self._statistics(), self._before, strict=True):

@@ -13,10 +13,12 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from anywidth.distributed import several_processes
-from anywidth.errors import NotFiniteError, UncalibratedError, WidthError
+from anywidth.core.errors import NotFiniteError, UncalibratedError, WidthError
+from anywidth.core.inputs import Inputs, normalise_inputs
+from anywidth.core.modules import model_device, module_modes
+from anywidth.core.processes import several_processes
+from anywidth.core.unsynchronised import note_gradients
 from anywidth.groups.effects import is_dropout
-from anywidth.groups.trace import Inputs, module_modes, normalise_inputs
 from anywidth.groups.wrappers import check_unsharded, check_unwrapped
 from anywidth.supernet import (
     Supernet,
@@ -26,13 +28,11 @@ from anywidth.supernet import (
     norm_modules,
     noting_autocast,
 )
-from anywidth.supernet.batches import model_device
 from anywidth.supernet.own_buffers import kept_buffers, stubborn
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.pass_graphs import Runner, run_directly
 from anywidth.training.quiet_dropout import QuietDropout
-from anywidth.unsynchronised import note_gradients
 from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["SandwichResult", "Teacher", "sandwich_step"]

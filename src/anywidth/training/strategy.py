@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from lightning.pytorch.strategies import DDPStrategy
 
-from anywidth.distributed import same_start
+from anywidth.core.gradient_sync import same_start
 
 __all__ = ["SandwichStrategy"]
 

@@ -14,8 +14,9 @@ from torch.autograd.graph import increment_version
 from torchmetrics import Metric
 
 from anywidth.batchnorm import calibrate
+from anywidth.core.batches import split_batch
+from anywidth.core.modules import model_device
 from anywidth.supernet import Supernet
-from anywidth.supernet.batches import model_device, split_batch
 from anywidth.tasks import logits_of
 from anywidth.widths import Width
 

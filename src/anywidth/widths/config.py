@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, SupportsIndex
 
-from anywidth.errors import WidthError
+from anywidth.core.errors import WidthError
 from anywidth.widths.rounding import make_divisible
 
 __all__ = ["Group", "Width", "WidthConfig", "check_width", "resolve", "round_channels"]

@@ -8,17 +8,16 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.fx.config
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from anywidth.errors import AnalysisError
+from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import Inputs
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.explain import explain
 from anywidth.groups.outputs import plain_outputs
@@ -26,37 +25,10 @@ from anywidth.groups.subgraphs import flatten_graph
 
 __all__ = [
     "Capture",
-    "Inputs",
     "capture",
-    "double_batch",
-    "module_modes",
-    "named_tensors",
-    "normalise_inputs",
-    "on_meta",
     "quiet_export",
     "without_collection",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Positional and keyword arguments of one call of a model."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def map(self, function: Any) -> Inputs:
-        """The same inputs with `function` applied to every tensor."""
-        args, kwargs = pytree.tree_map_only(Tensor, function, (self.args, self.kwargs))
-        return Inputs(args=args, kwargs=kwargs)
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the inputs, in order."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
-
-    def call(self, model: Callable[..., Any]) -> Any:
-        """What `model` returns for these inputs."""
-        return model(*self.args, **self.kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,59 +50,6 @@ class Capture:
         nodes = self.program.graph.find_nodes(op="placeholder")
         parameters = self.program.graph_signature.inputs_to_parameters
         return frozenset(parameters[node.name] for node in nodes if node.users and node.name in parameters)
-
-
-def normalise_inputs(example_inputs: Any) -> Inputs:
-    """Inputs from what users pass: a tensor, a tuple of arguments, or a dict of keyword arguments."""
-    if isinstance(example_inputs, Inputs):
-        inputs = example_inputs
-    elif isinstance(example_inputs, Mapping):
-        inputs = Inputs(args=(), kwargs=dict(example_inputs))
-    elif isinstance(example_inputs, (tuple, list)):
-        inputs = Inputs(args=tuple(example_inputs), kwargs={})
-    else:
-        inputs = Inputs(args=(example_inputs,), kwargs={})
-    if not inputs.tensors():
-        raise AnalysisError(
-            f"example_inputs has no tensor (it is a {type(example_inputs).__name__}); "
-            "pass a tensor, a tuple of arguments or a dict of keyword arguments, such as torch.randn(1, 3, 224, 224)"
-        )
-    return inputs
-
-
-def double_batch(inputs: Inputs) -> Inputs:
-    """Inputs with at least two samples, because batch norm cannot train on one."""
-    leading = {tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim}
-    if leading == {1}:
-        return inputs.map(lambda t: torch.cat([t, t]) if t.ndim else t)
-    return inputs
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; one that has several names is listed under all of them."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-
-
-def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape on the meta device, where nothing is computed; a parameter stays one."""
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-
-
-@contextmanager
-def module_modes(model: nn.Module, training: bool | None = None) -> Iterator[None]:
-    """Put every module's train/eval flag back at the end, whatever happens; `training` sets them all first."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        if training is not None:
-            model.train(training)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import Tensor
 
-from anywidth.errors import DataError
-from anywidth.groups.trace import Inputs, normalise_inputs
+from anywidth.core.errors import DataError
+from anywidth.core.inputs import Inputs, normalise_inputs
 
-__all__ = ["first_samples", "join_inputs", "model_device", "samples", "split_batch"]
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where the first parameter of a model is; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+__all__ = ["first_samples", "join_inputs", "samples", "split_batch"]
 
 
 def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs, Any]:

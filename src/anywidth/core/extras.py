@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from anywidth.errors import MissingExtraError
+from anywidth.core.errors import MissingExtraError
 
 __all__ = ["from_extra"]
 
@@ -24,7 +24,7 @@ def from_extra(extra: str, what: str) -> Iterator[None]:
     >>> with from_extra("plots", "plots need no_such_package"):
     ...     import no_such_package
     Traceback (most recent call last):
-    anywidth.errors.MissingExtraError: plots need no_such_package: pip install 'anywidth[plots]'
+    anywidth.core.errors.MissingExtraError: plots need no_such_package: pip install 'anywidth[plots]'
     """
     try:
         yield

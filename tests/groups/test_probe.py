@@ -1,4 +1,4 @@
-"""Capture of graphs: which modes need one of their own."""
+"""Which models compute something else in training than in evaluation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from anywidth.core.inputs import normalise_inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups.probe import probe
-from anywidth.groups.trace import named_tensors, normalise_inputs
 from zoo import Auxiliary
 
 

@@ -1,0 +1,38 @@
+"""Files that are written completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from anywidth.core.errors import CheckpointError
+
+__all__ = ["write_atomically"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Run `write` on a temporary name beside `path` and rename it, so that `path` is old or new, never half.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; what was there before is kept.
+    """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        write(Path(handle))
+        with open(handle, "rb") as file:  # noqa: PTH123 - the descriptor is needed for fsync
+            os.fsync(file.fileno())
+        Path(handle).chmod(0o644)
+        Path(handle).replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
+    finally:
+        if handle is not None:
+            Path(handle).unlink(missing_ok=True)
+    return path
