@@ -21,7 +21,7 @@ from anywidth.cli.processes import Processes
 from anywidth.cli.progress_bar import ProgressBar
 from anywidth.cli.threads import fitting_threads
 from anywidth.cli.train_settings import TrainSettings
-from anywidth.cli.training_run import opened
+from anywidth.cli.training_run import open_or_create
 from anywidth.core.errors import SearchError
 from anywidth.core.processes import broadcast
 from anywidth.data import resident
@@ -48,7 +48,7 @@ class Retraining:
         self.console = console
         self.processes = processes
         self.began = time.perf_counter()
-        self.folder, given = broadcast(lambda: opened(settings if settings.resume else _merged(settings)))
+        self.folder, given = broadcast(lambda: open_or_create(settings if settings.resume else _merged(settings)))
         assert given.from_search is not None
         self.device = pick_device(given.device, given.precision, processes=processes)
         self.bundle = resident(build_data(given), self.device)

@@ -38,7 +38,7 @@ from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 from anywidth.widths import WidthSampler
 
-__all__ = ["TrainingRun", "opened"]
+__all__ = ["TrainingRun", "open_or_create"]
 
 
 class TrainingRun:
@@ -53,7 +53,7 @@ class TrainingRun:
         self.processes = processes
         self.began = time.perf_counter()
         self.device = pick_device(settings.device, settings.precision, graphs=settings.graphs, processes=processes)
-        self.folder, given = broadcast(lambda: opened(settings))
+        self.folder, given = broadcast(lambda: open_or_create(settings))
         bundle, held_out = build_held_out(given) if given.hold_out else (build_data(given), None)
         self.bundle = resident(bundle, self.device)
         trained = broadcast(lambda: self.folder.trained)
@@ -220,7 +220,7 @@ class TrainingRun:
         self.console.print(f"results after {took} in {self.folder.path}: {names}", soft_wrap=True)
 
 
-def opened(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
+def open_or_create(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
     """The folder of a run and its settings: a new one, or one to go on in."""
     if settings.resume is None:
         return RunFolder.new(settings), settings
