@@ -11,7 +11,7 @@ import pytest
 
 from anywidth.cli import main
 from anywidth.cli.main import COMMANDS, Command
-from anywidth.cli.messages import say, warnings_in_one_line
+from anywidth.cli.messages import log, warnings_in_one_line
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -80,5 +80,5 @@ def test_a_warning_is_one_line_and_the_hook_is_put_back(capsys):
 
 
 def test_messages_go_to_the_error_stream(capsys):
-    say("error", "a\n  b")
+    log("error", "a\n  b")
     assert capsys.readouterr() == ("", "error: a b\n")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from anywidth.cli.messages import say
+from anywidth.cli.messages import log
 from anywidth.cli.processes import Processes
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.cli.values import AnyWidths, Widths
@@ -101,7 +101,7 @@ def build_supernet(
         new = load_initial(network, init, name=model, input_shape=input_shape)
         if new:
             few = ", ".join(new[:4]) + (", ..." if len(new) > 4 else "")
-            say("warning", f"{len(new)} tensors start anew, which {init} does not have, or in another shape: {few}")
+            log("warning", f"{len(new)} tensors start anew, which {init} does not have, or in another shape: {few}")
     return Supernet(
         channels_last_(network),
         torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(seed)),

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anywidth.cli.messages import say
+from anywidth.cli.messages import log
 from anywidth.core.processes import all_gather
 from anywidth.data import ItemLoader, TensorLoader
 
@@ -32,7 +32,7 @@ class CorruptImages:
             more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
             first = "; ".join(problem.rpartition("; ")[0] or problem for problem in sorted(told)[:_NAMED])
             count = f"1 {part} image was" if len(told) == 1 else f"{len(told)} {part} images were"
-            say("warning", f"{count} left out: {first}{more}")
+            log("warning", f"{count} left out: {first}{more}")
 
     def after_epochs(self, loader: TensorLoader | ItemLoader) -> Callback:
         """Tells of the training images after every epoch."""

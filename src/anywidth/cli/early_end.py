@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from anywidth.cli.messages import say
+from anywidth.cli.messages import log
 from anywidth.cli.processes import Processes
 from anywidth.cli.run_folder import RunFolder
 from anywidth.core.errors import AnywidthError, CheckpointError
@@ -40,7 +40,7 @@ def exit_code(
         work()
     except KeyboardInterrupt:
         if speaks and not processes.failed:
-            say("interrupted", f"while {stage()}. {folder.kept(networks, epochs, command=processes.command)}")
+            log("interrupted", f"while {stage()}. {folder.kept(networks, epochs, command=processes.command)}")
             folder.abandon()
         return 130
     except OtherProcessError:

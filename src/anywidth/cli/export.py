@@ -116,7 +116,7 @@ def _single(
 ) -> tuple[list[Row], Exported, list[float | None]]:
     import tempfile
 
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.evaluation import evaluate
     from anywidth.export import evaluate_onnx, export, format_of, parse_budget, widest_within
 
@@ -141,7 +141,7 @@ def _single(
         written = _write_int8(opened, width, settings.out)
         rows = [plain, row(written, "int8")]
         if written.size >= plain[4]:
-            say("warning", "8-bit integers do not make this file smaller: the network has few weights for its layers")
+            log("warning", "8-bit integers do not make this file smaller: the network has few weights for its layers")
     else:
         written = export(net, width, settings.out, kind)
         rows = [row(written, "float32")]
@@ -156,13 +156,13 @@ def _write_int8(opened: OpenRun, width: Width, path: Path) -> Exported:
 
 def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:
     """The accuracy on the run's test images; None, and a warning, if they are not there."""
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.core.errors import DataError
 
     try:
         images = opened.loaders.test
     except DataError as error:
-        say("warning", f"the accuracy is not measured: {error}")
+        log("warning", f"the accuracy is not measured: {error}")
         return None
     return accuracy(images)
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, search, serve, train
 from anywidth.cli.help_format import HelpFormat
-from anywidth.cli.messages import say, warnings_in_one_line
+from anywidth.cli.messages import log, warnings_in_one_line
 from anywidth.cli.options import make_parser, to_settings
 from anywidth.cli.processes import Processes
 from anywidth.core.errors import AnywidthError
@@ -64,16 +64,16 @@ def _run(argv: Sequence[str] | None, processes: Processes) -> int:
     parsed = parser.parse_args(argv)
     command, given = COMMANDS[parsed.command], parser.parse_args(argv, defaults=False)[parsed.command]
     if processes.together and parsed.command != "train":
-        say("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
+        log("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
         return 2
     try:
         with warnings_in_one_line():
             return command.run(to_settings(command.settings, parsed[parsed.command], given.as_dict()))
     except AnywidthError as error:
-        say("error", error)
+        log("error", error)
         return 2
     except KeyboardInterrupt:
-        say("interrupted")
+        log("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of a pipe went away, as `head` does; Python would complain once more when it flushes.

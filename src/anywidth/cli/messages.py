@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["say", "warnings_in_one_line"]
+__all__ = ["log", "warnings_in_one_line"]
 
 
-def say(kind: str, message: object = "") -> None:
+def log(kind: str, message: object = "") -> None:
     """Print `kind: message` on one line of the error stream."""
     text = " ".join(str(message).split())
     print(f"{kind}: {text}" if text else kind, file=sys.stderr)
@@ -22,7 +22,7 @@ def warnings_in_one_line() -> Iterator[None]:
     """Within it, a warning is one line without the source line that caused it; filters are put back afterwards."""
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
-        say("warning", message)
+        log("warning", message)
 
     before = warnings.showwarning
     with warnings.catch_warnings():

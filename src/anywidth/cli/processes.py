@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anywidth.cli.messages import say
+from anywidth.cli.messages import log
 from anywidth.core.errors import AnywidthError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Processes:
             self._listen()
             return
         with redirect_stderr(sys.__stderr__):
-            say("error", message)
+            log("error", message)
         self.store.set(_TOLD, "yes")
 
     def _listen(self) -> None:

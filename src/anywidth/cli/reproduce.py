@@ -86,7 +86,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     from rich.markdown import Markdown
 
     from anywidth.cli.device import pick_device
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.core.errors import MissingExtraError
     from anywidth.core.files import write_atomically
     from anywidth.reproduce import load_experiment, run_experiment
@@ -115,7 +115,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
                 settings.name, setup, folder, device=device, data_root=settings.data_root, jobs=jobs, progress=progress
             )
     except KeyboardInterrupt:
-        say("interrupted", f"finished cells are kept in {folder}; the same command goes on")
+        log("interrupted", f"finished cells are kept in {folder}; the same command goes on")
         return 130
     record.to_json(folder / "result.json", experiment)
     text = page(experiment, record)
@@ -131,7 +131,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
             picture(record.results, folder / name)
             names += f", {name}"
     except MissingExtraError as error:
-        say("warning", f"no picture was drawn: {error}")
+        log("warning", f"no picture was drawn: {error}")
     finish(folder)
     console.print(Markdown(text))
     console.print(f"results in {folder}: {names}", soft_wrap=True)

@@ -70,7 +70,7 @@ def run(settings: SearchCommandSettings) -> int:
     from rich.console import Console
 
     from anywidth.cli.costs import cost_by_name
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.cli.open_run import open_run
     from anywidth.cli.options import write_settings
     from anywidth.cli.search_progress import SearchProgress
@@ -98,7 +98,7 @@ def run(settings: SearchCommandSettings) -> int:
                 result = slim(judge, settings.budgets, progress=progress)
         except KeyboardInterrupt:
             known = len(judge.state.scores)
-            say("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
+            log("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
             return 130
     config = write_settings(opened.settings, header=f"of the run {settings.run}")
     about = {"run": str(settings.run), "config": config}
@@ -109,7 +109,7 @@ def run(settings: SearchCommandSettings) -> int:
         result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data.name}")
         names += f", {out.with_suffix('.png').name}"
     except MissingExtraError as error:
-        say("warning", f"no picture was drawn: {error}")
+        log("warning", f"no picture was drawn: {error}")
     result.to_json(out)
     state.unlink(missing_ok=True)
     console.print(search_table(result, _uniform(judge, result)))
@@ -126,12 +126,12 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     from dataclasses import replace
 
     from anywidth.cli.build import build_held_out, build_loaders
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.search import SearchData
 
     run = opened.settings
     if not run.hold_out:
-        say(
+        log(
             "warning",
             "the run trained on all its training images: a tenth of those is held out, on which accuracy is too "
             "high; train with --hold-out 0.1 for a better search",

@@ -77,7 +77,7 @@ def run(settings: ServeSettings) -> int:
     """Serve a run over HTTP (Open Inference Protocol), as wide as keeps answers in time."""
     from rich.console import Console
 
-    from anywidth.cli.messages import say
+    from anywidth.cli.messages import log
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
     from anywidth.core.extras import from_extra
@@ -95,7 +95,7 @@ def run(settings: ServeSettings) -> int:
     if settings.log is not None:
         _log_to(settings.log)
     if token is None and not _is_loopback(settings.host):
-        say("warning", f"whoever reaches {settings.host} can use this server; --token-file FILE asks for a token")
+        log("warning", f"whoever reaches {settings.host} can use this server; --token-file FILE asks for a token")
     limits = Limits(
         body=int(settings.max_body * 1e6),
         rows=settings.max_batch,

@@ -16,7 +16,7 @@ from anywidth.cli.corrupt_images import CorruptImages
 from anywidth.cli.device import pick_device
 from anywidth.cli.early_end import exit_code
 from anywidth.cli.individual import train_individual
-from anywidth.cli.messages import say
+from anywidth.cli.messages import log
 from anywidth.cli.metrics_file import MetricsFile
 from anywidth.cli.options import SettingsError, given_options
 from anywidth.cli.processes import Processes
@@ -149,7 +149,7 @@ class TrainingRun:
             logger=self.logger,
         )  # fmt: skip
         if module.skipped:
-            say("warning", f"{module.skipped} steps were left out, because a loss was not finite")
+            log("warning", f"{module.skipped} steps were left out, because a loss was not finite")
         self._tell_end()
         if given.keep == "best":
             load_weights(module, self.folder.checkpoint("best"))
@@ -212,7 +212,7 @@ class TrainingRun:
             title = f"{self._model} on {data}"
             curve.plot(self.folder.file("spectrum.png"), others=others, title=title)
         except MissingExtraError as error:
-            say("warning", f"no picture was drawn: {error}")
+            log("warning", f"no picture was drawn: {error}")
             names = names.replace(" spectrum.png,", "")
         self.folder.finish()
         self.console.print(spectrum_table(curve, alone))
