@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from anywidth.cli import main
-from anywidth.cli.data_facts import DataFacts
+from anywidth.cli.dataset_info import DatasetInfo
 from anywidth.cli.open_run import open_run
 from anywidth.cli.serve import _reader
 from anywidth.data import TensorImages, load_data
@@ -90,8 +90,8 @@ def test_pixels_are_normalised_as_the_data_set_does(tmp_path):
     for bundle in (load_data("digits"), load_data(f"npz:{written(tmp_path)}")):
         images = bundle.test
         assert isinstance(images, TensorImages)
-        facts = DataFacts.of(bundle)
-        reader = _reader(facts, Limits())
+        info = DatasetInfo.of(bundle)
+        reader = _reader(info, Limits())
         assert reader is not None
         grey = images.images[0, 0] if images.images.dtype == torch.uint8 else (images.images[0, 0] * 255).round()
         file = io.BytesIO()
@@ -100,11 +100,11 @@ def test_pixels_are_normalised_as_the_data_set_does(tmp_path):
 
 
 def test_pixels_of_an_unknown_range_are_not_guessed(tmp_path):
-    facts = DataFacts.of(load_data(f"npz:{written(tmp_path, pixels=np.float32)}"))
-    assert facts.mean is None
-    assert _reader(facts, Limits()) is None
-    (tmp_path / "data.json").write_text(facts.json())
-    assert DataFacts.read(tmp_path / "data.json") == facts
+    info = DatasetInfo.of(load_data(f"npz:{written(tmp_path, pixels=np.float32)}"))
+    assert info.mean is None
+    assert _reader(info, Limits()) is None
+    (tmp_path / "data.json").write_text(info.json())
+    assert DatasetInfo.read(tmp_path / "data.json") == info
 
 
 def pictures(tmp_path: Path) -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from anywidth.batchnorm import calibrate
 from anywidth.cli.build import build_data, build_loaders
-from anywidth.cli.data_facts import DataFacts
+from anywidth.cli.dataset_info import DatasetInfo
 from anywidth.cli.device import pick_device
 from anywidth.cli.run_folder import RunFolder
 from anywidth.cli.train_settings import TrainSettings
@@ -30,7 +30,7 @@ class OpenRun:
     folder: RunFolder
     settings: TrainSettings
     net: Supernet
-    data: DataFacts
+    data: DatasetInfo
 
     @cached_property
     def loaders(self) -> Loaders:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from anywidth.cli.data_facts import DataFacts
+from anywidth.cli.dataset_info import DatasetInfo
 from anywidth.cli.options import read_settings, write_settings
 from anywidth.cli.train_settings import TrainSettings
 from anywidth.core.errors import CheckpointError, TrainingError
@@ -139,17 +139,17 @@ class RunFolder:
         text = write_settings(settings, header=header)
         if self._begun and self.file("data.json").exists():
             self.data().check(bundle)
-        facts = DataFacts.of(bundle)
+        info = DatasetInfo.of(bundle)
         write_atomically(self.file("config.yaml"), lambda path: path.write_text(text))
-        write_atomically(self.file("data.json"), lambda path: path.write_text(facts.json()))
+        write_atomically(self.file("data.json"), lambda path: path.write_text(info.json()))
 
-    def data(self) -> DataFacts:
+    def data(self) -> DatasetInfo:
         """What is kept of the data set.
 
         Raises:
             CheckpointError: `data.json` is missing or damaged.
         """
-        return DataFacts.read(self.file("data.json"))
+        return DatasetInfo.read(self.file("data.json"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

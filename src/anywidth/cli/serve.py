@@ -16,7 +16,7 @@ from anywidth.cli.values import Widths, parse_widths
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from anywidth.cli.data_facts import DataFacts
+    from anywidth.cli.dataset_info import DatasetInfo
     from anywidth.cli.open_run import OpenRun
     from anywidth.serving import ImageReader, Ladder, Limits, Served
 
@@ -170,7 +170,7 @@ def _accuracy(opened: OpenRun) -> dict[float, float]:
     return {row.width: row.accuracy for row in Spectrum.from_json(file) if isinstance(row.width, float)}
 
 
-def _reader(data: DataFacts, limits: Limits) -> ImageReader | None:
+def _reader(data: DatasetInfo, limits: Limits) -> ImageReader | None:
     """Reads image files as the run's test images were; None if their pixels had another range."""
     from anywidth.serving import ImageReader
 

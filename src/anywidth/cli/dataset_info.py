@@ -12,11 +12,11 @@ from anywidth.core.errors import CheckpointError, DataError
 if TYPE_CHECKING:
     from anywidth.data import DataBundle
 
-__all__ = ["DataFacts"]
+__all__ = ["DatasetInfo"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
+class DatasetInfo:
     """The content of `data.json`.
 
     Attributes:
@@ -38,7 +38,7 @@ class DataFacts:
     prints: tuple[str, str] | None = None
 
     @classmethod
-    def of(cls, bundle: DataBundle) -> DataFacts:
+    def of(cls, bundle: DataBundle) -> DatasetInfo:
         """Those of a data set."""
         from anywidth.data.fingerprint import fingerprint
 
@@ -49,7 +49,7 @@ class DataFacts:
         )  # fmt: skip
 
     @classmethod
-    def read(cls, file: Path) -> DataFacts:
+    def read(cls, file: Path) -> DatasetInfo:
         """Those in a file.
 
         Raises:
