@@ -1,6 +1,6 @@
 """The supernet, its subnets and its checkpoints."""
 
-from anywidth.supernet.autocast_weights import castable, noting_autocast
+from anywidth.supernet.autocast_weights import castable, record_autocast
 from anywidth.supernet.checkpoint import load, save
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import contiguous, gradients_together
@@ -14,6 +14,6 @@ __all__ = [
     "gradients_together",
     "load",
     "norm_modules",
-    "noting_autocast",
+    "record_autocast",
     "save",
 ]

@@ -13,25 +13,25 @@ from torch import nn
 from anywidth.core.modules import model_device
 from anywidth.supernet.subnet import leading_leaves
 
-__all__ = ["castable", "forget_autocast", "noting_autocast"]
+__all__ = ["castable", "forget_autocast", "record_autocast"]
 
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 """Autocast casts the weight of these, if their forward is their own."""
 
-_noted: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+_recorded: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 """Per supernet's model: the names of the layers that a forward calls once, under autocast."""
 _castable: WeakKeyDictionary[nn.Module, tuple[frozenset[str], list[nn.Parameter]]] = WeakKeyDictionary()
 """Per subnet: what was found for such names."""
 
 
 @contextmanager
-def noting_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
-    """Within it, the first call under autocast of a network of `model` is watched: a forward may turn autocast off."""
+def record_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
+    """Context manager that records which layers of `model` a forward calls under autocast, which it may turn off."""
     device = model_device(model).type
     compiled = getattr(network, "_compiled_call_impl", None) is not None  # it would be compiled again for the hooks
-    if model in _noted or compiled or not _autocasts(device):
+    if model in _recorded or compiled or not _autocasts(device):
         yield
         return
     calls: dict[str, list[bool]] = defaultdict(list)
@@ -43,24 +43,24 @@ def noting_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
     try:
         yield
         # Gradients of several calls would add up in low precision.
-        _noted[model] = frozenset(name for name, autocasts in calls.items() if autocasts == [True])
+        _recorded[model] = frozenset(name for name, autocasts in calls.items() if autocasts == [True])
     finally:
         for handle in handles:
             handle.remove()
 
 
 def forget_autocast(model: nn.Module) -> None:
-    """Drop what was noted of a model, because its modules have changed."""
-    _noted.pop(model, None)
+    """Drop the record of a model, because its modules have changed."""
+    _recorded.pop(model, None)
 
 
 def castable(model: nn.Module, subnet: nn.Module, device: str) -> Sequence[nn.Parameter]:
     """The parameters of a subnet that one layer reads, once and under autocast, and that are parts of larger ones.
 
     Autocast would cast them anyway. Who does so while cutting them out passes over them once instead of twice, and over
-    their gradients as well. Without autocast, or before a call was noted, there are none.
+    their gradients as well. Without autocast, or before a call was recorded, there are none.
     """
-    names = _noted.get(model)
+    names = _recorded.get(model)
     if names is None or not _autocasts(device):
         return ()
     known = _castable.get(subnet)

@@ -26,7 +26,7 @@ from anywidth.supernet import (
     contiguous,
     gradients_together,
     norm_modules,
-    noting_autocast,
+    record_autocast,
 )
 from anywidth.supernet.own_buffers import kept_buffers, stubborn
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
@@ -177,10 +177,10 @@ def sandwich_step(
             inputs: Inputs, targets: Any, soft: Any, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
-            noting = noting_autocast(net.model, subnet) if wrap is None else nullcontext()
+            recording = record_autocast(net.model, subnet) if wrap is None else nullcontext()
             quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
             with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), quiet:
-                with noting:
+                with recording:
                     output = inputs.call(subnet if wrap is None else wrap(subnet))
                 if number == 0:
                     objective.check(output, targets, values=_looks_at(net.model, targets), teacher=soft)
