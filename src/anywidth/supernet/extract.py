@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import narrow, take
 from anywidth.supernet.statistics import norm_modules
-from anywidth.supernet.subnet import Private
+from anywidth.supernet.subnet import OwnTensor
 from anywidth.widths import WidthConfig
 
 __all__ = ["extract"]
@@ -21,7 +21,7 @@ def extract(
     model: nn.Module,
     analysis: Analysis,
     config: WidthConfig,
-    private: Private,
+    own_tensor: OwnTensor,
     *,
     calibrated: bool,
     handmade: Sequence[tuple[str, str]] = (),
@@ -29,7 +29,7 @@ def extract(
     """A plain network of one config that shares nothing with the supernet; see `Supernet.extract`."""
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
-        own = private(name, tensor, kept)
+        own = own_tensor(name, tensor, kept)
         part = take(tensor.detach(), kept) if own is None else own.detach()
         copy = part.clone(memory_format=torch.contiguous_format)
         return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy

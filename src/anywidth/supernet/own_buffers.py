@@ -48,7 +48,7 @@ class OwnBuffers:
         """The configs that have trained, in the order of their first subnets."""
         return tuple(config for config in self._registries if config not in self._sources)
 
-    def private(self, config: WidthConfig, name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+    def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
         """A config's own value; None if the buffer is not written by forwards."""
         if name not in self.names:
             return None

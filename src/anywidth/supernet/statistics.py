@@ -103,7 +103,7 @@ class Statistics:
     def __getitem__(self, config: WidthConfig) -> Mapping[str, Tensor]:
         return self._stored[config]
 
-    def private(self, config: WidthConfig, name: str, buffer: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+    def own_tensor(self, config: WidthConfig, name: str, buffer: Tensor, kept: Sequence[Kept]) -> Tensor | None:
         """A config's own running mean or variance; None if the buffer is not one."""
         if name not in self.names:
             return None

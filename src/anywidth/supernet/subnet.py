@@ -17,9 +17,9 @@ from anywidth.groups.narrow import Place, is_leading, narrow, take
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
 from anywidth.supernet.gathered import Copies, SubnetHook, current, on_device
 
-__all__ = ["Private", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
+__all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
-Private = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
+OwnTensor = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
 """What a subnet has instead of a part of the supernet's tensor of this name, or None."""
 
 
@@ -208,16 +208,16 @@ def bind_subnet(
     model: nn.Module,
     analysis: Analysis,
     units: npt.NDArray[Any],
-    private: Private,
+    own_tensor: OwnTensor,
 ) -> nn.Module:
     """The subnet of `model` that keeps the first `units` of every group, sharing weights and gradients.
 
-    `private(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
+    `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
     copies, inflow = Copies(), _Inflow()
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
-        own = private(name, tensor, kept)
+        own = own_tensor(name, tensor, kept)
         if own is not None:
             return own
         if not isinstance(tensor, nn.Parameter):

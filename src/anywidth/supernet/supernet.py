@@ -33,7 +33,7 @@ from anywidth.supernet.gathered import SubnetHook
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import Private, bind_subnet
+from anywidth.supernet.subnet import OwnTensor, bind_subnet
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.switches import Switches, check_distinct, check_switches
 from anywidth.supernet.unreached import explain_unreached
@@ -429,8 +429,10 @@ class Supernet:
         config = self.config(width)
         if calibrated and config != self._full:
             self.statistics.check(config, self.label(width))
-        private = (lambda *_: None) if config == self._full else self._private(config, statistics=calibrated)
-        dense = extract(self.model, self.analysis, config, private, calibrated=calibrated, handmade=self.effects.norms)
+        own_tensor = (lambda *_: None) if config == self._full else self._own_tensor(config, statistics=calibrated)
+        dense = extract(
+            self.model, self.analysis, config, own_tensor, calibrated=calibrated, handmade=self.effects.norms
+        )
         if self.average_inputs:
             fold_average_(self.model, dense, self._averaging)
         return dense
@@ -448,7 +450,7 @@ class Supernet:
     def _build(self, config: WidthConfig) -> nn.Module:
         units = self.analysis.units(config)
 
-        subnet = bind_subnet(self.model, self.analysis, units, self._private(config))
+        subnet = bind_subnet(self.model, self.analysis, units, self._own_tensor(config))
         if self.average_inputs:
             average_inputs_(self.model, subnet, self._averaging)
         norms: list[nn.Module] = list(norm_modules(subnet).values())
@@ -464,17 +466,17 @@ class Supernet:
             subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
         return subnet
 
-    def _private(self, config: WidthConfig, *, statistics: bool = True) -> Private:
+    def _own_tensor(self, config: WidthConfig, *, statistics: bool = True) -> OwnTensor:
         """Finds what a config has of its own: statistics, and a switch its batch norms."""
 
-        def private(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
-            own = None if self._switches is None else self._switches.private(config, name, tensor)
+        def own_tensor(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+            own = None if self._switches is None else self._switches.own_tensor(config, name, tensor)
             if own is not None or not statistics or isinstance(tensor, nn.Parameter):
                 return own
-            own = self.own_buffers.private(config, name, tensor, kept)
-            return self._statistics.private(config, name, tensor, kept) if own is None else own
+            own = self.own_buffers.own_tensor(config, name, tensor, kept)
+            return self._statistics.own_tensor(config, name, tensor, kept) if own is None else own
 
-        return private
+        return own_tensor
 
     @property
     def frozen_norms(self) -> FrozenNorms:

@@ -100,7 +100,7 @@ class Switches:
             for name, parameter in tensors.items():
                 yield _like(parameter, own[name])
 
-    def private(self, config: WidthConfig, name: str, tensor: Tensor) -> Tensor | None:
+    def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor) -> Tensor | None:
         """A switch's own parameter, or count of batches; None if `name` is none of those, or the config no switch."""
         parameter = self._parameters.get(config, {}).get(name)
         if parameter is not None:
