@@ -115,7 +115,7 @@ def test_hooks_after_accumulation_run_once_per_width() -> None:
     assert len(sums) == 3
 
 
-def test_hooks_see_gathered_parts_at_their_places() -> None:
+def test_hooks_see_copied_parts_at_their_places() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -210,7 +210,7 @@ def test_training_one_narrow_width_leaves_all_else_unchanged(net: aw.Supernet, x
 # -- changes behind a subnet's back ------------------------------------------------------------------------
 
 
-def test_loaded_weights_and_buffers_reach_gathered_slices(supernet_of: SupernetOf) -> None:
+def test_loaded_weights_and_buffers_reach_dense_copies(supernet_of: SupernetOf) -> None:
     case = find("following buffers")
     net, x = supernet_of(case), case.example()
     sub = net.subnet(0.5).eval()

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.effects import ForwardEffects
 from anywidth.groups.narrow import take
-from anywidth.supernet.gathered import SubnetHook
+from anywidth.supernet.dense_copies import SubnetHook
 from anywidth.widths import WidthConfig
 
 __all__ = ["OwnBuffers", "batch_statistics", "kept_buffers", "registry_of", "stubborn"]

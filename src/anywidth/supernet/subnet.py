@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.narrow import Place, is_leading, narrow, take
+from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, on_device, synced
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
-from anywidth.supernet.gathered import Copies, SubnetHook, current, on_device
 
 __all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
@@ -214,7 +214,7 @@ def bind_subnet(
 
     `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
-    copies, inflow = Copies(), _Inflow()
+    copies, inflow = DenseCopies(), _Inflow()
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
         own = own_tensor(name, tensor, kept)
@@ -253,7 +253,7 @@ def contiguous(
     """
     inflow = _inflows.get(subnet)
     # Another thread would take these copies for the weights.
-    with nullcontext() if inflow is None else inflow.lock, current(subnet):
+    with nullcontext() if inflow is None else inflow.lock, synced(subnet):
         lower = set(map(id, cast))
         views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
         try:

@@ -26,10 +26,10 @@ from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
+from anywidth.supernet.dense_copies import SubnetHook
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
 from anywidth.supernet.frozen_norms import FrozenNorms
-from anywidth.supernet.gathered import SubnetHook
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.statistics import Statistics, norm_modules

@@ -1,6 +1,6 @@
 """Optimizers that write weights behind autograd's back.
 
-What depends on weights (statistics, gathered slices) is known to be out of date by the version counters of the
+What depends on weights (statistics, dense copies) is known to be out of date by the version counters of the
 weights. Fused optimizers, and those that write through `.data`, do not count; so every step of any optimizer on
 weights of a supernet is counted here.
 """

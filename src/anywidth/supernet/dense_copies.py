@@ -1,4 +1,4 @@
-"""Parts of tensors whose kept positions are no leading block: dense copies, which follow the supernet's weights."""
+"""Dense copies of the parts of tensors that are not leading blocks; they follow the weights of the supernet."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from anywidth.groups.analysis import Kept
 from anywidth.groups.narrow import Place, take
 
-__all__ = ["Copies", "SubnetHook", "current", "on_device"]
+__all__ = ["DenseCopies", "SubnetHook", "on_device", "synced"]
 
-_copies: WeakKeyDictionary[nn.Module, Copies] = WeakKeyDictionary()
+_copies: WeakKeyDictionary[nn.Module, DenseCopies] = WeakKeyDictionary()
 
 
 def on_device(kept: Sequence[Kept], device: torch.device) -> tuple[Place, ...]:
@@ -24,7 +24,7 @@ def on_device(kept: Sequence[Kept], device: torch.device) -> tuple[Place, ...]:
     return tuple(k if k is None or isinstance(k, int) else torch.from_numpy(k).to(device) for k in kept)
 
 
-class Copies:
+class DenseCopies:
     """The copies of one subnet.
 
     They are made again before every forward, and whenever one is read outside of a forward, so that nobody sees old
@@ -130,7 +130,7 @@ def _no_hook() -> Callable[..., None]:
 class _Register(dict[str, Any]):
     """Parameters or buffers of a module, some of which are copies; a copy of the module has an ordinary dict."""
 
-    def __init__(self, content: dict[str, Any], copies: Copies) -> None:
+    def __init__(self, content: dict[str, Any], copies: DenseCopies) -> None:
         super().__init__(content)
         self._copies = copies
 
@@ -158,13 +158,13 @@ class _Register(dict[str, Any]):
 
 # As torch.compiler.disable, which would import the compiler with this package.
 @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
-def _refresh_outside(copies: Copies) -> None:
+def _refresh_outside(copies: DenseCopies) -> None:
     """Not within compiled code, which would keep the values that it was compiled with."""
     copies.refresh()
 
 
 @contextmanager
-def current(subnet: nn.Module) -> Iterator[None]:
+def synced(subnet: nn.Module) -> Iterator[None]:
     """Context manager that refreshes the copies of a subnet at its start and keeps them until its end."""
     copies = _copies.get(subnet)
     if copies is None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.supernet.gathered import _copies
+from anywidth.supernet.dense_copies import _copies
 from anywidth.training.compiled import CompiledSubnets
 from zoo import Case, cases, find
 
-GATHERED = ("concat", "grouped conv", "shuffle units", "glu")
+COPIED = ("concat", "grouped conv", "shuffle units", "glu")
 
 
 def squares(output: Any, _: Any = None) -> Tensor:
@@ -61,7 +61,7 @@ def test_copies_are_laid_out_as_the_weights_are() -> None:
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in copies)
 
 
-@pytest.mark.parametrize("name", GATHERED)
+@pytest.mark.parametrize("name", COPIED)
 def test_training_goes_on_alike_when_it_is_compiled(name: str) -> None:
     losses = []
     for wrap in (None, CompiledSubnets(backend="eager")):
