@@ -23,7 +23,7 @@ OwnTensor = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
 """What a subnet has instead of a part of the supernet's tensor of this name, or None."""
 
 
-_inflows: WeakKeyDictionary[nn.Module, _Inflow] = WeakKeyDictionary()
+_routers: WeakKeyDictionary[nn.Module, _GradientRouter] = WeakKeyDictionary()
 
 
 _nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
@@ -31,8 +31,8 @@ _nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
 refer to them."""
 
 
-class _Inflow:
-    """The leaves of a subnet, whose gradients move into their parts of the supernet's.
+class _GradientRouter:
+    """Moves the gradients of the leaves of a subnet into their parts of the supernet's gradients.
 
     A leaf keeps none, so nothing depends on which gradient tensor the supernet has at the moment, and
     `zero_grad(set_to_none=True)` is fine at any point. Binding the leaf's gradient to the slice instead takes a second
@@ -188,8 +188,8 @@ def _accumulator(parameter: nn.Parameter) -> Any:
 
 def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
     """The parameters of a subnet that are leading blocks of the supernet's."""
-    inflow = _inflows.get(subnet)
-    return [] if inflow is None else inflow.leading
+    router = _routers.get(subnet)
+    return [] if router is None else router.leading
 
 
 @contextmanager
@@ -199,8 +199,8 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
     Kernels are launched for many tensors together then, which is what a backward pass of a small network on a GPU waits
     for. What is not a subnet passes through.
     """
-    inflow = _inflows.get(subnet)
-    with nullcontext() if inflow is None else inflow.held():
+    router = _routers.get(subnet)
+    with nullcontext() if router is None else router.held():
         yield
 
 
@@ -214,7 +214,7 @@ def bind_subnet(
 
     `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
-    copies, inflow = DenseCopies(), _Inflow()
+    copies, router = DenseCopies(), _GradientRouter()
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
         own = own_tensor(name, tensor, kept)
@@ -232,13 +232,13 @@ def bind_subnet(
         if not is_leading(kept):
             copies.stand_for(leaf)
         if leaf.requires_grad:
-            inflow.add(leaf, tensor, kept)
+            router.add(leaf, tensor, kept)
         return leaf
 
     subnet = narrow(model, analysis, units, bind, share_leaves=True)
     copies.belong_to(subnet)
-    _inflows[subnet] = inflow
-    subnet.register_forward_pre_hook(SubnetHook(inflow.before_forward))
+    _routers[subnet] = router
+    subnet.register_forward_pre_hook(SubnetHook(router.before_forward))
     return subnet
 
 
@@ -251,9 +251,9 @@ def contiguous(
     Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward. Those in
     `cast` are copied to `dtype`, whether they are strided or not.
     """
-    inflow = _inflows.get(subnet)
+    router = _routers.get(subnet)
     # Another thread would take these copies for the weights.
-    with nullcontext() if inflow is None else inflow.lock, synced(subnet):
+    with nullcontext() if router is None else router.lock, synced(subnet):
         lower = set(map(id, cast))
         views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
         try:
