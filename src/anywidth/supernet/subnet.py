@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, Kept
-from anywidth.groups.narrow import Place, is_leading, narrow, take
-from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, on_device, synced
-from anywidth.supernet.full_gradient import accumulate, scatter, watched
+from anywidth.groups.narrow import is_leading, narrow, take
+from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, synced
+from anywidth.supernet.gradient_router import GradientRouter
 
 __all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
@@ -23,167 +22,7 @@ OwnTensor = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
 """What a subnet has instead of a part of the supernet's tensor of this name, or None."""
 
 
-_routers: WeakKeyDictionary[nn.Module, _GradientRouter] = WeakKeyDictionary()
-
-
-_nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
-"""Per subnet with hooks on them: autograd's nodes that add to gradients. They keep leaves alive, so leaves must not
-refer to them."""
-
-
-class _GradientRouter:
-    """Moves the gradients of the leaves of a subnet into their parts of the supernet's gradients.
-
-    A leaf keeps none, so nothing depends on which gradient tensor the supernet has at the moment, and
-    `zero_grad(set_to_none=True)` is fine at any point. Binding the leaf's gradient to the slice instead takes a second
-    hook, to notice that the slice is no longer the supernet's, and was 2 to 3% of a step slower.
-    """
-
-    def __init__(self) -> None:
-        # Weak, because leaves refer to this by their hooks.
-        self._leaves: list[tuple[ReferenceType[nn.Parameter], _Place]] = []
-        self._held = False
-        self.lock = threading.RLock()
-
-    def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
-        """Look after one more leaf."""
-        place = _Place(parent, tuple(leaf.shape), on_device(kept, parent.device), is_leading(kept))
-        self._leaves.append((ref(leaf), place))
-        leaf.register_post_accumulate_grad_hook(lambda leaf: None if self._held else _move([(leaf, place)]))
-
-    @property
-    def leading(self) -> list[nn.Parameter]:
-        """The leaves whose parts are leading blocks."""
-        return [leaf for leaf, place in self._alive() if place.leading]
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Context manager within which leaves keep their gradients, which move at its end, all at once."""
-        with self.lock:
-            self._held = True
-            try:
-                yield
-                _move(self._alive())
-            finally:
-                self._held = False
-                for leaf, _ in self._alive():
-                    leaf.grad = None
-
-    def before_forward(self, subnet: nn.Module) -> None:
-        """Make a subnet ready for backward passes in several threads, as soon as there are any.
-
-        They share its leaves. Autograd adds to a gradient under a lock and runs hooks without it, so a hook that takes
-        a leaf's gradient may take it from under another thread's addition. There gradients move before they are added.
-        """
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _in_several_threads():
-            return
-        with self.lock:
-            if subnet not in _nodes:
-                nodes = []
-                for leaf, place in self._alive():
-                    if not leaf.is_cuda:  # backward passes on a GPU run in one thread
-                        nodes.append(_accumulator(leaf))
-                        nodes[-1].register_prehook(lambda gradients, place=place: _instead(gradients, place))
-                _nodes[subnet] = nodes
-
-    def _alive(self) -> list[tuple[nn.Parameter, _Place]]:
-        return [(leaf, place) for weak, place in self._leaves if (leaf := weak()) is not None]
-
-
-class _Place(NamedTuple):
-    """Where in the supernet a leaf lies."""
-
-    parent: nn.Parameter
-    shape: tuple[int, ...]
-    kept: Sequence[Place]
-    leading: bool
-
-
-def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
-    """Take the gradients of leaves and add them to those of the supernet."""
-    gradients = [(leaf.grad, place) for leaf, place in leaves if leaf.grad is not None]
-    for leaf, _ in leaves:
-        leaf.grad = None
-    _add(gradients)
-
-
-def _instead(gradients: Sequence[Tensor], place: _Place) -> tuple[None] | None:
-    """Add a gradient to the supernet's, in place of the leaf's; or leave it to the leaf where there is one thread."""
-    if not _in_several_threads() or gradients[0] is None:
-        return None
-    _add([(gradients[0], place)])
-    return (None,)
-
-
-def _add(gradients: Sequence[tuple[Tensor, _Place]]) -> None:
-    """Add the gradients of leaves to those of the supernet."""
-    # A kernel for many tensors takes dense ones only: parts of vectors are, those of matrices are not.
-    vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
-    others: tuple[list[Tensor], list[Tensor]] = ([], [])
-    shared = _in_several_threads()
-    for gradient, (parent, shape, kept, leading) in gradients:
-        whole = parent.grad
-        if gradient.is_sparse or watched(parent):
-            accumulate(parent, kept, gradient)
-            continue
-        if shared and not parent.is_cuda:
-            _accumulate(parent, shape, kept, leading, gradient)
-            continue
-        if whole is None:
-            whole = parent.grad = torch.zeros_like(parent)
-        if gradient.requires_grad or whole.requires_grad:  # a graph of gradients is not built in place
-            gradient, whole = gradient.detach(), whole.detach()
-        if leading:
-            parts, summands = vectors if len(shape) == 1 else others
-            parts.append(whole.as_strided(shape, whole.stride(), whole.storage_offset()))
-            summands.append(gradient)
-        else:
-            scatter(whole, kept, gradient)
-    for parts, summands in (vectors, others):
-        if len(parts) == 1:
-            parts[0].add_(summands[0])
-        elif parts:
-            torch._foreach_add_(parts, summands)  # type: ignore[attr-defined]
-
-
-_threads: set[int] = set()
-"""Threads that gradients were moved in."""
-
-
-def _in_several_threads() -> bool:
-    """Whether backward passes may run in other threads at the same time.
-
-    Such are taken to be there if gradients are moved in several threads, or in another one than the main thread.
-    Other threads alone (of a loader, a progress bar, a notebook) are no reason for the slower way.
-    """
-    if threading.active_count() == 1:
-        return False
-    _threads.intersection_update(thread.ident for thread in threading.enumerate() if thread.ident is not None)
-    _threads.add(threading.get_ident())
-    return len(_threads) > 1 or threading.current_thread() is not threading.main_thread()
-
-
-def _accumulate(
-    parent: nn.Parameter, shape: tuple[int, ...], kept: Sequence[Place], leading: bool, gradient: Tensor
-) -> None:
-    """Add a gradient as autograd does, which locks the parameter against backward passes of other threads.
-
-    That takes a gradient of the size of the whole parameter, so it is done only where there are other threads.
-    """
-    whole = torch.zeros_like(parent)
-    if leading:
-        whole.as_strided(shape, whole.stride(), whole.storage_offset()).copy_(gradient.detach())
-    else:
-        scatter(whole, kept, gradient.detach())
-    with torch.enable_grad():
-        node = _accumulator(parent)
-    with torch.no_grad():
-        node(whole)
-
-
-def _accumulator(parameter: nn.Parameter) -> Any:
-    """Autograd's node that adds to a parameter's gradient."""
-    return parameter.view_as(parameter).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+_routers: WeakKeyDictionary[nn.Module, GradientRouter] = WeakKeyDictionary()
 
 
 def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
@@ -214,7 +53,7 @@ def bind_subnet(
 
     `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
-    copies, router = DenseCopies(), _GradientRouter()
+    copies, router = DenseCopies(), GradientRouter()
 
     def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
         own = own_tensor(name, tensor, kept)
