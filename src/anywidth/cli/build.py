@@ -82,7 +82,7 @@ def build_supernet(
     min_width: float | None = None,
     frozen: tuple[str, ...] = (),
     switches: tuple[float, ...] | None = None,
-    average_inputs: bool = False,
+    input_rescaling: bool = False,
     width_mult: float = 1.0,
     init: str | None = None,
     order: Literal["l1", "none"] = "none",
@@ -109,7 +109,7 @@ def build_supernet(
         min_width=_own(network, "min_width", float, 0.25) if min_width is None else min_width,
         frozen=(*_own(network, "frozen", tuple, ()), *frozen),
         switches=switches,
-        average_inputs=average_inputs,
+        input_rescaling=input_rescaling,
         order="l1" if order == "l1" else None,
     )
 

@@ -62,7 +62,7 @@ class TrainSettings:
         distillation: what narrow widths learn from: soft, the outputs of the widest, or none, the labels
         temperature: divides the outputs in distillation
         labels: how much of the loss on the labels is added to the distillation of narrow widths
-        average_inputs: scale sums over fewer input channels up, by full over active ones
+        input_rescaling: scale sums over fewer input channels up, by full over active ones
         label_smoothing: share of every label that is spread over all classes; by default 0.1 with --from-search, else 0
         frozen: groups or modules whose channels are never narrowed, as glob patterns
         widths: how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0
@@ -118,7 +118,7 @@ class TrainSettings:
     distillation: Literal["soft", "none"] = field(default="soft", metadata=option(metavar="KIND"))
     temperature: float = 1.0
     labels: float = 0.0
-    average_inputs: bool = False
+    input_rescaling: bool = False
     label_smoothing: float | None = None
     frozen: tuple[str, ...] = field(default=(), metadata=option(metavar="PATTERN"))
     widths: Widths = field(default=16, metadata=option(parse=parse_widths, metavar="N|W,W,..."))

@@ -67,7 +67,7 @@ class TrainingRun:
             min_width=given.min_width,
             frozen=given.frozen,
             switches=given.switches,
-            average_inputs=given.average_inputs,
+            input_rescaling=given.input_rescaling,
             width_mult=given.width_mult,
             # A training that goes on has its weights from its checkpoint, if it finished an epoch.
             init=None if trained else given.init,

@@ -25,11 +25,11 @@ from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_unsharded
 from anywidth.supernet.autocast_weights import forget_autocast
-from anywidth.supernet.averaging import average_inputs_, averaging_layers, fold_average_
 from anywidth.supernet.dense_copies import SubnetHook
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
 from anywidth.supernet.frozen_norms import FrozenNorms
+from anywidth.supernet.input_rescaling import fold_rescaling_, rescale_inputs_, rescaled_layers
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.statistics import Statistics, norm_modules
@@ -67,7 +67,7 @@ class Supernet:
         samples: How many samples `example_inputs` holds, for costs per sample. None finds it: along the first or second
             dimension in which positions do not depend on one another. Rows of features count as samples, so say
             `samples=1` where they are the tokens of one.
-        average_inputs: Let narrow convolutions and linear layers scale their sums up by full over active input
+        input_rescaling: Let narrow convolutions and linear layers scale their sums up by full over active input
             channels (an ablation of US-Nets, arXiv 1903.05134, which found no clear gain).
 
     Raises:
@@ -100,7 +100,7 @@ class Supernet:
         switches: Sequence[float] | None = None,
         switch_affine: bool = True,
         samples: int | None = None,
-        average_inputs: bool = False,
+        input_rescaling: bool = False,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
@@ -111,7 +111,7 @@ class Supernet:
         self._samples = samples
         analysis = analyse(model, inputs, samples=samples)
         self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
-        self._set_averaging(average_inputs)
+        self._set_input_rescaling(input_rescaling)
         check_distinct((width, self.config(width)) for width in fixed)
         if order is not None:  # last, because it changes the model
             reorder_(model, self.analysis, inputs, order)
@@ -143,7 +143,7 @@ class Supernet:
         self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         self.ratios = dict(ratios)
         self.sampler = WidthSampler(self.min_width)
-        self.average_inputs = False
+        self.input_rescaling = False
         self._cache_size = cache_size
         self._ordered = False
         self._switches: Switches | None = None
@@ -264,14 +264,14 @@ class Supernet:
                 analysis = analyse(self.model, inputs, samples=self._samples)
                 self.inputs = inputs
                 self._set_analysis(analysis)
-                self._set_averaging(self.average_inputs)
+                self._set_input_rescaling(self.input_rescaling)
                 self._set_follower()
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
 
-    def _set_averaging(self, wanted: bool) -> None:
-        self.average_inputs = wanted
-        self._averaging = averaging_layers(self.model, self.analysis) if wanted else ()
+    def _set_input_rescaling(self, wanted: bool) -> None:
+        self.input_rescaling = wanted
+        self._rescaled_layers = rescaled_layers(self.model, self.analysis) if wanted else ()
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
         if self.effects.norms:
@@ -433,8 +433,8 @@ class Supernet:
         dense = extract(
             self.model, self.analysis, config, own_tensor, calibrated=calibrated, handmade=self.effects.norms
         )
-        if self.average_inputs:
-            fold_average_(self.model, dense, self._averaging)
+        if self.input_rescaling:
+            fold_rescaling_(self.model, dense, self._rescaled_layers)
         return dense
 
     def summary(self) -> str:
@@ -451,8 +451,8 @@ class Supernet:
         units = self.analysis.units(config)
 
         subnet = bind_subnet(self.model, self.analysis, units, self._own_tensor(config))
-        if self.average_inputs:
-            average_inputs_(self.model, subnet, self._averaging)
+        if self.input_rescaling:
+            rescale_inputs_(self.model, subnet, self._rescaled_layers)
         norms: list[nn.Module] = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either

@@ -1,4 +1,4 @@
-"""Averaging over input channels, against the same layers scaled by hand."""
+"""Input rescaling, against the same layers scaled by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def net() -> aw.Supernet:
-    return aw.Supernet(Net().double(), torch.randn(1, 3, 6, 6).double(), divisor=4, average_inputs=True)
+    return aw.Supernet(Net().double(), torch.randn(1, 3, 6, 6).double(), divisor=4, input_rescaling=True)
 
 
 def test_outputs_and_gradients_are_those_of_scaled_sums(net: aw.Supernet) -> None:
@@ -62,7 +62,7 @@ def test_an_extracted_network_is_plain_and_does_the_same(net: aw.Supernet, tmp_p
     assert not any(module._forward_pre_hooks for module in dense.modules())
     assert_close(dense(x), net.subnet(0.5)(x), 1e-12)
     again = aw.load(net.save(tmp_path / "saved"), Net().double())
-    assert again.average_inputs
+    assert again.input_rescaling
     assert_close(again.subnet(0.5)(x), net.subnet(0.5)(x), 1e-12)
     assert_close(net.extract(1.0)(x), net.model(x), 1e-12)
 
@@ -71,7 +71,7 @@ def test_shared_weights_are_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
     model[2].weight = model[0].weight
     with pytest.raises(WidthError, match="shared weight of 0"):
-        aw.Supernet(model, torch.randn(1, 8), divisor=2, average_inputs=True)
+        aw.Supernet(model, torch.randn(1, 8), divisor=2, input_rescaling=True)
 
 
 class Attending(nn.Module):
@@ -119,6 +119,6 @@ def sequence(layer: nn.Module) -> nn.Module:
 def test_layers_whose_weight_takes_no_factor_sum_as_before(model: Callable[[], nn.Module], named: str) -> None:
     x = torch.randn(2, 6, 4)
     with pytest.warns(NoEffectWarning, match=named):
-        net = aw.Supernet(model().eval(), x, average_inputs=True)
+        net = aw.Supernet(model().eval(), x, input_rescaling=True)
     with torch.no_grad():
         assert_close(net.extract(0.5)(x), net.subnet(0.5)(x), 1e-6)

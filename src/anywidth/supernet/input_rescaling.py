@@ -1,4 +1,4 @@
-"""Averaging over input channels: sums over fewer channels are scaled up to the size of the full ones."""
+"""Input rescaling: sums over fewer input channels are scaled up to the size of the full sums."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from anywidth.core.errors import NoEffectWarning, WidthError
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.forward import uses_of
 
-__all__ = ["average_inputs_", "averaging_layers", "fold_average_"]
+__all__ = ["fold_rescaling_", "rescale_inputs_", "rescaled_layers"]
 
 
-def average_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) -> None:
+def rescale_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) -> None:
     """Let layers of a subnet scale their input by full over active input channels, in place.
 
     Source: US-Nets (arXiv 1903.05134), which finds no clear gain in it.
@@ -24,7 +24,7 @@ def average_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) 
     >>> model, subnet = nn.Sequential(nn.Linear(8, 2)), nn.Sequential(nn.Linear(4, 2))
     >>> x, before = torch.randn(3, 4), subnet[0].bias
     >>> plain = subnet(x) - before
-    >>> average_inputs_(model, subnet, ["0"])
+    >>> rescale_inputs_(model, subnet, ["0"])
     >>> bool(torch.allclose(subnet(x) - before, 2 * plain, atol=1e-6))
     True
     """
@@ -37,14 +37,14 @@ def average_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) 
 
 
 @torch.no_grad()
-def fold_average_(model: nn.Module, dense: nn.Module, layers: Iterable[str]) -> None:
-    """Put the factors of `average_inputs_` into the weights of an independent network, in place."""
+def fold_rescaling_(model: nn.Module, dense: nn.Module, layers: Iterable[str]) -> None:
+    """Put the factors of `rescale_inputs_` into the weights of an independent network, in place."""
     for layer, factor in _narrowed(model, dense, layers):
         layer.weight.mul_(factor)
 
 
-def averaging_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
-    """Paths of the convolutions and linear layers that average over their inputs.
+def rescaled_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
+    """Paths of the convolutions and linear layers whose inputs are rescaled.
 
     These are the layers where a factor on the input is one on the weight. A layer that computes its weight from other
     tensors (weight norm, standardised weights), or whose weight another module uses without calling the layer
@@ -55,30 +55,30 @@ def averaging_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
 
     >>> from anywidth.groups import analyse
     >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
-    >>> averaging_layers(model, analyse(model, torch.randn(1, 4)))
+    >>> rescaled_layers(model, analyse(model, torch.randn(1, 4)))
     ('0', '2')
     """
     users: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
             users[id(parameter)] = users.get(id(parameter), 0) + 1
-    averaging, others = [], []
+    rescaled, others = [], []
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, _ConvNd)):
             weight = module._parameters.get("weight")
             if weight is not None and users[id(weight)] > 1:
-                raise WidthError(f"average_inputs does not go with the shared weight of {path}; leave it out")
+                raise WidthError(f"input_rescaling does not go with the shared weight of {path}; leave it out")
             direct = weight is not None and _is_direct(path, analysis)
-            (averaging if direct else others).append(path)
+            (rescaled if direct else others).append(path)
     skipped = [path for path in others if _narrows(path, analysis)]
     if skipped:
         warnings.warn(
-            f"average_inputs has no effect on {', '.join(skipped)}: the weight there is computed, or used without "
+            f"input_rescaling has no effect on {', '.join(skipped)}: the weight there is computed, or used without "
             "calling the layer",
             NoEffectWarning,
             stacklevel=4,
         )
-    return tuple(averaging)
+    return tuple(rescaled)
 
 
 _DIRECT = frozenset(
