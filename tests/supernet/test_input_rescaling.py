@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import anywidth as aw
@@ -65,6 +67,15 @@ def test_an_extracted_network_is_plain_and_does_the_same(net: aw.Supernet, tmp_p
     assert again.input_rescaling
     assert_close(again.subnet(0.5)(x), net.subnet(0.5)(x), 1e-12)
     assert_close(net.extract(1.0)(x), net.model(x), 1e-12)
+
+
+def test_a_checkpoint_with_the_earlier_name_of_the_setting_is_rescaled(net: aw.Supernet, tmp_path: Path) -> None:
+    file = net.save(tmp_path / "saved") / "supernet.safetensors"
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        text = opened.metadata()["anywidth"].replace("input_rescaling", "average_inputs")
+    save_file(tensors, file, metadata={"format": "pt", "anywidth": text})
+    assert aw.load(file.parent, Net().double()).input_rescaling
 
 
 def test_shared_weights_are_refused() -> None:

@@ -39,7 +39,7 @@ class DatasetInfo:
 
     @classmethod
     def of(cls, bundle: DataBundle) -> DatasetInfo:
-        """Those of a data set."""
+        """Name, sizes, classes and fingerprints of a data set."""
         from anywidth.data.fingerprint import fingerprint
 
         mean, std = _normalisation(bundle.test)
@@ -50,10 +50,10 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, file: Path) -> DatasetInfo:
-        """Those in a file.
+        """Content of a `data.json`.
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: the file is missing or damaged.
         """
         try:
             content = json.loads(file.read_text())
@@ -70,7 +70,7 @@ class DatasetInfo:
             raise CheckpointError(f"cannot read {file}: {error}; restore the file") from error
 
     def json(self) -> str:
-        """As a file has them."""
+        """Text of `data.json`."""
         content = {
             "name": self.name,
             "input_shape": self.input_shape,

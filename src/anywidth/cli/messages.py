@@ -1,4 +1,4 @@
-"""What goes to the error stream: one line per message."""
+"""Messages on the error stream, one line each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log(kind: str, message: object = "") -> None:
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Within it, a warning is one line without the source line that caused it; filters are put back afterwards."""
+    """Context manager in which a warning is one line, without its source line; restores the warning filters."""
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         log("warning", message)

@@ -221,7 +221,7 @@ class TrainingRun:
 
 
 def open_or_create(settings: TrainSettings) -> tuple[RunFolder, TrainSettings]:
-    """The folder of a run and its settings: a new one, or one to go on in."""
+    """Folder and settings of a new run, or of the run to resume."""
     if settings.resume is None:
         return RunFolder.new(settings), settings
     folder = RunFolder.open(settings.resume)

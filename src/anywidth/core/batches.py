@@ -1,4 +1,4 @@
-"""Batches of a loader, split into what the model is called with and what it is compared to."""
+"""Batches of a loader, split into inputs and targets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["first_samples", "join_inputs", "samples", "split_batch"]
 def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs, Any]:
     """Inputs and targets of a batch, moved to a device.
 
-    A pair is (inputs, targets); a mapping gives its `labels` as targets and the rest as keyword arguments; a lone
-    tensor has no targets (None). Inputs may themselves be a tuple of arguments or a mapping.
+    A pair is (inputs, targets). The `labels` of a mapping are the targets, its other entries keyword arguments. A
+    single tensor has no targets (None). Inputs may themselves be a tuple of arguments or a mapping.
     """
     if device is not None:
         batch = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
@@ -39,14 +39,14 @@ def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs,
 
 
 def samples(inputs: Inputs) -> int:
-    """How many samples a batch has; 0 if it has no tensor with dimensions."""
+    """Number of samples of a batch; 0 without a tensor that has dimensions."""
     return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim), 0)
 
 
 def first_samples(
     loader: Iterable[Any], count: int | None, device: torch.device | None = None
 ) -> Iterator[tuple[Inputs, Any]]:
-    """Inputs and targets of a loader's batches, up to a number of samples; None for all. Empty batches are left out.
+    """Inputs and targets of a loader's batches, up to a number of samples; None for all. Empty batches are skipped.
 
     >>> batches = [(torch.zeros(4, 2), torch.zeros(4)), (torch.zeros(4, 2), torch.zeros(4))]
     >>> [len(targets) for _, targets in first_samples(batches, 6)]
@@ -66,7 +66,7 @@ def first_samples(
 
 
 def join_inputs(batches: Sequence[Inputs]) -> Inputs:
-    """The samples of some batches, at least one, in one."""
+    """One batch of the samples of several batches, at least one."""
     rest = [iter(batch.tensors()) for batch in batches]
 
     def join(_: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The errors that anywidth raises for what a user can mend."""
+"""Errors that a user can fix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def first_line(error: BaseException) -> str:
-    r"""The first line of what an error of another library says, or its name if it says nothing.
+    r"""First line of an error message of another library, or the name of the error if the message is empty.
 
     >>> first_line(ValueError("one\ntwo")), first_line(KeyboardInterrupt())
     ('one', 'KeyboardInterrupt')
@@ -65,7 +65,7 @@ class ImageError(DataError):
 
 
 class ExportError(AnywidthError):
-    """A width could not be written, or what was written does not compute what the subnet does."""
+    """A width could not be exported, or the exported file does not compute what the subnet computes."""
 
 
 class ModelError(AnywidthError, ValueError):
@@ -73,11 +73,11 @@ class ModelError(AnywidthError, ValueError):
 
 
 class SearchError(AnywidthError, ValueError):
-    """A search cannot start or go on: a budget out of reach, no images held out, a score or cost that is no number."""
+    """A search cannot continue: an unreachable budget, no held-out images, a score or cost that is not a number."""
 
 
 class TrainingError(AnywidthError, RuntimeError):
-    """Training cannot go on: the loss is not finite, or the run folder is in the way."""
+    """Training cannot continue: the loss is not finite, or the run folder is not usable."""
 
 
 class NotFiniteError(TrainingError):
@@ -85,7 +85,7 @@ class NotFiniteError(TrainingError):
 
 
 class LossError(AnywidthError, ValueError):
-    """A loss, a distillation or a score does not fit the outputs and targets, or nobody has said what it should be."""
+    """A loss, a distillation or a score does not fit the outputs and targets, or was not specified."""
 
 
 class MissingExtraError(AnywidthError, ImportError):
@@ -93,4 +93,4 @@ class MissingExtraError(AnywidthError, ImportError):
 
 
 class NoEffectWarning(UserWarning):
-    """Something was asked for that changes nothing."""
+    """A setting has no effect."""

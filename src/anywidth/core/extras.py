@@ -12,11 +12,11 @@ __all__ = ["from_extra"]
 
 @contextmanager
 def from_extra(extra: str, what: str) -> Iterator[None]:
-    """Within it, an import that fails says what needs the package, and which extra to install.
+    """Context manager in which a failing import raises an error that names the extra to install.
 
     Args:
-        extra: Its name in `pyproject.toml`.
-        what: What needs which packages, such as "plots need matplotlib".
+        extra: Name of the extra in `pyproject.toml`.
+        what: Which feature needs which packages, such as "plots need matplotlib".
 
     Raises:
         MissingExtraError: the package is not installed.

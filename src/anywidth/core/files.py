@@ -13,10 +13,10 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Run `write` on a temporary name beside `path` and rename it, so that `path` is old or new, never half.
+    """Run `write` on a temporary file beside `path` and rename it to `path`; readers see the old or the new file.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before is kept.
+        CheckpointError: the disk is full or the folder cannot be written; the previous file is kept.
     """
     handle = None
     try:

@@ -1,4 +1,4 @@
-"""Weights and gradients that stay equal in several processes."""
+"""Synchronisation of weights and gradients between processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["same_start", "sync_gradients"]
 def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients of every process by their mean over all processes, in place.
 
-    Called once after `sandwich_step`, for all of its widths at once, this is one collective operation per step (one per
-    data type, to be exact), as much traffic as data-parallel training of the full network alone has. It needs memory
-    for one more copy of the gradients meanwhile. All processes have to train the same widths, so that the same
-    parameters have gradients; `same_start` sees to it. Alone, it does nothing.
+    Call it once after `sandwich_step`. It runs one collective operation per step and data type for all widths together,
+    the same traffic as data-parallel training of the full network, and needs memory for one more copy of the gradients.
+    All processes must train the same widths, so that the same parameters have gradients; `same_start` ensures it.
+    A single process does nothing.
 
     Args:
-        parameters: Those whose gradients are to be shared; those without any are left out.
+        parameters: Parameters to synchronise; those without a gradient are skipped.
     """
     if not several_processes():
         return
@@ -37,7 +37,7 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient = parameter.grad
         if gradient is None:
             continue
-        if gradient.is_sparse:  # processes have seen other rows
+        if gradient.is_sparse:  # the rows differ between processes
             sparse.append((parameter, gradient.sparse_dim(), gradient.to_dense()))
             gradient = sparse[-1][2]
         kinds[gradient.dtype, gradient.device].append(gradient)
@@ -55,15 +55,15 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def same_start(
     module: nn.Module, sampler_state: dict[str, object] | None = None, *, others: Iterable[Tensor] = ()
 ) -> dict[str, object] | None:
-    """Give every process the weights and buffers of process 0, in place, and its state of the width sampler, returned.
+    """Copy the weights and buffers of process 0 to every process, in place; returns the sampler state of process 0.
 
     Args:
-        module: What is to be trained.
-        sampler_state: What `WidthSampler.state_dict()` gives.
-        others: Tensors that are trained as well, such as those of `net.switch_state()`.
+        module: The network to train.
+        sampler_state: `WidthSampler.state_dict()` of this process.
+        others: Further tensors to train, such as those of `net.switch_state()`.
 
     Raises:
-        TrainingError: the processes do not have the same parameters, because they were started differently.
+        TrainingError: the parameters differ in shape, because the processes were started with different settings.
     """
     if not several_processes():
         return sampler_state

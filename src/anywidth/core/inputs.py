@@ -23,7 +23,7 @@ class Inputs:
     kwargs: dict[str, Any]
 
     def map(self, function: Any) -> Inputs:
-        """The same inputs with `function` applied to every tensor."""
+        """Inputs with `function` applied to every tensor."""
         args, kwargs = pytree.tree_map_only(Tensor, function, (self.args, self.kwargs))
         return Inputs(args=args, kwargs=kwargs)
 
@@ -32,12 +32,12 @@ class Inputs:
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
     def call(self, model: Callable[..., Any]) -> Any:
-        """What `model` returns for these inputs."""
+        """Output of `model` for these inputs."""
         return model(*self.args, **self.kwargs)
 
 
 def normalise_inputs(example_inputs: Any) -> Inputs:
-    """Inputs from what users pass: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    """Inputs from a tensor, a tuple of arguments, or a dict of keyword arguments."""
     if isinstance(example_inputs, Inputs):
         inputs = example_inputs
     elif isinstance(example_inputs, Mapping):
@@ -55,7 +55,7 @@ def normalise_inputs(example_inputs: Any) -> Inputs:
 
 
 def double_batch(inputs: Inputs) -> Inputs:
-    """Inputs with at least two samples, because batch norm cannot train on one."""
+    """Inputs with at least two samples, because batch norm cannot train on a single sample."""
     leading = {tensor.shape[0] for tensor in inputs.tensors() if tensor.ndim}
     if leading == {1}:
         return inputs.map(lambda t: torch.cat([t, t]) if t.ndim else t)

@@ -12,12 +12,12 @@ __all__ = ["model_device", "module_modes", "named_tensors", "on_meta"]
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where the first parameter of a model is; the CPU if it has none."""
+    """Device of the first parameter of a model; the CPU if the model has no parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; one that has several names is listed under all of them."""
+    """Every parameter and buffer by name; a tensor with several names is listed under all of them."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -25,14 +25,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape on the meta device, where nothing is computed; a parameter stays one."""
+    """Empty tensor of the same shape on the meta device; a parameter for a parameter."""
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @contextmanager
 def module_modes(model: nn.Module, training: bool | None = None) -> Iterator[None]:
-    """Put every module's train/eval flag back at the end, whatever happens; `training` sets them all first."""
+    """Context manager that restores the train/eval mode of every module; `training` sets all of them first."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         if training is not None:

@@ -1,4 +1,4 @@
-"""Several processes that train one supernet together."""
+"""Collective operations of the processes that train together; in a single process they return at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if dist.is_available():
 
 
 class OtherProcessError(TrainingError):
-    """Another process cannot go on; it says why."""
+    """Another process failed; that process reports the reason."""
 
 
 def several_processes() -> bool:
@@ -41,7 +41,7 @@ def several_processes() -> bool:
 
 
 def all_gather(value: T) -> list[T]:
-    """What every process gives for `value`, by rank; alone, that one."""
+    """`value` of every process, in order of rank."""
     if not several_processes():
         return [value]
     values: list[T | None] = [None] * dist.get_world_size()
@@ -50,11 +50,11 @@ def all_gather(value: T) -> list[T]:
 
 
 def any_rank(condition: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether a condition holds in some process, by one collective operation; alone, whether it holds.
+    """Whether a condition holds in at least one process; one collective operation.
 
     Args:
-        condition: What this process has found.
-        device: Where the processes exchange it: that of the training.
+        condition: Its value in this process.
+        device: Device of the exchange: the one that trains.
 
     >>> any_rank(True), any_rank(False)
     (True, False)
@@ -67,7 +67,7 @@ def any_rank(condition: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def rank_and_count() -> tuple[int, int]:
-    """The number of this process, from 0, and how many train together.
+    """Rank of this process, from 0, and number of processes.
 
     >>> rank_and_count()
     (0, 1)
@@ -76,7 +76,7 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def share_of(images: int | None) -> int | None:
-    """How many images each process takes of a number that all take together, rounded up.
+    """Images per process when all processes together take this number, rounded up.
 
     >>> share_of(1000), share_of(None)
     (1000, None)
@@ -85,10 +85,10 @@ def share_of(images: int | None) -> int | None:
 
 
 def broadcast(compute: Callable[[], T]) -> T:
-    """What process 0 computes, in all processes; for what only one may write, or has to decide for all.
+    """Result of `compute` in process 0, sent to all; for files that one process writes and decisions it makes for all.
 
     Raises:
-        OtherProcessError: process 0 raised an error, which it goes on raising.
+        OtherProcessError: `compute` failed in process 0, which raises the error itself.
 
     >>> broadcast(lambda: 3)
     3
@@ -103,10 +103,10 @@ def broadcast(compute: Callable[[], T]) -> T:
 
 
 def first_of_machine_first(compute: Callable[[], T]) -> T:
-    """What every process computes, the first of each machine before the others, who find what it has downloaded.
+    """Result of `compute`, run in the first process of each machine before the others, so that they find its downloads.
 
     Raises:
-        OtherProcessError: another process raised an error, which it goes on raising.
+        OtherProcessError: `compute` failed in another process, which raises the error itself.
 
     >>> first_of_machine_first(lambda: 3)
     3
@@ -126,7 +126,7 @@ def first_of_machine_first(compute: Callable[[], T]) -> T:
 def _attempt(compute: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return compute(), None
-    except Exception as problem:  # whatever it is, the other processes wait to be told
+    except Exception as problem:  # the other processes wait for the outcome
         return None, problem
 
 

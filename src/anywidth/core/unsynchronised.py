@@ -1,4 +1,4 @@
-"""Gradients of several processes that nobody has averaged."""
+"""A warning where several processes train and their gradients are not synchronised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MESSAGE = (
 
 @dataclass
 class _Note:
-    """What the gradients of a step were like when it ended; one parameter stands for all."""
+    """State of the gradients at the end of a step; one parameter represents all."""
 
     witness: ref[nn.Parameter]
     weight: int
@@ -37,10 +37,10 @@ _warned = False
 
 
 def note_gradients(model: nn.Module) -> None:
-    """Remember that a step has added gradients to the parameters of a model, in one of several processes.
+    """Note that a step has added gradients to the parameters of a model, in one of several processes.
 
-    An optimizer that steps before somebody synchronises them warns, once. So does the next step here, if the weights
-    have changed without an optimizer of torch.
+    An optimizer step before the gradients are synchronised warns, once. So does the next call, if the weights have
+    changed without an optimizer of torch.
     """
     _listen()
     before = _notes.pop(model, None)
@@ -52,7 +52,7 @@ def note_gradients(model: nn.Module) -> None:
 
 
 def note_synchronised(parameters: Iterable[nn.Parameter]) -> None:
-    """Forget the steps that have added gradients to these parameters."""
+    """Drop the notes about steps that added gradients to these parameters."""
     if not _notes:
         return
     known = set(map(id, parameters))
@@ -75,7 +75,7 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
         if witness is None or id(witness) not in known:
             continue
         del _notes[model]
-        # Whoever averages gradients in another way runs a collective operation, and writes to them.
+        # Another way to average gradients also runs a collective operation and writes to them.
         alone = note.collectives is not None and note.collectives == _collectives()
         if alone or note.gradient == _state(witness):
             _warn()
@@ -93,7 +93,7 @@ def _state(parameter: nn.Parameter) -> tuple[int, int]:
 
 
 def _collectives() -> int | None:
-    """How many collective operations the process groups have run; None if they do not tell."""
+    """Number of collective operations that the process groups have run; None if it is unknown."""
     try:
         groups = list(dist.distributed_c10d._world.pg_map)
         return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]

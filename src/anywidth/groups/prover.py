@@ -65,8 +65,8 @@ class Prover:
 
     What every operator that reads weights receives is compared, not the outputs alone: a sigmoid or an argmax at the
     end hides nothing of what is before it. Draws run in single precision, which is several times as fast, and once
-    more in double precision if they fail there, whose verdict counts; random draws of networks that are not large run in
-    double precision at once.
+    more in double precision if they fail there, whose verdict counts; random draws of networks that are not large run
+    in double precision at once.
     """
 
     def __init__(

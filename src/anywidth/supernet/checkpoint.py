@@ -245,6 +245,7 @@ def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[
         settings["frozen"],
         settings["ratios"],
     )
+    # Earlier checkpoints have it under the second name.
     net._set_input_rescaling(settings.get("input_rescaling", settings.get("average_inputs", False)))
     if settings.get("switches"):
         net._set_switches(settings["switches"], affine=settings["switch_affine"])

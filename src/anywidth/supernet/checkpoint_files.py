@@ -37,7 +37,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, An
     def write_tensors(path: Path) -> None:
         try:
             save_file(plain, path, metadata={"format": "pt", "anywidth": text})
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # such as a full disk
             raise OSError(str(error)) from error
 
     write_atomically(folder / TENSORS, write_tensors)

@@ -19,7 +19,7 @@ from anywidth.supernet.gradient_router import GradientRouter
 __all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
 
 OwnTensor = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
-"""What a subnet has instead of a part of the supernet's tensor of this name, or None."""
+"""The tensor that a subnet has instead of a slice of the supernet's tensor of this name, or None for the slice."""
 
 
 _routers: WeakKeyDictionary[nn.Module, GradientRouter] = WeakKeyDictionary()
@@ -33,10 +33,10 @@ def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def gradients_together(subnet: nn.Module) -> Iterator[None]:
-    """Within it, a subnet keeps its gradients; at its end they move into the supernet's, all at once.
+    """Context manager in which a subnet keeps its gradients; at its end all of them move into the supernet's together.
 
-    Kernels are launched for many tensors together then, which is what a backward pass of a small network on a GPU waits
-    for. What is not a subnet passes through.
+    Kernels then run for many tensors together: a backward pass of a small network on a GPU waits for launches. Modules
+    that are not subnets are left alone.
     """
     router = _routers.get(subnet)
     with nullcontext() if router is None else router.held():
@@ -85,7 +85,7 @@ def bind_subnet(
 def contiguous(
     subnet: nn.Module, *, cast: Sequence[nn.Parameter] = (), dtype: torch.dtype = torch.float32
 ) -> Iterator[None]:
-    """Within it, the weights of a subnet are dense copies; the supernet's must not change meanwhile.
+    """Context manager in which the weights of a subnet are dense copies; the supernet's must not change meanwhile.
 
     Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward. Those in
     `cast` are copied to `dtype`, whether they are strided or not.
