@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, cycle
-from math import comb
+from math import comb, lcm
 
 import numpy as np
 
 from anywidth.groups.analysis import ChannelGroup
 
-__all__ = ["NARROWEST", "RANDOM", "channels_of", "separating"]
+__all__ = ["NARROWEST", "RANDOM", "ROUNDED", "channels_of", "meeting", "separating"]
 
 RANDOM = range(8)
 """Draws that narrow every group to a random number of units."""
 
 NARROWEST = len(RANDOM)
 """The draw that narrows every group as far as a proof can."""
+
+ROUNDED = range(9, 12)
+"""Draws that narrow every group to a quarter, a half and three quarters, in multiples of eight channels."""
+
+_MEETING = 16
 
 _ALONE = 8
 """Up to this many groups are narrowed alone."""
@@ -46,6 +51,11 @@ def separating(groups: int, *, small: bool, most: int = _STRIDE - 1) -> list[int
     return [_numbered(size, number, which, 1) for which in range(number)] if groups > 1 else []
 
 
+def meeting(size: int) -> int:
+    """The draw that narrows every larger group to this number of channels, where its units permit."""
+    return _MEETING + size * _STRIDE**3
+
+
 def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[str, int]:
     """Active channels in one draw, by the names of the groups; those left whole are not listed.
 
@@ -56,6 +66,11 @@ def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[st
         return {g.name: int(rng.integers(_fewest(g), g.units)) * g.unit for g in groups}
     if draw == NARROWEST:
         return {g.name: _fewest(g) * g.unit for g in groups}
+    if draw in ROUNDED:
+        return {g.name: _rounded(g, (draw - ROUNDED.start + 1) / 4) for g in groups}
+    if draw % _STRIDE**3 == _MEETING:
+        size = draw // _STRIDE**3
+        return {g.name: size for g in groups if size < g.channels and size % g.unit == 0}
     rest, which = divmod(draw, _STRIDE)
     rest, number = divmod(rest, _STRIDE)
     count, size = divmod(rest, _STRIDE)
@@ -89,3 +104,9 @@ def _uneven(group: ChannelGroup, place: int, which: int, count: int) -> int:
 def _fewest(group: ChannelGroup) -> int:
     """The fewest units to prove with: two channels where that is possible, because one alone has no variance."""
     return 1 if group.unit > 1 or group.units == 2 else 2
+
+
+def _rounded(group: ChannelGroup, share: float) -> int:
+    """Channels at a share of all, as widths round them by default."""
+    step = lcm(8, group.unit)
+    return min(max(round(share * group.channels / step), 1) * step, group.channels)

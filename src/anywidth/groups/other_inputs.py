@@ -21,7 +21,7 @@ from anywidth.groups.narrow import narrow, take
 from anywidth.groups.propagate import propagate
 from anywidth.groups.prover import Prover
 
-__all__ = ["try_other_inputs"]
+__all__ = ["reconcile", "try_other_inputs"]
 
 _LARGEST = 1 << 20
 """Elements of inputs beyond which larger ones are not tried, unless the example is as large."""
@@ -34,9 +34,12 @@ def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, input
 
     The network is narrowed twice, with the integers in doubt left alone and with them following channels. Where the
     full network takes some other inputs and the two differ for them, or the narrowed network fails or returns other
-    shapes, a second proof with those inputs decides. Groups that pass it in neither way are frozen.
+    shapes, a second proof with those inputs decides. Groups that pass it in neither way are frozen. So it does where
+    the full network calls other functions for them.
     """
     proofs = 0
+    for other in _with_other_calls(model, prover, inputs):
+        analysis = _decide(model, analysis, prover, other)
     settled: set[Integer] = set()
     runs = _Runs(model, analysis, settled)
     for other in _others(inputs, runs.values()):
@@ -49,27 +52,42 @@ def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, input
 
 
 def _decide(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs) -> Analysis:
-    """The choice of integers that is right for these inputs and the example; else groups at fault are frozen."""
+    """The same analysis, right for these inputs as well."""
     try:
         with without_collection():
             second = capture(model, inputs, training=False)
             found = propagate(model, [second])
     except AnalysisError:
         return analysis  # it runs and cannot be captured
-    other = Prover(model, found, second, inputs)
-    failure = other.prove(analysis, analysis.elastic)
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+    return reconcile(model, analysis, prover, Prover(model, found, second, inputs), f"for inputs of shape {shapes}")
+
+
+def reconcile(
+    model: nn.Module, analysis: Analysis, prover: Prover, other: Prover, where: str, draws: Sequence[int] = ()
+) -> Analysis:
+    """The choice of integers that passes two proofs; else the groups at fault in the second one are frozen.
+
+    Args:
+        model: The model.
+        analysis: What passes the first proof.
+        prover: The first proof.
+        other: The second one.
+        where: When the second one matters, for the reason of what is frozen.
+        draws: Those of the second one, by default as for the first.
+    """
+    failure = other.prove(analysis, analysis.elastic, draws=draws)
     if failure is None:
         return analysis
     for trial in _trials(model, analysis):
-        if other.prove(trial, trial.elastic, draws=[failure.draw]) is None and all(
-            each.prove(trial, trial.elastic) is None for each in (other, prover)
-        ):
-            return trial
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+        if other.prove(trial, trial.elastic, draws=[failure.draw]) is None:
+            passes = other.prove(trial, trial.elastic, draws=draws) is None
+            if passes and prover.prove(trial, trial.elastic) is None:
+                return trial
     while failure is not None and analysis.elastic:
         group, failure = other.fault(analysis, analysis.elastic, failure)
-        analysis = analysis.freeze({group.name: f"for inputs of shape {shapes}, {failure.text}"})
-        failure = other.prove(analysis, analysis.elastic) if analysis.elastic else None
+        analysis = analysis.freeze({group.name: f"{where}, {failure.text}"})
+        failure = other.prove(analysis, analysis.elastic, draws=draws) if analysis.elastic else None
     return analysis
 
 
@@ -210,6 +228,27 @@ def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Input
                 yield _resized(inputs, places, new)
     batch = frozenset((i, 0) for i, tensor in enumerate(leaves) if tensor.ndim)
     yield _resized(inputs, batch, leaves[0].shape[0] + 1 if leaves[0].ndim else 2)
+
+
+def _with_other_calls(model: nn.Module, prover: Prover, inputs: Inputs) -> Iterator[Inputs]:
+    """Inputs of other sizes for which the full network calls other functions than for the example."""
+    if not prover.compares:
+        return
+    usual = prover.ways.full()
+    leaves = inputs.tensors()
+    others = [_resized(inputs, places, new) for size, places in _sizes(leaves) for new in (2 * size, size // 2) if new]
+    batch = frozenset((i, 0) for i, tensor in enumerate(leaves) if tensor.ndim)
+    rows = max((tensor.shape[0] for tensor in leaves if tensor.ndim), default=0)
+    others += [_resized(inputs, batch, new) for new in dict.fromkeys((1, rows + 1)) if batch and new != rows]
+    seen = {usual, None}
+    for other in others if usual is not None else ():
+        numel = sum(tensor.numel() for tensor in other.tensors())
+        if numel > max(_LARGEST, 4 * sum(tensor.numel() for tensor in leaves)):
+            continue
+        called = prover.ways.full(other)
+        if called not in seen and len(seen) < 2 + _PROOFS:
+            seen.add(called)
+            yield other
 
 
 def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, int]]]]:

@@ -50,6 +50,7 @@ class Propagation:
     uncounted: dict[str, int]
     unknown: dict[str, int]
     facets: dict[str, list[Array]]
+    training_facets: dict[str, list[Array]]
     cuts: tuple[Array, ...]
     numbers: tuple[Number, ...]
     called: frozenset[str]
@@ -70,7 +71,8 @@ def canonical_paths(model: nn.Module) -> dict[str, str]:
 def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
     """Labels for all tensors of a model, merged over all its captured graphs.
 
-    Costs and unknown operators are taken from the last capture, which should be the evaluation graph.
+    Costs and unknown operators are taken from the last capture, which should be the evaluation graph; labels by node
+    are kept for it and for a training graph before it.
     """
     labels = Labels()
     names = canonical_names(model)
@@ -93,12 +95,15 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
     uncounted: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     node_facets: dict[str, list[Array]] = {}
+    training_facets: dict[str, list[Array]] = {}
     flow = Flow(labels)
     for capture in captures:
         flow.costs = []
         uncounted, node_facets = Counter(), {}
         _walk(flow, capture, names, values, used, uncounted, unknown, node_facets)
         costs = flow.costs
+        if capture.training:
+            training_facets = node_facets
     flow.settle_splits()
     for name, vectors in dims.items():
         if name not in used:
@@ -113,6 +118,7 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         uncounted=dict(uncounted),
         unknown=dict(unknown),
         facets=node_facets,
+        training_facets=training_facets,
         cuts=tuple(flow.cuts),
         numbers=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.numbers),
         called=frozenset(paths.get(path, path) for capture in captures for path in _called(capture)),

@@ -17,9 +17,10 @@ from torch.fx import Node
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
+from anywidth.groups.branches import Ways, compares, meeting_sizes
 from anywidth.groups.capture import Capture
 from anywidth.groups.compare import difference, tensor_difference, tolerance_of
-from anywidth.groups.draws import NARROWEST, RANDOM, channels_of, separating
+from anywidth.groups.draws import NARROWEST, RANDOM, ROUNDED, channels_of, meeting, separating
 from anywidth.groups.fixed_noise import FixedNoise, needs_fixed_noise
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
@@ -37,6 +38,9 @@ _GAIN = 0.5
 
 _SMALL = 20_000_000
 """Networks of fewer MACs are proved in more draws."""
+
+_MEETINGS = 8
+"""Sizes that channels of other networks are made to meet."""
 
 _LARGE = 1_000_000_000
 """Networks of more MACs are proved in single precision, and in double precision where they fail."""
@@ -104,6 +108,7 @@ class Prover:
             dtype=self._quick,
             seed=self.seed,
             gain=_GAIN,
+            training=self.capture.training,
         )
         if found.model is not None:
             self._copies[self._quick] = found.model
@@ -133,10 +138,18 @@ class Prover:
     def _copy(self, dtype: torch.dtype) -> nn.Module:
         kind = self._reaction.kind
         if self._calm:
-            return stand_in(self.model, dtype, "small" if kind == "random" else kind, seed=self.seed + 1)
+            return stand_in(
+                self.model,
+                dtype,
+                "small" if kind == "random" else kind,
+                seed=self.seed + 1,
+                training=self.capture.training,
+            )
         if dtype not in self._copies:
             gain = _GAIN if dtype == self._quick else 1.0
-            self._copies[dtype] = stand_in(self.model, dtype, kind, seed=self.seed, gain=gain)
+            self._copies[dtype] = stand_in(
+                self.model, dtype, kind, seed=self.seed, gain=gain, training=self.capture.training
+            )
         return self._copies[dtype]
 
     def _cast(self, dtype: torch.dtype) -> Inputs:
@@ -171,6 +184,36 @@ class Prover:
         failures = (self._prove(analysis, groups, draw) for draw in draws or self._draws(analysis, groups))
         return next((failure for failure in failures if failure is not None), None)
 
+    def meet(self, analysis: Analysis) -> Failure | None:
+        """None if the network is right where channels happen to be as many as something else, else what is wrong.
+
+        A forward that compares sizes may take another way then. Whether it does is seen without computing; only then
+        the numbers decide.
+        """
+        if not self.compares or not analysis.elastic:
+            return None
+        usual = self.ways.full()
+        sizes = meeting_sizes(self.capture, analysis)
+        if _macs(analysis) >= _SMALL:
+            sizes = sizes[:_MEETINGS]
+        for size in sizes if usual is not None else ():
+            draw = meeting(size)
+            if self.ways.narrowed(analysis, self._units(analysis, analysis.elastic, draw)) != usual:
+                failure = self._prove(analysis, analysis.elastic, draw)
+                if failure is not None:
+                    return failure
+        return None
+
+    @cached_property
+    def compares(self) -> bool:
+        """Whether the forward may take another way for other sizes."""
+        return compares(self.model)
+
+    @cached_property
+    def ways(self) -> Ways:
+        """The functions that the forward calls."""
+        return Ways(self.model, self.inputs)
+
     def silent(self, analysis: Analysis) -> list[ChannelGroup]:
         """The elastic groups that nothing compared depends on, so that a proof says nothing about them."""
         moved = self._reaction.moved_groups(analysis, self.found)
@@ -184,7 +227,7 @@ class Prover:
         macs = _macs(analysis)
         small, most = macs < _SMALL, max(_FEWEST, _MACS // max(1, macs))
         draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small, most=most)]
-        return list(dict.fromkeys([*draws, *RANDOM[:3]])) if small else draws
+        return list(dict.fromkeys([*draws, *RANDOM[:3], *ROUNDED])) if small else draws
 
     def _random_draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
         """The fewest random draws that tell apart whatever integer attributes may count and any of them can."""

@@ -128,6 +128,7 @@ def react(
     dtype: torch.dtype,
     seed: int,
     gain: float,
+    training: bool = False,
 ) -> Reaction:
     """Weights and inputs with which the numbers of a network stay finite, and how it reacts to them.
 
@@ -142,6 +143,7 @@ def react(
         dtype: The precision to run in.
         seed: Of the random numbers.
         gain: Factor of random weights.
+        training: Whether to run in training mode.
     """
     best: _Run | None = None
     for candidate in (varied(inputs, seed), inputs):
@@ -149,7 +151,7 @@ def react(
             assert candidate is not None
             try:
                 with surroundings(dtype):
-                    run = _full(model, candidate, kind, sites, parts, dtype, seed, gain)
+                    run = _full(model, candidate, kind, sites, parts, dtype, seed, gain, training)
             except Exception:  # other numbers than the user's need not suit, and the proof says what is wrong
                 break
             if best is None or run.finite > best.finite:
@@ -187,8 +189,9 @@ def _full(
     dtype: torch.dtype,
     seed: int,
     gain: float,
+    training: bool,
 ) -> _Run:
-    unused = stand_in(model, dtype, kind, seed=seed, gain=gain)
+    unused = stand_in(model, dtype, kind, seed=seed, gain=gain, training=training)
     copied = duplicate(unused, stand_ins(unused))  # a forward may fill caches, which narrowed copies must not have
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

@@ -24,15 +24,17 @@ _PERIOD = 1_000_003
 """A prime, so that rows are alike only in tensors with more rows than this, or of longer rows."""
 
 
-def stand_in(model: nn.Module, dtype: torch.dtype, kind: Kind, *, seed: int, gain: float = 1.0) -> nn.Module:
-    """A copy of a model in evaluation mode, on the CPU, in `dtype`, with weights of `kind` times `gain`.
+def stand_in(
+    model: nn.Module, dtype: torch.dtype, kind: Kind, *, seed: int, gain: float = 1.0, training: bool = False
+) -> nn.Module:
+    """A copy of a model in evaluation or training mode, on the CPU, in `dtype`, with weights of `kind` times `gain`.
 
     Random weights, so that neither a zero-initialised layer nor a tiny layer scale can hide a difference.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
     made = {key: _weight(tensor, dtype, kind, gain, generator) for key, tensor in tensors.items()}
-    copied = duplicate(model, made).eval()
+    copied = duplicate(model, made).train(training)
     if kind != "own":
         _randomise_statistics(copied, generator)
     return copied
@@ -74,12 +76,18 @@ def _weight(tensor: Tensor, dtype: torch.dtype, kind: Kind, gain: float, generat
 
 
 def _random(own: Tensor, kind: Kind, gain: float, generator: torch.Generator) -> Tensor:
-    """A random weight: normal matrices that keep the size of what passes, vectors between 0.5 and 1.5."""
+    """A random weight: normal matrices that keep the size of what passes, vectors of 0.5 to 1.5 times the user's.
+
+    Numbers of the user's vectors that are small count as one, lest they hide what they multiply; signs stay, as a
+    forward may depend on them.
+    """
     if kind == "noisy":
         spread = 0.1 * float(own.std(correction=0)) + 0.01 if own.numel() else 0.0
         return own + _normal(own.numel(), generator).reshape(own.shape).to(own.dtype).mul_(spread)
     if own.ndim < 2:
-        return torch.rand(own.shape, generator=generator, dtype=own.dtype) + 0.5
+        size = own.abs().where(own.abs() > 0.1, 1).nan_to_num(1.0, 1.0, 1.0)
+        sign = torch.where(own < 0, -1, 1)
+        return (torch.rand(own.shape, generator=generator, dtype=own.dtype) + 0.5) * size * sign
     spread = gain * math.sqrt(2 / max(1, own.shape[1:].numel())) * (0.1 if kind == "small" else 1)
     value = _normal(own.numel(), generator).reshape(own.shape).to(own.dtype).mul_(spread)
     return value.abs_() if kind == "positive" else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis, ChannelGroup
 from anywidth.groups.capture import Capture
+from anywidth.groups.draws import NARROWEST, RANDOM, ROUNDED
 from anywidth.groups.labels import varying
 from anywidth.groups.meanings import (
     Integer,
@@ -24,7 +25,7 @@ from anywidth.groups.meanings import (
     leave_alone,
     without_coincidences,
 )
-from anywidth.groups.other_inputs import try_other_inputs
+from anywidth.groups.other_inputs import reconcile, try_other_inputs
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.prover import Failure, Prover
 from anywidth.groups.solve import shared_path, solve
@@ -34,6 +35,8 @@ __all__ = ["verify"]
 _ROUNDS = 40
 _STEPS = 16
 """Remedies for one class, after which groups at fault are frozen one by one."""
+_IN_TRAINING = (RANDOM[0], NARROWEST, ROUNDED[1])
+"""Draws that are compared in training mode, where a forward does more in it."""
 _SILENT = "nothing depends on these channels for the example inputs, so that nothing can be proved about them"
 
 
@@ -46,9 +49,9 @@ def verify(
     class of the module at fault is repaired: other meanings of its integer attributes are tried, then channels that
     its forward takes to be equally many are tied, and at last the groups at fault are frozen, alike in all modules
     of that class. Where it runs and differs, a group at fault is found by halving, and frozen; the second one with the
-    same part in modules of one class is frozen in all of them. Outputs are compared in evaluation mode (the last
-    capture); a forward that does more in training (known from the captures, or by `run_training`) has to run in that
-    mode as well.
+    same part in modules of one class is frozen in all of them. Numbers are compared in evaluation mode (the last
+    capture), and in training where a forward that does more there was captured as well; one that was not
+    (`run_training`) has to run in that mode.
     """
     repair = _Repair(model, found, solve(model, found))
     differ = len({(frozenset(capture.operators().items()), capture.used()) for capture in captures}) > 1
@@ -59,14 +62,24 @@ def verify(
         failure = prover.prove(repair.analysis, groups) if groups else None
         if failure is None:
             silent = prover.silent(repair.analysis)
-            if not silent:
-                return repair.finish(prover, inputs)
-            repair.freeze({group.name: _SILENT for group in silent})
+            if silent:
+                repair.freeze({group.name: _SILENT for group in silent})
+                continue
+            failure = prover.meet(repair.analysis)
+            if failure is None:
+                return repair.finish(prover, _in_training(model, found, captures, inputs), inputs)
+            repair.give_up(*prover.fault(repair.analysis, groups, failure))
             continue
         repaired = repair.reconsider(failure, prover) if failure.module is None else repair.step(failure, prover)
         if not repaired:
             repair.give_up(*prover.fault(repair.analysis, groups, failure))
     return repair.analysis.freeze({group.name: "no proof within the rounds allowed" for group in groups})
+
+
+def _in_training(model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs) -> Prover | None:
+    """Proofs of the forward in training, if it was captured."""
+    capture = captures[0]
+    return Prover(model, replace(found, facets=found.training_facets), capture, inputs) if capture.training else None
 
 
 @dataclass
@@ -120,10 +133,13 @@ class _Repair:
                     return self._accept(trial)
         return False
 
-    def finish(self, prover: Prover, inputs: Inputs) -> Analysis:
+    def finish(self, prover: Prover, training: Prover | None, inputs: Inputs) -> Analysis:
         """The proved analysis, in which no integer follows channels without need."""
         analysis = drop_unneeded(self.model, self.analysis, prover)
-        return without_coincidences(try_other_inputs(self.model, analysis, prover, inputs))
+        analysis = try_other_inputs(self.model, analysis, prover, inputs)
+        if training is not None and training.prove(analysis, [], draws=_IN_TRAINING[:1]) is None:
+            analysis = reconcile(self.model, analysis, prover, training, "in training", draws=_IN_TRAINING)
+        return without_coincidences(analysis)
 
     def _assign(self, kind: type, failure: Failure, prover: Prover) -> bool:
         """Give other meanings to the integers of a class: such that the draw passes, or at least runs there."""
