@@ -41,7 +41,7 @@ class Registry(Generic[R]):
     >>> @dataclass
     ... class Colour:
     ...     name: str
-    >>> colours = Registry(Colour, kind="colour", package="anywidth.core", group="anywidth.colours", error=AnywidthError)
+    >>> colours = Registry(Colour, kind="colour", package="anywidth.core", group="colours", error=AnywidthError)
     >>> _ = colours.add(Colour("red"))
     >>> colours.find("red")
     Colour(name='red')
