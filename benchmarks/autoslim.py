@@ -17,7 +17,8 @@ from timing import write_result
 
 import anywidth as aw
 from anywidth.models import build_model
-from anywidth.search import Judge, SearchData, SearchSettings, Step, descend
+from anywidth.search import Scorer, SearchData, SearchSettings, Step
+from anywidth.search.methods.greedy import descend
 
 SIDE, CLASSES = 32, 100
 
@@ -50,17 +51,17 @@ def main() -> None:
         data = SearchData.of(
             [torch.randn(count, 3, SIDE, SIDE)], [(torch.randn(count, 3, SIDE, SIDE), torch.randint(CLASSES, (count,)))]
         )
-        judges = {
-            kind: Judge(net, data, aw.macs, settings=SearchSettings(memory=memory))
+        scorers = {
+            kind: Scorer(net, data, aw.macs, settings=SearchSettings(memory=memory))
             for kind, memory in (("shared", 4e9), ("naive", 0))
         }
-        budgets = judges["naive"].budgets("20%")
-        steps: dict[str, list[Step]] = {kind: [] for kind in judges}
+        budgets = scorers["naive"].budgets("20%")
+        steps: dict[str, list[Step]] = {kind: [] for kind in scorers}
         for number in range(1, arguments.steps + 1):
-            for kind in list(judges)[:: 1 if number % 2 else -1]:  # what is known is not computed again
-                steps[kind].append(descend(judges[kind], budgets, steps=number)[0][-1])
+            for kind in list(scorers)[:: 1 if number % 2 else -1]:  # what is known is not computed again
+                steps[kind].append(descend(scorers[kind], budgets, steps=number)[0][-1])
         alike = [step.network for step in steps["shared"]] == [step.network for step in steps["naive"]]
-        same = judges["shared"].state.scores == judges["naive"].state.scores
+        same = scorers["shared"].state.scores == scorers["naive"].state.scores
         ratios = [a.seconds / b.seconds for a, b in zip(steps["shared"], steps["naive"], strict=True)]
         counted = [sum(step.seconds for step in steps[kind][1:]) for kind in ("shared", "naive")]
         row = {

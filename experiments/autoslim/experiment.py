@@ -10,10 +10,9 @@ from pathlib import Path
 from anywidth.core.files import write_atomically
 from anywidth.cost import macs
 from anywidth.data import hold_out, make_loaders
-from anywidth.evaluation.spectrum import require_matplotlib
-from anywidth.evaluation.style import INK, OTHERS, QUIET, RULE, style_axes
+from anywidth.evaluation.style import INK, OTHERS, QUIET, RULE, require_matplotlib, style_axes
 from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, Results, higher
-from anywidth.search import Judge, SearchData, explore, slim
+from anywidth.search import Scorer, SearchData, search
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
 
@@ -27,17 +26,17 @@ GREEDY, EVOLVED, UNIFORM = "found by greedy slimming", "found by evolution", "un
 CHANNELS = "channels: "
 
 
-def search(lab: Lab) -> Mapping[str, Curve]:
+def searched(lab: Lab) -> Mapping[str, Curve]:
     """Train a supernet, search it for the budgets by both methods, and train from scratch what was found."""
     # The search has its own part of the training images; networks that are found are trained on all of them.
     searching = copy.copy(lab)
     searching.bundle, held_out = hold_out(lab.bundle, HELD_OUT, seed=lab.seed)
     net = searching.train(searching.supernet(), "supernet", nonuniform=True)
     loaders = make_loaders(replace(searching.bundle, test=held_out), batch_size=500, seed=lab.seed)
-    judge = Judge(net, SearchData.of(loaders.calibration, loaders.test), macs)
+    scorer = Scorer(net, SearchData.of(loaders.calibration, loaders.test), macs)
     budgets = [float(macs(net, width)) for width in sorted(WIDTHS, reverse=True)]
-    greedy = slim(judge, budgets)
-    evolved = explore(judge, budgets, method="evolution", evaluations=EVALUATIONS, seed=lab.seed)
+    greedy = search(scorer, budgets)
+    evolved = search(scorer, budgets, "evolution", evaluations=EVALUATIONS, seed=lab.seed)
     arms: dict[str, Curve] = {}
     for name, found in ((GREEDY, greedy), (EVOLVED, evolved)):
         configs = dict(zip(sorted(WIDTHS, reverse=True), found, strict=True))
@@ -101,7 +100,7 @@ def draw_channels(results: Results, path: Path) -> Path:
 EXPERIMENT = Experiment(
     title="Searched channel numbers against uniform ones, at equal MACs, trained from scratch",
     paper="AutoSlim (arXiv 1903.11728)",
-    cells={"search": search, "uniform": uniform},
+    cells={"search": searched, "uniform": uniform},
     claims=[
         Claim(
             text="found networks are better than uniform ones of the same MACs, mean of three budgets",

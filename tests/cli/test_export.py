@@ -53,6 +53,8 @@ def test_a_budget_chooses_among_the_calibrated_widths(finished, tmp_path, capsys
     assert "no width keeps macs within 10: the narrowest, 0.25, takes" in capsys.readouterr().err
     assert main(["export", str(finished), "--budget", "weight<=10kg", "--out", out]) == 2
     assert "cannot read a budget from 'weight<=10kg'" in capsys.readouterr().err
+    assert main(["export", str(finished), "--budget", "300M", "--out", out]) == 2
+    assert "budget 300M does not say what it limits; give such as macs<=300M" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def test_a_budget_chooses_among_the_calibrated_widths(finished, tmp_path, capsys
         (["--width", "0.5", "--ladder", "0.5,1"], "not --width and --ladder"),
         (["--ladder", "0.5,1", "--format", "pt2"], "--ladder is for --format onnx, not pt2"),
         (["--width", "0.5", "--int8", "--format", "torch"], "--int8 is for --format onnx, not torch"),
+        (["--width", "0.5", "--format", "tflite"], "format 'tflite' is unknown; choose one of onnx, pt2, torch"),
         (["--ladder", "0.5,1", "--int8"], "--int8 goes with one width"),
         (["--ladder", "0.5,0.75"], "width 0.75 has no batch-norm statistics"),
     ],

@@ -168,6 +168,20 @@ def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
         assert len(rows(tmp_path / "run" / "comparison.csv")) == 2
 
 
+@pytest.mark.parametrize("method", ["evolution", "random"])
+def test_other_methods(searched, tmp_path, method, capsys) -> None:
+    out = tmp_path / "found.json"
+    asked = ["search", str(searched), "--budgets", "macs<=70%", "--method", method, "--evaluations", "6", *FAST]
+    assert main([*asked, "--seed", "3", "--out", str(out)]) == 0
+    assert "100 % of the way: 6/6 networks" in capsys.readouterr().out
+    result = SearchResult.from_json(out)
+    assert {name: result.about[name] for name in ("method", "evaluations", "seed")} == {
+        "method": method, "evaluations": 6, "seed": 3
+    }  # fmt: skip
+    assert aw.macs(net_of(searched), result[0]) <= 0.7 * aw.macs(net_of(searched))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["found.json", "found.png"]
+
+
 def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, capsys) -> None:
     file, out, whole = searched / "search-macs.json", tmp_path / "retrained", tmp_path / "whole"
     asked = ["train", "--from-search", str(file), "--budget", "50%", "--out"]
@@ -220,6 +234,9 @@ def test_a_retraining_whose_loss_is_not_finite_says_what_is_kept(
         (["--budgets", "1%"], "budget 1% is below the narrowest network"),
         (["--budgets", "2e9"], "budget 2e9 is not below the widest network"),
         (["--budgets", "fast"], "cannot read a budget from 'fast'"),
+        (["--budgets", "5ms"], "budget 5ms limits a number of ms, not macs"),
+        (["--budgets", "50%", "--method", "best"], "search method 'best' is unknown; choose one of"),
+        (["--budgets", "50%", "--method", "random", "--evaluations", "0"], "--evaluations is 0"),
         (["--budgets", "50%", "--piece", "0"], "piece is 0"),
         (["--budgets", "50%", "--calibration-images", "1"], "--calibration-images is 1"),
         (["--budgets", "50%", "--out", "x.csv"], "ends in .json"),

@@ -145,7 +145,7 @@ def test_the_format_comes_from_the_ending_or_is_asked_for(net, tmp_path):
     assert load_dense(tmp_path / "a.bin", Residual()).head.in_features == 8
     with pytest.raises(ExportError, match="'a.bin' means no format"):
         aw.export(net, 0.5, tmp_path / "a.bin")
-    with pytest.raises(ExportError, match="'tflite' is unknown; choose one of onnx, torch, pt2"):
+    with pytest.raises(ExportError, match="'tflite' is unknown; choose one of onnx, pt2, torch"):
         aw.export(net, 0.5, tmp_path / "a.onnx", "tflite")
 
 

@@ -13,7 +13,8 @@ from torch import nn
 import anywidth as aw
 from anywidth.core.errors import CheckpointError, SearchError
 from anywidth.cost import NamedCost, fit_latency
-from anywidth.search import Evaluator, Judge, SearchData, SearchResult, SearchSettings, descend, slim
+from anywidth.search import Evaluator, Scorer, SearchData, SearchResult, SearchSettings, search
+from anywidth.search.methods.greedy import descend
 from anywidth.search.plan import narrower, space
 
 SMALL = SearchSettings(piece=0.25)
@@ -245,9 +246,9 @@ def test_progress_ends_at_the_last_budget(toy, loader, held_out) -> None:
 
 
 def test_two_searches_share_what_is_known(toy, loader, held_out) -> None:
-    judge = Judge(toy, SearchData.of(loader, held_out()), aw.macs, settings=SMALL)
-    slim(judge, "60%")
-    known = len(judge.state.scores)
-    steps, _ = descend(judge, judge.budgets("60%"), steps=2)
+    scorer = Scorer(toy, SearchData.of(loader, held_out()), aw.macs, settings=SMALL)
+    search(scorer, "60%")
+    known = len(scorer.state.scores)
+    steps, _ = descend(scorer, scorer.budgets("60%"), steps=2)
     assert len(steps) == 3
-    assert len(judge.state.scores) == known
+    assert len(scorer.state.scores) == known

@@ -13,8 +13,8 @@ import anywidth as aw
 from anywidth.core.errors import SearchError
 from anywidth.models import build_model
 from anywidth.search import Evaluator, SearchData
+from anywidth.search.affected import affected_modules, changed_modules
 from anywidth.search.plan import narrower, space
-from anywidth.search.touched import changed_modules, touched_modules
 from zoo import Case, cases
 
 # Nothing of theirs is not in a smaller one.
@@ -76,10 +76,10 @@ def test_shared_activations_change_no_bit(name: str, memory: float) -> None:
         for candidate in candidates:
             for one, other in zip(plain.logits(candidate), shared.logits(candidate), strict=True):
                 assert torch.equal(one, other)
-        assert shared.recall.bytes <= memory
+        assert shared.activation_cache.bytes <= memory
         config = candidates[-1]
     if memory == 1e9:
-        assert shared.recall.recalled > 0
+        assert shared.activation_cache.reused > 0
 
 
 @pytest.mark.parametrize("case", cases(lambda case: case.elastic and not case.slow and case.name not in LARGE))
@@ -142,7 +142,7 @@ def test_forwards_that_write_in_place() -> None:
         for candidate in candidates:
             assert torch.equal(plain.logits(candidate)[0], shared.logits(candidate)[0])
         config = candidates[-1]
-    assert shared.recall.recalled > 0
+    assert shared.activation_cache.reused > 0
 
 
 def count_convolutions(monkeypatch: pytest.MonkeyPatch, error: float = 0.0) -> list[nn.Conv2d]:
@@ -166,7 +166,7 @@ def test_a_narrowed_convolution_is_cut_once_it_is_known_to_be_the_same(monkeypat
     shared.set_base(net.config(1.0))
     calls = count_convolutions(monkeypatch, error)
     shared.base = None
-    shared.recall.clear()
+    shared.activation_cache.clear()
     shared.set_base(net.config(1.0))
     candidate = narrower(net.config(1.0), space(net, piece=0.3))["stages.2.2.conv1"]
     numbers = []
@@ -210,7 +210,7 @@ def test_where_sharing_is_wrong_it_is_given_up() -> None:
     with pytest.warns(UserWarning, match="every network is computed from the input on"):
         shared.set_base(net.config(1.0))
     assert torch.equal(shared.logits(net.config(0.5))[0], Evaluator(net, data).logits(net.config(0.5))[0])
-    assert shared.recall.recalled == 0
+    assert shared.activation_cache.reused == 0
 
 
 def test_what_was_not_computed_again(monkeypatch) -> None:
@@ -232,10 +232,10 @@ def test_modules_that_follow_a_group_are_known() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = aw.Supernet(model, torch.randn(2, 1, 8, 8))
-    touched = touched_modules(net)
-    assert touched == {"0.0": {"", "0", "0.0", "0.1", "1"}}
-    assert changed_modules(touched, net.config(0.5), net.config(1.0)) == touched["0.0"]
-    assert changed_modules(touched, net.config(0.5), net.config(0.5)) == set()
+    affected = affected_modules(net)
+    assert affected == {"0.0": {"", "0", "0.0", "0.1", "1"}}
+    assert changed_modules(affected, net.config(0.5), net.config(1.0)) == affected["0.0"]
+    assert changed_modules(affected, net.config(0.5), net.config(0.5)) == set()
 
 
 def test_nan_is_told() -> None:

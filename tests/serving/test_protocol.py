@@ -83,7 +83,7 @@ def test_a_request_sets_a_budget(public, served, images):
     assert used("latency<=100s") == 1.0
     for budget, message in (
         ("macs<=1", "no width keeps 'macs<=1'"),
-        ("size<=1MB", "no budget of size"),
+        ("size<=1MB", "limits size, not latency or macs or params"),
         ("x", "cannot read"),
     ):
         with pytest.raises(InferenceServerException, match=message):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from anywidth.cli.options import SettingsError, option
 from anywidth.cli.values import parse_ladder, parse_width
@@ -28,7 +28,7 @@ class ExportSettings:
     Attributes:
         run: folder that anywidth train wrote
         width: the width to write: 0.35, or by pattern such as layer3.*=0.6+*=0.5
-        budget: write the widest calibrated width with latency<=5ms, macs<=20e6, params<=1e6 or size<=1MB
+        budget: write the widest calibrated width within 5ms or 1MB, or with macs<=20e6, params<=0.5x or latency<=5ms
         ladder: write several widths into one ONNX file with one copy of the weights: 0.25,0.5,0.75,1.0
         format: onnx, torch (safetensors) or pt2 (torch.export); by default what the ending of --out means
         int8: 8-bit integers in ONNX, calibrated on training images
@@ -42,7 +42,7 @@ class ExportSettings:
     width: float | dict[str, float] | None = field(default=None, metadata=option(parse=parse_width, metavar="W"))
     budget: str | None = field(default=None, metadata=option(metavar="LIMIT"))
     ladder: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_ladder, metavar="W,W,..."))
-    format: Literal["onnx", "torch", "pt2"] | None = field(default=None, metadata=option(metavar="NAME"))
+    format: str | None = field(default=None, metadata=option(metavar="NAME"))
     int8: bool = False
     license: str = "unknown"
     data_root: Path | None = None
@@ -62,17 +62,19 @@ def run(settings: ExportSettings) -> int:
 
     from anywidth.cli.open_run import open_run
     from anywidth.cli.threads import fitting_threads
-    from anywidth.export import CardFacts, format_of, parse_budget, write_card
+    from anywidth.export import CardFacts, format_of, write_card
+    from anywidth.export.budget import QUANTITIES
     from anywidth.report import files_table
+    from anywidth.widths import parse_budget
 
     console = Console(highlight=False)
-    kind = format_of(settings.out, settings.format)
+    kind = format_of(settings.out, settings.format).name
     if kind != "onnx" and (settings.int8 or settings.ladder):
         raise SettingsError(f"{'--int8' if settings.int8 else '--ladder'} is for --format onnx, not {kind}")
     if settings.out.is_dir():
         raise SettingsError(f"--out {settings.out} is a folder; give the name of a file")
     if settings.budget is not None:
-        parse_budget(settings.budget)
+        parse_budget(settings.budget).quantity_among(QUANTITIES)
     opened = open_run(settings.run, device="cpu", data_root=settings.data_root)
     with fitting_threads(opened.net, opened.settings.batch_size):
         rows, written, accuracy = _ladder(settings, opened) if settings.ladder else _single(settings, opened, console)
@@ -118,9 +120,10 @@ def _single(
 
     from anywidth.cli.messages import log
     from anywidth.evaluation import evaluate
-    from anywidth.export import evaluate_onnx, export, format_of, parse_budget, widest_within
+    from anywidth.export import evaluate_onnx, export, format_of, widest_within
+    from anywidth.widths import parse_budget
 
-    net, kind = opened.net, format_of(settings.out, settings.format)
+    net, kind = opened.net, format_of(settings.out, settings.format).name
     if settings.budget is not None:
         write = partial(_write_int8, opened) if settings.int8 else None
         width: Width = widest_within(net, parse_budget(settings.budget), format=kind, write=write)

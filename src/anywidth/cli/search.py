@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from anywidth.cli.open_run import OpenRun
     from anywidth.cost import LatencyModel
-    from anywidth.search import Judge, SearchData, SearchResult
+    from anywidth.search import Scorer, SearchData, SearchResult
 
 __all__ = ["SearchCommandSettings", "run"]
 
@@ -26,7 +26,11 @@ class SearchCommandSettings:
 
     Attributes:
         run: folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1
-        budgets: what networks may cost: 30e6,20e6, a share of the widest such as 50%, or an interval such as 90e6-100e6
+        budgets: what networks may cost: 30e6,20M or 20ms, a share of the widest such as 50%, or an interval such as
+            90M-100M
+        method: greedy (AutoSlim's), or evolution or random, to compare with
+        evaluations: networks that evolution and random search score
+        seed: seed of evolution and random search
         cost: what budgets are of: macs, params, memory (bytes of activations), latency, latency-compiled
             or latency-onnx (milliseconds)
         latency_model: file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json
@@ -35,13 +39,17 @@ class SearchCommandSettings:
         calibration_images: training images for the batch-norm statistics of a candidate
         held_out_images: held-out training images to score a candidate on, at most
         memory: bytes of activations that candidates share
-        out: file to write, .json; a log (.csv) and a picture (.png) go beside it; by default RUN/search-COST.json
+        out: file to write, .json; a log of the steps (.csv) and a picture (.png) go beside it; by default
+            RUN/search-COST.json, or RUN/search-COST-METHOD.json if the method is not greedy
         device: auto, cpu or cuda
         data_root: folder of downloaded data sets, if it has moved since training
     """
 
     run: Path = field(metadata=option(positional=True, metavar="RUN"))
     budgets: tuple[str, ...] = field(metadata=option(parse=parse_budget_list, metavar="B,B,..."))
+    method: str = field(default="greedy", metadata=option(metavar="NAME"))
+    evaluations: int = 200
+    seed: int = 0
     cost: Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"] = field(
         default="macs", metadata=option(metavar="NAME")
     )
@@ -56,7 +64,7 @@ class SearchCommandSettings:
     data_root: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("calibration_images", 2), ("held_out_images", 1)):
+        for name, low in (("calibration_images", 2), ("held_out_images", 1), ("evaluations", 1)):
             if getattr(self, name) < low:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least {low}")
         if self.out is not None and self.out.suffix != ".json":
@@ -77,12 +85,15 @@ def run(settings: SearchCommandSettings) -> int:
     from anywidth.cli.threads import fitting_threads
     from anywidth.core.errors import MissingExtraError
     from anywidth.report import search_table
-    from anywidth.search import Judge, SearchSettings, parse_budgets, slim
+    from anywidth.search import METHODS, Scorer, SearchSettings, search
+    from anywidth.widths import parse_budgets
 
     console = Console(highlight=False)
     parse_budgets(settings.budgets)
+    METHODS.find(settings.method)
     asked = SearchSettings(objective=settings.objective, piece=settings.piece, memory=settings.memory)
-    out = settings.out or settings.run / f"search-{settings.cost}.json"
+    by = "" if settings.method == "greedy" else f"-{settings.method}"
+    out = settings.out or settings.run / f"search-{settings.cost}{by}.json"
     if out.exists():
         raise SettingsError(f"{out} holds the result of a search; choose another file with --out, or remove it")
     opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
@@ -90,21 +101,26 @@ def run(settings: SearchCommandSettings) -> int:
     state = out.with_suffix(".state.json")
     with fitting_threads(opened.net, settings.calibration_images):
         model = _latency_model(settings, opened, console) if settings.cost.startswith("latency") else None
-        judge = Judge(opened.net, data, cost_by_name(settings.cost, model), settings=asked, state=state)
-        if judge.state.scores:
-            console.print(f"going on with {len(judge.state.scores)} networks of {state}", soft_wrap=True)
+        scorer = Scorer(opened.net, data, cost_by_name(settings.cost, model), settings=asked, state=state)
+        if scorer.state.scores:
+            console.print(f"going on with {len(scorer.state.scores)} networks of {state}", soft_wrap=True)
         try:
-            with SearchProgress(console, judge.cost) as progress:
-                result = slim(judge, settings.budgets, progress=progress)
+            with SearchProgress(console, scorer.cost) as progress:
+                result = search(
+                    scorer, settings.budgets, settings.method, evaluations=settings.evaluations, seed=settings.seed,
+                    progress=progress,
+                )  # fmt: skip
         except KeyboardInterrupt:
-            known = len(judge.state.scores)
+            known = len(scorer.state.scores)
             log("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
             return 130
     config = write_settings(opened.settings, header=f"of the run {settings.run}")
-    about = {"run": str(settings.run), "config": config}
+    about = {**result.about, "run": str(settings.run), "config": config}
     result = replace(result, about=about if model is None else {**about, "latency_model": model.as_json()})
-    result.to_csv(out.with_suffix(".csv"))
-    names = f"{out}, {out.with_suffix('.csv').name}"
+    names = str(out)
+    if result.steps:
+        result.to_csv(out.with_suffix(".csv"))
+        names += f", {out.with_suffix('.csv').name}"
     try:
         result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data.name}")
         names += f", {out.with_suffix('.png').name}"
@@ -112,7 +128,7 @@ def run(settings: SearchCommandSettings) -> int:
         log("warning", f"no picture was drawn: {error}")
     result.to_json(out)
     state.unlink(missing_ok=True)
-    console.print(search_table(result, _uniform(judge, result)))
+    console.print(search_table(result, _uniform(scorer, result)))
     console.print(f"written to {names}", soft_wrap=True)
     console.print(
         f"train them from scratch with: anywidth train --from-search {out} --budget {result.found[0].budget}",
@@ -176,14 +192,14 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
     return model
 
 
-def _uniform(judge: Judge, result: SearchResult) -> list[tuple[float, float]]:
+def _uniform(scorer: Scorer, result: SearchResult) -> list[tuple[float, float]]:
     """Cost and held-out accuracy of uniform widths, which the table compares with."""
     from anywidth.search import uniform_costs
 
-    costs = uniform_costs(judge.net, judge.cost_of, 40)
+    costs = uniform_costs(scorer.net, scorer.cost_of, 40)
     found = []
     for item in result.found:
         width = min(costs, key=lambda width: abs(costs[width] - item.network.cost))
-        look = judge.look(judge.net.config(width))
-        found.append((look.cost, look.accuracy))
+        uniform = scorer.evaluate(scorer.net.config(width))
+        found.append((uniform.cost, uniform.accuracy))
     return found

@@ -14,7 +14,7 @@ __all__ = ["SearchProgress"]
 
 
 class SearchProgress:
-    """A bar from the widest network's cost down to the last budget; in a file or pipe, a line for every tenth of it."""
+    """A bar for a search; in a file or pipe, a line for every tenth of it."""
 
     def __init__(self, console: Console, cost: NamedCost) -> None:
         self.console, self.cost = console, cost
@@ -34,11 +34,15 @@ class SearchProgress:
 
     def __call__(self, progress: Progress) -> None:
         """Move the bar."""
-        last = progress.steps[-1]
-        cost = f"{count(last.network.cost)} {self.cost.unit}".rstrip()
-        text = f"step {last.number}, {cost}, {last.network.accuracy:.2f} %"
-        of = f", {progress.candidate}/{progress.candidates}" if progress.candidates else ""
-        self._bar.update(self._task, completed=progress.share, description=text + of)
+        counted = f"{progress.candidate}/{progress.candidates}" if progress.candidates else ""
+        if progress.steps:
+            last = progress.steps[-1]
+            cost = f"{count(last.network.cost)} {self.cost.unit}".rstrip()
+            text = f"step {last.number}, {cost}, {last.network.accuracy:.2f} %"
+            detail = f", {counted}" if counted else ""
+        else:
+            text, detail = f"{counted} networks", ""
+        self._bar.update(self._task, completed=progress.share, description=text + detail)
         tenth = int(10 * progress.share)
         if not self.console.is_terminal and tenth > self._told:
             self._told = tenth

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AnalysisError",
     "AnywidthError",
+    "BudgetError",
     "CheckpointError",
     "DataError",
     "ExportError",
@@ -46,6 +47,10 @@ class ModelChangedError(AnalysisError):
 
 class WidthError(AnywidthError, ValueError):
     """A width, a pattern or a width config that does not fit the supernet."""
+
+
+class BudgetError(AnywidthError, ValueError):
+    """A budget that cannot be read, or that limits something else than what is chosen by."""
 
 
 class UncalibratedError(AnywidthError, RuntimeError):

@@ -1,8 +1,9 @@
 """Scores of widths, and the spectrum of accuracy against cost."""
 
 from anywidth.evaluation.evaluate import evaluate
+from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import Score, score_samples, top1
-from anywidth.evaluation.spectrum import Row, Spectrum, even_widths, spectrum, width_grid
+from anywidth.evaluation.spectrum import Spectrum, even_widths, spectrum, width_grid
 from anywidth.evaluation.stages import stages, widths_by_stage
 
 __all__ = [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anywidth.core.files import write_atomically
-from anywidth.evaluation.spectrum import Spectrum, require_matplotlib
-from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, style_axes
+from anywidth.evaluation.row import Row
+from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, require_matplotlib, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,9 @@ _SPAN = 2.0
 """The least range of accuracies that the picture covers, in points, so that noise does not look like a result."""
 
 
-def draw(curve: Spectrum, path: str | Path | None, others: Mapping[str, Spectrum], title: str) -> Axes:
+def draw(
+    curve: Sequence[Row], path: str | Path | None, *, name: str, others: Mapping[str, Sequence[Row]], title: str
+) -> Axes:
     """Accuracy against MACs (logarithmic) with the width below; see `Spectrum.plot`."""
     figure = require_matplotlib().Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
     axes = figure.subplots()
@@ -27,13 +29,13 @@ def draw(curve: Spectrum, path: str | Path | None, others: Mapping[str, Spectrum
     axes.plot(
         [row.macs for row in rows],
         [row.accuracy for row in rows],
-        color=LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=curve.name, zorder=2,
+        color=LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=name, zorder=2,
     )  # fmt: skip
-    for (name, points), colour in zip(others.items(), OTHERS * (1 + len(others) // len(OTHERS)), strict=False):
+    for (other, points), colour in zip(others.items(), OTHERS * (1 + len(others) // len(OTHERS)), strict=False):
         axes.scatter(
             [row.macs for row in points],
             [row.accuracy for row in points],
-            s=56, marker="D", color=colour, edgecolor="white", linewidth=0.9, label=name, zorder=3,
+            s=56, marker="D", color=colour, edgecolor="white", linewidth=0.9, label=other, zorder=3,
         )  # fmt: skip
     _scale(axes, curve)
     style_axes(axes)
@@ -47,7 +49,7 @@ def draw(curve: Spectrum, path: str | Path | None, others: Mapping[str, Spectrum
     return axes
 
 
-def _scale(axes: Any, curve: Spectrum) -> None:
+def _scale(axes: Any, curve: Sequence[Row]) -> None:
     """Axes whose marks are the round widths: their MACs, and the width below."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -70,5 +72,5 @@ def _scale(axes: Any, curve: Spectrum) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _is_round(row: Any) -> bool:
+def _is_round(row: Row) -> bool:
     return not isinstance(row.width, str) and abs(row.width * 4 - round(row.width * 4)) < 1e-6

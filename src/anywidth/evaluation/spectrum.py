@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anywidth.core.extras import from_extra
 from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
 from anywidth.evaluation.evaluate import evaluate
+from anywidth.evaluation.picture import draw
+from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import Score, top1
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -21,17 +22,7 @@ from anywidth.widths import Width
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Row", "Spectrum", "even_widths", "spectrum", "width_grid"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One width: the width (or a name), MACs and parameters, and the score (accuracy in percent by default)."""
-
-    width: float | str
-    macs: int
-    params: int
-    accuracy: float
+__all__ = ["Spectrum", "even_widths", "spectrum", "width_grid"]
 
 
 class Spectrum(Sequence[Row]):
@@ -93,9 +84,7 @@ class Spectrum(Sequence[Row]):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from anywidth.evaluation.picture import draw
-
-        return draw(self, path, others or {}, title)
+        return draw(self.rows, path, name=self.name, others=others or {}, title=title)
 
 
 def spectrum(
@@ -162,14 +151,3 @@ def width_grid(min_width: float, count: int) -> list[float]:
     if count < 2:
         return [1.0]
     return [round(min_width + (1 - min_width) * i / (count - 1), 6) for i in range(count)]
-
-
-def require_matplotlib() -> Any:
-    """The matplotlib module, drawing into files only.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    with from_extra("plots", "plots need matplotlib"):
-        from matplotlib import figure
-    return figure

@@ -1,10 +1,12 @@
-"""How pictures look: colours, and axes without what nobody reads."""
+"""How pictures look: colours, plain axes, and figures that are drawn into files."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["INK", "LINE", "OTHERS", "QUIET", "RULE", "style_axes"]
+from anywidth.core.extras import from_extra
+
+__all__ = ["INK", "LINE", "OTHERS", "QUIET", "RULE", "require_matplotlib", "style_axes"]
 
 INK, QUIET, RULE = "#1b1f24", "#57606a", "#e5e7eb"
 LINE, OTHERS = "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]
@@ -17,3 +19,14 @@ def style_axes(axes: Any) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#9ca3af")
     axes.tick_params(colors=QUIET, length=0, labelsize=9)
+
+
+def require_matplotlib() -> Any:
+    """The matplotlib module, drawing into files only.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with from_extra("plots", "plots need matplotlib"):
+        from matplotlib import figure
+    return figure

@@ -1,8 +1,9 @@
 """Widths as files that other programs run."""
 
-from anywidth.export.budget import Budget, known_widths, parse_budget, widest_within
+from anywidth.export.budget import known_widths, widest_within
 from anywidth.export.card import CardFacts, model_card, write_card
-from anywidth.export.export import Exported, Format, export, format_of
+from anywidth.export.export import Exported, export
+from anywidth.export.formats import FORMATS, ExportFormat, format_of
 from anywidth.export.int8 import export_int8
 from anywidth.export.ladder import export_ladder
 from anywidth.export.latency import onnx_latency
@@ -10,10 +11,10 @@ from anywidth.export.score import evaluate_onnx
 from anywidth.export.torch_file import load_dense
 
 __all__ = [
-    "Budget",
+    "FORMATS",
     "CardFacts",
+    "ExportFormat",
     "Exported",
-    "Format",
     "evaluate_onnx",
     "export",
     "export_int8",
@@ -23,7 +24,6 @@ __all__ = [
     "load_dense",
     "model_card",
     "onnx_latency",
-    "parse_budget",
     "widest_within",
     "write_card",
 ]

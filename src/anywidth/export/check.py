@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import ExportError
 from anywidth.core.inputs import Inputs
+from anywidth.export.program import DenseProgram
 
-__all__ = ["TOLERANCE", "check_outputs", "outputs_of"]
+__all__ = ["TOLERANCE", "check_outputs", "check_program", "outputs_of"]
 
 TOLERANCE = 1e-4
 """The largest difference to the subnet's outputs, as a share of the largest of them where that is above 1."""
@@ -62,3 +63,10 @@ def check_outputs(
                 )
             worst = max(worst, difference)
     return worst
+
+
+def check_program(dense: DenseProgram, written: Run, *, tolerance: float, what: str = "the file") -> float:
+    """The largest difference between what was written and the network of a dense program; see `check_outputs`."""
+    return check_outputs(
+        written, dense.reference, dense.inputs, what=what, dynamic_batch=dense.dynamic_batch, tolerance=tolerance
+    )

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-import torch
-
-from anywidth.core.errors import ExportError
 from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
-from anywidth.export.check import TOLERANCE, Run, check_outputs, outputs_of
-from anywidth.export.onnx_model import onnx_model
-from anywidth.export.program import DenseProgram, dense_program
-from anywidth.export.require import require_onnx
-from anywidth.export.session import open_session, runner
-from anywidth.export.torch_file import load_dense, save_dense
+from anywidth.export.check import TOLERANCE
+from anywidth.export.formats import format_of
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
-__all__ = ["Exported", "Format", "export", "format_of"]
-
-Format = Literal["onnx", "torch", "pt2"]
-_ENDINGS: dict[str, Format] = {".onnx": "onnx", ".safetensors": "torch", ".pt2": "pt2"}
+__all__ = ["Exported", "export"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +21,7 @@ class Exported:
 
     Attributes:
         path: The file.
-        format: onnx, torch or pt2.
+        format: onnx, torch, pt2, or the name of another format.
         widths: The names of the widths in it.
         macs: Multiply-adds per sample of each width.
         params: Parameters of each width.
@@ -44,7 +30,7 @@ class Exported:
     """
 
     path: Path
-    format: Format
+    format: str
     widths: tuple[str, ...]
     macs: tuple[int, ...]
     params: tuple[int, ...]
@@ -52,28 +38,11 @@ class Exported:
     difference: float
 
 
-def format_of(path: Path, format: str | None = None) -> Format:
-    """The format that is asked for, or that the ending of a file means.
-
-    >>> format_of(Path("small.onnx")), format_of(Path("small.bin"), "torch")
-    ('onnx', 'torch')
-    """
-    known = ", ".join(get_args(Format))
-    if format is not None and format not in get_args(Format):
-        raise ExportError(f"format {format!r} is unknown; choose one of {known}")
-    found = format or _ENDINGS.get(path.suffix)
-    if found is None:
-        raise ExportError(
-            f"the ending of {path.name!r} means no format; say format= one of {known}, or end it in .onnx"
-        )
-    return found  # type: ignore[return-value]
-
-
 def export(
     net: Supernet,
     width: Width,
     path: str | Path,
-    format: Format | None = None,
+    format: str | None = None,
     *,
     dynamic_batch: bool = True,
     tolerance: float = TOLERANCE,
@@ -86,24 +55,25 @@ def export(
     | `pt2` | the archive of `torch.export`, batch norms folded | PyTorch without the model's code, ExecuTorch |
     | `torch` | safetensors, batch norms as they are | the model's own class, by `anywidth.export.load_dense` |
 
-    Weights are 32-bit floats, whatever the supernet's are. The file appears when it is complete and checked.
+    Weights are 32-bit floats, whatever the supernet's are. The file appears when it is complete and checked. For other
+    formats, see `docs/extending.md`.
 
     Args:
         net: The supernet; nothing of it changes.
         width: As in `Supernet.config`; it has to be calibrated.
         path: The file to write.
-        format: By default what the ending of `path` means: .onnx, .pt2 or .safetensors.
+        format: The name of a format; by default what the ending of `path` means, such as .onnx, .pt2 or .safetensors.
         dynamic_batch: Let the file take any number of samples; otherwise it takes as many as the example inputs have.
             A `torch` file takes any.
         tolerance: The largest difference to the subnet's outputs, as a share of the largest of them if above 1.
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
-        ExportError: the network cannot be exported, or the file computes something else.
+        ExportError: there is no such format, the network cannot be exported, or the file computes something else.
         MissingExtraError: an ONNX file is asked for, and the packages of the extra `onnx` are not installed.
         CheckpointError: the file cannot be written.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from torch import nn
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -112,11 +82,9 @@ def export(
     (('0.5',), (58,), True)
     """
     path = Path(path)
-    kind = format_of(path, format)
-    if kind == "onnx":
-        require_onnx()
+    chosen = format_of(path, format)
     difference = 0.0
-    write = {"onnx": _onnx, "pt2": _pt2, "torch": _torch}[kind](net, width, dynamic_batch)
+    write = chosen.prepare(net, width, dynamic_batch=dynamic_batch)
 
     def write_and_check(temporary: Path) -> None:
         nonlocal difference
@@ -125,58 +93,10 @@ def export(
     write_atomically(path, write_and_check)
     return Exported(
         path=path,
-        format=kind,
+        format=chosen.name,
         widths=(net.label(width),),
         macs=(macs(net, width),),
         params=(params(net, width),),
         size=path.stat().st_size,
         difference=difference,
-    )
-
-
-Write = Callable[[Path, float], float]
-"""Writes a file and gives its difference to the network, for a tolerance."""
-
-
-def _onnx(net: Supernet, width: Width, dynamic_batch: bool) -> Write:
-    dense = dense_program(net, width, dynamic_batch=dynamic_batch)
-    content = onnx_model(dense).SerializeToString()
-
-    def write(path: Path, tolerance: float) -> float:
-        path.write_bytes(content)
-        return _check(dense, runner(open_session(path)), tolerance)
-
-    return write
-
-
-def _pt2(net: Supernet, width: Width, dynamic_batch: bool) -> Write:
-    dense = dense_program(net, width, dynamic_batch=dynamic_batch)
-    buffer = io.BytesIO()
-    torch.export.save(dense.program, buffer)
-
-    def write(path: Path, tolerance: float) -> float:
-        path.write_bytes(buffer.getvalue())
-        with path.open("rb") as file:
-            again = torch.export.load(io.BytesIO(file.read()))
-        return _check(dense, outputs_of(again.module()), tolerance)
-
-    return write
-
-
-def _torch(net: Supernet, width: Width, dynamic_batch: bool) -> Write:
-    dense = net.extract(width).cpu().float().eval()
-    full = copy.deepcopy(net.model).cpu().float().eval()
-    inputs = net.inputs.map(lambda t: t.detach().cpu().float() if t.is_floating_point() else t.cpu())
-
-    def write(path: Path, tolerance: float) -> float:
-        save_dense(dense, full, path)
-        again = outputs_of(load_dense(path, full))
-        return check_outputs(again, dense, inputs, what="the file", dynamic_batch=False, tolerance=tolerance)
-
-    return write
-
-
-def _check(dense: DenseProgram, run: Run, tolerance: float) -> float:
-    return check_outputs(
-        run, dense.reference, dense.inputs, what="the file", dynamic_batch=dense.dynamic_batch, tolerance=tolerance
     )

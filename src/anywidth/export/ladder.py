@@ -13,8 +13,9 @@ import numpy as np
 from anywidth.core.errors import ExportError, WidthError
 from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
-from anywidth.export.check import TOLERANCE, check_outputs
-from anywidth.export.export import Exported, format_of
+from anywidth.export.check import TOLERANCE, check_program
+from anywidth.export.export import Exported
+from anywidth.export.formats import format_of
 from anywidth.export.onnx_model import LARGEST, content, onnx_model
 from anywidth.export.program import DenseProgram, dense_program
 from anywidth.export.require import require_onnx
@@ -74,7 +75,7 @@ def export_ladder(
     ('0.25', '0.5', '1')
     """
     path = Path(path)
-    if format_of(path) != "onnx":
+    if format_of(path).name != "onnx":
         raise ExportError(
             f"the ending of {path.name!r} means another format than ONNX, the only one that holds several widths; "
             "end it in .onnx, or write each width with anywidth.export"
@@ -92,9 +93,9 @@ def export_ladder(
         for width, dense in zip(chosen, programs, strict=True):
             difference = max(
                 difference,
-                check_outputs(
-                    runner(session, width=np.array([width], dtype=np.float32)), dense.reference, dense.inputs,
-                    what=f"width {width:g} of the file", dynamic_batch=dense.dynamic_batch, tolerance=tolerance,
+                check_program(
+                    dense, runner(session, width=np.array([width], dtype=np.float32)),
+                    what=f"width {width:g} of the file", tolerance=tolerance,
                 ),
             )  # fmt: skip
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anywidth.core.files import write_atomically
-from anywidth.evaluation.spectrum import require_matplotlib
-from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, style_axes
+from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, require_matplotlib, style_axes
 from anywidth.reproduce.experiment import Experiment
 from anywidth.reproduce.results import Results
 

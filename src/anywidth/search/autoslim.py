@@ -9,15 +9,16 @@ from typing import Any
 from anywidth.cost import Cost, macs
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import top1
-from anywidth.search.greedy import Progress, descend
-from anywidth.search.judge import Judge
+from anywidth.search.methods import Progress
 from anywidth.search.result import SearchResult
+from anywidth.search.scorer import Scorer
+from anywidth.search.search import search
 from anywidth.search.settings import SearchSettings
 from anywidth.search.split import CALIBRATION_IMAGES, HELD_OUT_IMAGES, SearchData
 from anywidth.supernet import Supernet
 from anywidth.tasks import Logits, Loss, Task, logits_of
 
-__all__ = ["autoslim", "slim"]
+__all__ = ["autoslim"]
 
 
 def autoslim(
@@ -48,8 +49,8 @@ def autoslim(
     Args:
         net: A supernet, trained at random widths, best with a width of its own for every group; nothing of it changes.
         loader: Batches of training data, never of test data.
-        budgets: One or several limits of the cost: numbers, shares such as `"50%"`, or intervals such as
-            `"90e6-100e6"`.
+        budgets: One or several limits of the cost: numbers, text such as `"300M"` or `"20ms"`, shares such as `"50%"`,
+            or intervals such as `"90M-100M"`; see `anywidth.widths.parse_budget`.
         cost: `cost(net, config)`, such as `anywidth.macs`, or a function of your own; see `anywidth.cost.NamedCost`.
         held_out: Batches of training data that the network was not trained on. Without them, `loader` is split, which
             is honest only if the network was not trained on it.
@@ -66,6 +67,7 @@ def autoslim(
 
     Raises:
         LossError: score or loss does not fit the outputs and the targets; give those that do.
+        BudgetError: a budget cannot be read, or limits something else than the cost.
         SearchError: a budget is out of reach, nothing is held out, or a score or cost is no number; `state` is kept.
         KeyboardInterrupt: Ctrl-C; `state` is kept.
 
@@ -83,22 +85,8 @@ def autoslim(
         data = SearchData.split(loader, images=calibration_images, held_out=held_out_images, seed=seed)
     else:
         data = SearchData.of(loader, held_out, images=calibration_images)
-    judge = Judge(
+    scorer = Scorer(
         net, data, cost, settings=settings, score=score, loss=loss, task=task, logits=logits,
         state=None if state is None else Path(state),
     )  # fmt: skip
-    return slim(judge, budgets, progress=progress)
-
-
-def slim(judge: Judge, budgets: object, *, progress: Callable[[Progress], object] = lambda _: None) -> SearchResult:
-    """What `autoslim` returns, by a judge that may know some networks already."""
-    with judge.keeping():
-        steps, found = descend(judge, judge.budgets(budgets), progress=progress)
-    return SearchResult(
-        cost=judge.cost.name,
-        unit=judge.cost.unit,
-        full=dict(judge.widest),
-        steps=steps,
-        found=found,
-        evaluated=judge.state.evaluated,
-    )
+    return search(scorer, budgets, progress=progress)

@@ -18,10 +18,10 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.modules import model_device
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
-from anywidth.search.recall import Recall
+from anywidth.search.activation_cache import ActivationCache
+from anywidth.search.affected import affected_modules, changed_modules, paths_above
 from anywidth.search.scores import Score, check_score
 from anywidth.search.split import SearchData
-from anywidth.search.touched import changed_modules, paths_above, touched_modules
 from anywidth.supernet import Supernet, norm_modules
 from anywidth.tasks import Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.widths import WidthConfig
@@ -35,7 +35,7 @@ class Evaluator:
     """Scores width configs of one supernet on one set of images; nothing of the supernet changes.
 
     A call gives what `anywidth.calibrate` on the calibration batches and `anywidth.evaluate` on the held-out ones give.
-    Configs that differ little from the base (`set_base`) take less time, because what they share with it is recalled.
+    Configs that differ little from the base (`set_base`) take less time, because what they share with it is cached.
 
     Args:
         net: The supernet.
@@ -77,10 +77,10 @@ class Evaluator:
         data = data.to(device, channels_last=self.channels_last)
         self.calibration: Sequence[Inputs] = data.calibration if net.statistics.needed else ()
         self.held_out: Sequence[tuple[Inputs, Any]] = data.held_out
-        self.recall = Recall(memory)
+        self.activation_cache = ActivationCache(memory)
         self.base: WidthConfig | None = None
         self._moments: Moments = {}
-        self._touched = touched_modules(net) if memory else {}
+        self._affected = affected_modules(net) if memory else {}
         self._proved = False
         self._looked = False
 
@@ -115,18 +115,18 @@ class Evaluator:
     @torch.no_grad()
     def set_base(self, config: WidthConfig) -> None:
         """Keep what the modules of a config give, for configs that differ little from it."""
-        if self.recall.memory and not self._proved:
+        if self.activation_cache.memory and not self._proved:
             self._prove(config)
-        if not self.recall.memory or config == self.base:
+        if not self.activation_cache.memory or config == self.base:
             return
-        self.recall.start_base()
+        self.activation_cache.start_base()
         for _ in self._outputs(config, record=True):
             pass
-        self.recall.finish_base()
+        self.activation_cache.finish_base()
         self.base = config
 
     def _prove(self, config: WidthConfig) -> None:
-        """Try on a few images whether recalling changes any number, as where a module reads weights of another one."""
+        """Try on a few images whether the cache changes any number, as where a module reads weights of another one."""
         self._proved = True
         # The held-out images serve as both: their labels are not asked for.
         inputs, targets = self.held_out[0]
@@ -141,7 +141,7 @@ class Evaluator:
             if config[group.name] > group.unit:
                 other = WidthConfig({**config, group.name: config[group.name] - group.unit})
                 if not _equal(plain, shared, other):
-                    self.recall.memory = 0
+                    self.activation_cache.memory = 0
                     warnings.warn(
                         f"modules of {type(self.net.model).__name__} compute with more than their inputs and weights "
                         f"(seen at group {group.name!r}), so every network is computed from the input on, which takes "
@@ -154,12 +154,12 @@ class Evaluator:
     def _outputs(self, config: WidthConfig, *, record: bool) -> Iterator[tuple[Inputs, Any, Any]]:
         """Inputs, targets and output of a config for every held-out batch; all are to be taken, within `no_grad`."""
         network = self._network(config)
-        changed = set() if self.base is None else changed_modules(self._touched, config, self.base)
+        changed = set() if self.base is None else changed_modules(self._affected, config, self.base)
         moments = self._calibrate(network, changed, record=record)
         changed |= {path for name in self._differing(moments) for path in (name, *paths_above(f"{name}."))}
         network.eval()
         for number, (inputs, targets) in enumerate(self.held_out, start=len(self.calibration)):
-            with self.recall.running(network, number, changed, record=record):
+            with self.activation_cache.running(network, number, changed, record=record):
                 output = inputs.call(network)
             yield inputs, targets, output
         if record:
@@ -171,7 +171,7 @@ class Evaluator:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in network.modules():
             if isinstance(getattr(module, "inplace", None), bool):
-                module.inplace = False  # type: ignore[assignment] # what is written over cannot be recalled
+                module.inplace = False  # type: ignore[assignment] # what is written over cannot be reused
         return network
 
     def _calibrate(self, network: nn.Module, changed: set[str], *, record: bool) -> Moments:
@@ -183,14 +183,14 @@ class Evaluator:
         device = model_device(network)
         with torch.random.fork_rng([device] if device.type == "cuda" else []), collecting(network, list(names)) as seen:
             for number, inputs in enumerate(self.calibration):
-                with self.recall.running(network, number, changed, record=record):
+                with self.activation_cache.running(network, number, changed, record=record):
                     inputs.call(network)
         found: Moments = {}
         for name, norm in norms.items():
             if norm in seen:
                 mean, variance = seen[norm].result()
                 found[name] = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
-            elif name in self._moments:  # it was inside of what was recalled
+            elif name in self._moments:  # it was inside of a reused module
                 found[name] = self._moments[name]
             else:  # not part of the evaluation graph, such as an auxiliary head
                 continue

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anywidth.core.files import write_atomically
-from anywidth.evaluation.spectrum import require_matplotlib
-from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, RULE, style_axes
-
-if TYPE_CHECKING:
-    from anywidth.search.result import SearchResult
+from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, RULE, require_matplotlib, style_axes
+from anywidth.search.found import Found, Step
+from anywidth.search.scores import Evaluated
 
 __all__ = ["draw"]
 
@@ -18,50 +17,72 @@ _NAMES = 28
 """Up to this many groups are named on the axis."""
 
 
-def draw(result: SearchResult, path: Path, title: str) -> Path:
-    """Draw the trajectory and the channels per group; see `SearchResult.plot`."""
-    wide = min(18.0, 8.0 + 0.28 * len(result.full))
+def draw(
+    path: Path,
+    *,
+    full: Mapping[str, int],
+    evaluated: Sequence[Evaluated],
+    steps: Sequence[Step],
+    found: Sequence[Found],
+    cost: str,
+    title: str,
+) -> Path:
+    """Draw accuracy against cost, and the channels per group; see `SearchResult`, whose attributes it takes.
+
+    Args:
+        path: The file to write; its ending gives the format.
+        full: Channels of every group of the widest network.
+        evaluated: All networks that were evaluated.
+        steps: The way of the search, if it has one.
+        found: The network for every budget.
+        cost: The label of the cost axis.
+        title: A line above the picture.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    wide = min(18.0, 8.0 + 0.28 * len(full))
     figure = require_matplotlib().Figure(figsize=(wide, 4.6), dpi=160, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[5, wide - 5])
-    _trajectory(left, result)
-    _channels(right, result)
+    _trajectory(left, evaluated, steps, found, cost)
+    _channels(right, full, found)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     kind = path.suffix.lstrip(".") or "png"
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind))
 
 
-def _trajectory(axes: Any, result: SearchResult) -> None:
+def _trajectory(
+    axes: Any, evaluated: Sequence[Evaluated], steps: Sequence[Step], found: Sequence[Found], cost: str
+) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.scatter(
-        [n.cost for n in result.evaluated], [n.accuracy for n in result.evaluated],
+        [n.cost for n in evaluated], [n.accuracy for n in evaluated],
         s=7, color="#c3c9d2", linewidth=0, label="evaluated", zorder=1,
     )  # fmt: skip
-    if result.steps:
-        way = [step.network for step in result.steps]
+    if steps:
+        way = [step.network for step in steps]
         axes.plot(
             [n.cost for n in way], [n.accuracy for n in way], color=LINE, linewidth=2, label="steps of the search",
             zorder=2,
         )  # fmt: skip
-    for item, colour in zip(result.found, OTHERS * len(result.found), strict=False):
+    for item, colour in zip(found, OTHERS * len(found), strict=False):
         axes.scatter(
             [item.network.cost], [item.network.accuracy], s=60, marker="D", color=colour, edgecolor="white",
             linewidth=0.9, label=f"budget {item.budget}", zorder=3,
         )  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.set_xlabel(
-        result.unit if result.cost == result.unit.lower() else f"{result.cost} ({result.unit})", color=QUIET
-    )
+    axes.set_xlabel(cost, color=QUIET)
     axes.set_ylabel("accuracy on held-out images, weights shared (%)", color=QUIET)
     style_axes(axes)
     axes.legend(frameon=False, loc="lower right", fontsize=8, labelcolor=INK)
 
 
-def _channels(axes: Any, result: SearchResult) -> None:
-    names = list(result.full)
-    axes.bar(range(len(names)), list(result.full.values()), color=RULE, width=0.85, label="widest", zorder=1)
-    for item, colour in zip(result.found, OTHERS * len(result.found), strict=False):
+def _channels(axes: Any, full: Mapping[str, int], found: Sequence[Found]) -> None:
+    names = list(full)
+    axes.bar(range(len(names)), list(full.values()), color=RULE, width=0.85, label="widest", zorder=1)
+    for item, colour in zip(found, OTHERS * len(found), strict=False):
         axes.plot(
             range(len(names)), [item.network.config[name] for name in names], color=colour, linewidth=1.6, marker="D",
             markersize=4, markeredgecolor="white", markeredgewidth=0.5, label=f"budget {item.budget}", zorder=2,

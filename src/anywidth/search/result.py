@@ -6,17 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 from anywidth.core.errors import CheckpointError, SearchError
 from anywidth.core.files import write_atomically
-from anywidth.search.budgets import Budget, parse_budget, share_of
-from anywidth.search.greedy import Found, Step
+from anywidth.search.found import Found, Step
 from anywidth.search.pareto import pareto
+from anywidth.search.picture import draw
 from anywidth.search.scores import Evaluated
-from anywidth.widths import WidthConfig
+from anywidth.widths import Budget, WidthConfig, parse_budget
 
 __all__ = ["SearchResult"]
 
@@ -67,12 +67,13 @@ class SearchResult(Sequence[WidthConfig]):
         """The network for one of the budgets, as it was given to the search or in the unit of the cost.
 
         Raises:
+            BudgetError: the budget cannot be read.
             SearchError: the search had no such budget.
         """
         asked = parse_budget(budget)
         for item in self.found:
             widest = self.steps[0].network.cost if self.steps else 0.0
-            wanted = share_of(asked, widest) if widest else asked
+            wanted = asked.absolute(widest) if widest else asked
             if str(asked) == str(item.budget) or (wanted.high, wanted.low) == (item.budget.high, item.budget.low):
                 return item.network
         known = ", ".join(str(item.budget) for item in self.found) or "none"
@@ -103,7 +104,7 @@ class SearchResult(Sequence[WidthConfig]):
             "unit": self.unit,
             "full": dict(self.full),
             "found": [
-                {"budget": asdict(item.budget), **self._plain(item.network, named=True)} for item in self.found
+                {"budget": _limits(item.budget), **self._plain(item.network, named=True)} for item in self.found
             ],
             "steps": [
                 {"number": s.number, "group": s.group, "channels": s.channels, "candidates": s.candidates,
@@ -150,9 +151,11 @@ class SearchResult(Sequence[WidthConfig]):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from anywidth.search.picture import draw
-
-        return draw(self, Path(path), title)
+        label = self.unit if self.cost == self.unit.lower() else f"{self.cost} ({self.unit})"
+        return draw(
+            Path(path), full=self.full, evaluated=self.evaluated, steps=self.steps, found=self.found, cost=label,
+            title=title,
+        )  # fmt: skip
 
     def _plain(self, network: Evaluated, *, named: bool = False) -> dict[str, Any]:
         channels = {name: network.config[name] for name in self.full}
@@ -160,6 +163,11 @@ class SearchResult(Sequence[WidthConfig]):
             "accuracy": network.accuracy, "loss": network.loss, "cost": network.cost,
             "config": channels if named else list(channels.values()),
         }  # fmt: skip
+
+
+def _limits(budget: Budget) -> dict[str, Any]:
+    """A budget in the unit of the cost, as JSON values."""
+    return {"high": budget.high, "low": budget.low, "share": budget.share, "text": budget.text}
 
 
 def _network(row: Mapping[str, Any], full: Mapping[str, int]) -> Evaluated:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anywidth.core.errors import ExportError, WidthError
-from anywidth.export.budget import parse_budget
+from anywidth.core.errors import BudgetError, ExportError, WidthError
 from anywidth.serving.governor import Governor
 from anywidth.serving.images import ImageReader
 from anywidth.serving.ladder import Ladder
 from anywidth.serving.refusal import Refusal
 from anywidth.serving.service_times import ServiceTimes, batch_sizes, measure
+from anywidth.widths import parse_budget
 
 __all__ = ["Point", "Served", "measure_ladder"]
+
+_QUANTITIES = {"latency": "ms", "macs": "MACs", "params": "parameters"}
+"""What a request may limit, with its unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +71,24 @@ class Served:
         raise Refusal(400, f"width {width:g} is not offered; there are {', '.join(f'{w:g}' for w in governor.widths)}")
 
     def within(self, budget: str, governor: Governor, rows: int) -> float:
-        """The widest width within a budget of a request: `latency<=5ms` of the batch, `macs<=1e6` or `params<=1e5`.
+        """The widest width within a budget of a request: `5ms` for its rows, `macs<=1e6` or `params<=0.5x`.
 
         Raises:
             Refusal: the budget cannot be read, or no width keeps it (status 400).
         """
         try:
             parsed = parse_budget(budget)
-        except ExportError as error:
+            quantity = parsed.quantity_among(_QUANTITIES)
+        except BudgetError as error:
             raise Refusal(400, str(error)[:300]) from None
         costs: dict[str, Callable[[float], float]] = {
             "latency": lambda width: 1e3 * governor.seconds(width, rows),
             "macs": lambda width: self.point(width).macs,
             "params": lambda width: self.point(width).params,
         }
-        if parsed.quantity not in costs:
-            raise Refusal(400, f"a request has no budget of {parsed.quantity}; give latency, macs or params")
-        cost = costs[parsed.quantity]
-        fitting = [width for width in governor.widths if cost(width) <= parsed.limit]
+        cost = costs[quantity]
+        limits = parsed.absolute(cost(governor.widths[-1]))
+        fitting = [width for width in governor.widths if limits.admits(cost(width))]
         if not fitting:
             narrowest = governor.widths[0]
             raise Refusal(400, f"no width keeps {budget[:50]!r}: the narrowest takes {cost(narrowest):.4g}")

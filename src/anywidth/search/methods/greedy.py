@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from anywidth.core.errors import SearchError
-from anywidth.search.budgets import Budget
-from anywidth.search.judge import Judge
+from anywidth.search.found import Found, Step
+from anywidth.search.methods.registry import METHODS, Outcome, Progress, SearchMethod
 from anywidth.search.plan import narrower
+from anywidth.search.scorer import Scorer
 from anywidth.search.scores import Evaluated
 from anywidth.search.settings import Objective
+from anywidth.widths import Budget
 
-__all__ = ["Found", "Progress", "Step", "choose", "descend"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One removal; the first step, without a group, is the widest network.
-
-    Attributes:
-        number: Counted from 0.
-        group: What became narrower.
-        channels: What it has since then.
-        network: The network after the removal.
-        candidates: How many removals there were to choose from.
-        seconds: How long it took; 0 if everything was known.
-    """
-
-    number: int
-    group: str | None
-    channels: int | None
-    network: Evaluated
-    candidates: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The network for a budget."""
-
-    budget: Budget
-    network: Evaluated
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a descent is.
-
-    Attributes:
-        steps: The steps so far.
-        candidate: How many candidates of the next step are evaluated.
-        candidates: How many it has.
-        share: How much of the way from the widest network's cost to the last budget lies behind, in [0, 1].
-    """
-
-    steps: Sequence[Step]
-    candidate: int
-    candidates: int
-    share: float
+__all__ = ["GREEDY", "choose", "descend"]
 
 
 def descend(
-    judge: Judge,
+    scorer: Scorer,
     budgets: Sequence[Budget],
     *,
     progress: Callable[[Progress], object] = lambda _: None,
@@ -75,8 +30,8 @@ def descend(
     ties go to the lower loss. A network is taken for a budget as soon as it meets it.
 
     Args:
-        judge: Scores and costs.
-        budgets: In the unit of the cost, the largest first; see `Judge.budgets`.
+        scorer: Scores and costs.
+        budgets: In the unit of the cost, the largest first; see `Scorer.budgets`.
         progress: Called before every evaluation and after every step.
         steps: Stop after this many, for measurements.
 
@@ -85,32 +40,32 @@ def descend(
 
     Source: AutoSlim (arXiv 1903.11728).
     """
-    now = judge.look(judge.widest)
+    now = scorer.evaluate(scorer.widest)
     log = [Step(number=0, group=None, channels=None, network=now, candidates=0, seconds=0.0)]
     waiting, found = list(budgets), []
     start, target = now.cost, budgets[-1].high
     while waiting and (steps is None or len(log) <= steps):
         began = time.perf_counter()
-        configs = narrower(now.config, judge.options)
+        configs = narrower(now.config, scorer.options)
         floor = max(budget.low for budget in waiting)
-        inside = {name: config for name, config in configs.items() if judge.cost_of(config) >= floor}
+        inside = {name: config for name, config in configs.items() if scorer.cost_of(config) >= floor}
         if not inside:
             raise SearchError(
-                _out_of_reach(waiting, now, [judge.cost_of(c) for c in configs.values()], judge.cost.unit)
+                _out_of_reach(waiting, now, [scorer.cost_of(c) for c in configs.values()], scorer.cost.unit)
             )
         candidates: dict[str, Evaluated] = {}
         for name, config in inside.items():
             share = min(1.0, max(0.0, (start - now.cost) / (start - target))) if start > target else 1.0
             progress(Progress(steps=log, candidate=len(candidates), candidates=len(inside), share=share))
-            candidates[name] = judge.look(config, base=now.config)
-        name = choose(candidates, now, judge.settings.objective)
+            candidates[name] = scorer.evaluate(config, base=now.config)
+        name = choose(candidates, now, scorer.settings.objective)
         now = candidates[name]
         seconds = time.perf_counter() - began
         log.append(
             Step(number=len(log), group=name, channels=now.config[name], network=now, candidates=len(inside),
                  seconds=round(seconds, 3))
         )  # fmt: skip
-        judge.state.save()
+        scorer.state.save()
         met = [budget for budget in waiting if budget.admits(now.cost)]
         found += [Found(budget=budget, network=now) for budget in met]
         waiting = [budget for budget in waiting if budget not in met]
@@ -150,3 +105,18 @@ def _out_of_reach(waiting: Sequence[Budget], now: Evaluated, costs: Sequence[flo
         f"no removal from the network of {now.cost:.6g} {unit} ends in budget {budget}: they lead to "
         f"{min(costs):.6g} to {max(costs):.6g}; give a wider interval, or smaller pieces"
     )
+
+
+def _run(
+    scorer: Scorer,
+    budgets: Sequence[Budget],
+    *,
+    evaluations: int,
+    seed: int,
+    progress: Callable[[Progress], object],
+) -> Outcome:
+    steps, found = descend(scorer, budgets, progress=progress)
+    return Outcome(found=found, evaluated=scorer.state.evaluated, steps=steps)
+
+
+GREEDY = METHODS.add(SearchMethod(name="greedy", run=_run))

@@ -1,4 +1,4 @@
-"""Which modules of a network are other ones when a channel group is narrowed."""
+"""Which modules of a network narrowing a channel group affects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
 
-__all__ = ["changed_modules", "paths_above", "touched_modules"]
+__all__ = ["affected_modules", "changed_modules", "paths_above"]
 
 
 def paths_above(name: str) -> Iterator[str]:
@@ -24,13 +24,13 @@ def paths_above(name: str) -> Iterator[str]:
     yield ""
 
 
-def touched_modules(net: Supernet) -> dict[str, frozenset[str]]:
+def affected_modules(net: Supernet) -> dict[str, frozenset[str]]:
     """For every elastic group, the paths of all modules inside which a tensor or an integer follows it.
 
     >>> import torch
     >>> from torch import nn
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2)), torch.randn(1, 4))
-    >>> sorted(touched_modules(net)["0"])
+    >>> sorted(affected_modules(net)["0"])
     ['', '0', '1']
     """
     analysis = net.analysis
@@ -51,6 +51,6 @@ def touched_modules(net: Supernet) -> dict[str, frozenset[str]]:
     }
 
 
-def changed_modules(touched: Mapping[str, frozenset[str]], config: WidthConfig, base: WidthConfig) -> set[str]:
+def changed_modules(affected: Mapping[str, frozenset[str]], config: WidthConfig, base: WidthConfig) -> set[str]:
     """The paths of modules that are not the same in two configs."""
-    return {path for name, paths in touched.items() if config[name] != base[name] for path in paths}
+    return {path for name, paths in affected.items() if config[name] != base[name] for path in paths}

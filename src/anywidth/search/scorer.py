@@ -12,21 +12,21 @@ from anywidth.core.errors import SearchError
 from anywidth.cost import Cost, named_cost
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import top1
-from anywidth.search.budgets import Budget, check_budgets
 from anywidth.search.evaluator import Evaluator
 from anywidth.search.plan import space
+from anywidth.search.reach import reachable
 from anywidth.search.scores import Evaluated
 from anywidth.search.settings import SearchSettings
 from anywidth.search.split import SearchData
 from anywidth.search.state import State, fingerprint
 from anywidth.supernet import Supernet
 from anywidth.tasks import Logits, Loss, Task, logits_of, loss_name
-from anywidth.widths import WidthConfig
+from anywidth.widths import Budget, WidthConfig
 
-__all__ = ["Judge"]
+__all__ = ["Scorer"]
 
 
-class Judge:
+class Scorer:
     """One supernet, one set of images and one cost, for one search or several that share what they find out.
 
     Args:
@@ -80,7 +80,7 @@ class Judge:
             self.state.costs[config] = self.cost(self.net, config)
         return self.state.costs[config]
 
-    def look(self, config: WidthConfig, base: WidthConfig | None = None) -> Evaluated:
+    def evaluate(self, config: WidthConfig, base: WidthConfig | None = None) -> Evaluated:
         """Score and cost of a config; `base` is one that differs little from it, and from others that follow."""
         cost = self.cost_of(config)
         if config not in self.state.scores:
@@ -94,6 +94,7 @@ class Judge:
         """Budgets in the unit of the cost, the largest first.
 
         Raises:
+            BudgetError: one cannot be read, or limits something else than the cost.
             SearchError: one is out of reach, or the cost makes no sense.
         """
         widest, narrowest = self.cost_of(self.widest), self.cost_of(self.narrowest)
@@ -102,11 +103,11 @@ class Judge:
                 f"cost {self.cost.name!r} is {narrowest:g} {self.cost.unit} for the narrowest network and "
                 f"{widest:g} for the widest; a cost has to fall with the channels"
             )
-        return check_budgets(budgets, widest=widest, narrowest=narrowest, unit=self.cost.unit)
+        return reachable(budgets, self.cost, widest=widest, narrowest=narrowest)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Within it, nothing that was found out gets lost, whatever happens."""
+        """Context manager that saves the scores and costs at its end, also after an error."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Outputs of modules that are recalled instead of computed again.
+"""Outputs of modules that are reused instead of computed again.
 
 A module whose weights are those of a network that ran before, and whose inputs are the very same numbers, gives what
 it gave then. So the networks of a search, which differ from one another in a single group, share everything up to the
@@ -18,10 +18,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anywidth.search.affected import paths_above
 from anywidth.search.narrowed import NarrowedOutputs, sliced
-from anywidth.search.touched import paths_above
 
-__all__ = ["Recall"]
+__all__ = ["ActivationCache"]
 
 _PLAIN = (int, float, bool, str, type(None))
 
@@ -55,7 +55,7 @@ def _same(a: Any, b: Any) -> bool:
     return isinstance(a, _PLAIN) and type(a) is type(b) and a == b
 
 
-class Recall:
+class ActivationCache:
     """What the modules of one network, the base, gave for the batches of a search.
 
     Args:
@@ -65,7 +65,7 @@ class Recall:
 
     def __init__(self, memory: float) -> None:
         self.memory = memory
-        self.recalled = 0
+        self.reused = 0
         self._calls: dict[tuple[int, str], _Call] = {}
         self._new: dict[tuple[int, str], _Call] = {}
         self._storages: Counter[int] = Counter()
@@ -100,7 +100,7 @@ class Recall:
 
     @contextmanager
     def running(self, network: nn.Module, batch: int, changed: Set[str], *, record: bool) -> Iterator[None]:
-        """Within it, modules of `network` (a dense copy, by the paths of the supernet) recall their outputs.
+        """Context manager in which modules of `network` (a dense copy, by the supernet's paths) reuse cached outputs.
 
         Args:
             network: What is going to run, without gradients and not in inference mode.
@@ -146,7 +146,7 @@ class Recall:
         def call(*args: Any, **kwargs: Any) -> Any:
             if key in self._repeated or key[1] in self._barred:
                 return forward(*args, **kwargs)
-            if key in seen:  # a module that is called twice is not recalled, because its calls are not told apart
+            if key in seen:  # the calls of a module that is called twice cannot be told apart
                 self._repeated.add(key)
                 self._drop(key)
                 self._calls.pop(key, None)
@@ -157,7 +157,7 @@ class Recall:
             if known is not None and not known.fits(leaves, spec):
                 known = None
             if known is not None and unchanged:
-                self.recalled += 1
+                self.reused += 1
                 if record:
                     self._keep_inner(key)
                     self._keep(key, known)
@@ -188,14 +188,14 @@ class Recall:
             return forward(*args, **kwargs)
         assert isinstance(module, nn.Conv2d)
         if self._narrowed.verdict(module, args[0]):
-            self.recalled += 1
+            self.reused += 1
             return cut
         output = forward(*args, **kwargs)
         self._narrowed.learn(module, args[0], output, cut)
         return output
 
     def _bar(self, network: nn.Module, repeated: Set[str]) -> None:
-        """Recall no module around a norm that is called twice, because its moments need all calls."""
+        """Reuse no module around a norm that is called twice, because its moments need all calls."""
         norms = {m for path, m in network.named_modules() if path in repeated and isinstance(m, _NormBase)}
         for path, module in network.named_modules(remove_duplicate=False):
             if module in norms:
@@ -206,7 +206,7 @@ class Recall:
                 self._calls.pop(key, None)
 
     def _keep_inner(self, key: tuple[int, str]) -> None:
-        """The calls inside of a recalled one, which do not happen, are those of the base."""
+        """Keep the calls inside of a reused one, which do not happen, from the base."""
         prefix = f"{key[1]}."
         for other, call in list(self._calls.items()):
             if other[0] == key[0] and other[1].startswith(prefix):

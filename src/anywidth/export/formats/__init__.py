@@ -1,0 +1,5 @@
+"""Formats of exported files: one file each."""
+
+from anywidth.export.formats.registry import FORMATS, ExportFormat, Write, format_of
+
+__all__ = ["FORMATS", "ExportFormat", "Write", "format_of"]

@@ -1,0 +1,63 @@
+"""The steps of a search, and the networks that it found for its budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from anywidth.core.errors import SearchError
+from anywidth.search.scores import Evaluated
+from anywidth.widths import Budget
+
+__all__ = ["Found", "Step", "best_within"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One removal; the first step, without a group, is the widest network.
+
+    Attributes:
+        number: Counted from 0.
+        group: What became narrower.
+        channels: What it has since then.
+        network: The network after the removal.
+        candidates: How many removals there were to choose from.
+        seconds: How long it took; 0 if everything was known.
+    """
+
+    number: int
+    group: str | None
+    channels: int | None
+    network: Evaluated
+    candidates: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The network for a budget."""
+
+    budget: Budget
+    network: Evaluated
+
+
+def best_within(networks: Iterable[Evaluated], budgets: Sequence[Budget]) -> list[Found]:
+    """For every budget, the most accurate network within it; ties go to the lower loss, then to the lower cost.
+
+    Raises:
+        SearchError: no network is within a budget.
+
+    >>> from anywidth.widths import WidthConfig, parse_budget
+    >>> points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0)]
+    >>> networks = [Evaluated(config=WidthConfig({}), accuracy=a, loss=0.0, cost=c) for c, a in points]
+    >>> best_within(networks, [parse_budget(2)])[0].network.accuracy
+    50.0
+    """
+    known, found = list(networks), []
+    for budget in budgets:
+        inside = [network for network in known if budget.admits(network.cost)]
+        if not inside:
+            raise SearchError(f"the search met no network within budget {budget}; give it more evaluations")
+        best = max(inside, key=lambda network: (network.accuracy, -network.loss, -network.cost))
+        found.append(Found(budget=budget, network=best))
+    return found

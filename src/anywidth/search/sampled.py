@@ -1,0 +1,89 @@
+"""The loop of the methods that draw networks, by Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anywidth.core.errors import SearchError
+from anywidth.core.extras import from_extra
+from anywidth.search.found import best_within
+from anywidth.search.methods.registry import Outcome, Progress
+from anywidth.search.scorer import Scorer
+from anywidth.search.scores import Evaluated
+from anywidth.widths import Budget, WidthConfig
+
+__all__ = ["sampled_search"]
+
+_TRIES = 40
+"""Networks outside of all budgets cost nothing but time; so many are drawn for each that is evaluated."""
+
+
+def sampled_search(
+    scorer: Scorer,
+    budgets: Sequence[Budget],
+    *,
+    name: str,
+    sampler: Callable[[Any, int], Any],
+    evaluations: int,
+    seed: int,
+    progress: Callable[[Progress], object],
+) -> Outcome:
+    """The best network for every budget among those that a sampler of Optuna draws.
+
+    Networks outside of all budgets are drawn, but not evaluated. Networks that the scorer knows already count as
+    evaluated when they are drawn. Optuna, because it has evolution and random search behind one interface, takes limits
+    as constraints and is maintained.
+
+    Args:
+        scorer: Scores and costs.
+        budgets: In the unit of the cost.
+        name: The method, to be kept with the result.
+        sampler: From the module `optuna.samplers` and a seed, the sampler.
+        evaluations: How many networks to score.
+        seed: Seed of the sampler.
+        progress: Called after every network.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        SearchError: no network within a budget was drawn.
+    """
+    if evaluations < 1:
+        raise SearchError(f"{evaluations} networks cannot be searched; evaluate at least 1")
+    study = _study(sampler, seed)
+    evaluated: dict[WidthConfig, Evaluated] = {}
+    for _ in range(_TRIES * evaluations):
+        if len(evaluated) >= evaluations:
+            break
+        trial = study.ask()
+        config = WidthConfig(
+            {group: sizes[trial.suggest_int(group, 0, len(sizes) - 1)] for group, sizes in scorer.options.items()}
+        )
+        cost = scorer.cost_of(config)
+        outside = _outside(budgets, cost)
+        trial.set_constraint("budget", outside)
+        if outside > 0:
+            study.tell(trial, [0.0, cost])
+            continue
+        if config not in evaluated:
+            evaluated[config] = scorer.evaluate(config)
+            count = len(evaluated)
+            progress(Progress(candidate=count, candidates=evaluations, share=count / evaluations))
+        study.tell(trial, [evaluated[config].accuracy, cost])
+    return Outcome(
+        found=best_within(evaluated.values(), budgets),
+        evaluated=list(evaluated.values()),
+        about={"method": name, "evaluations": len(evaluated), "seed": seed},
+    )
+
+
+def _outside(budgets: Sequence[Budget], cost: float) -> float:
+    """How far a cost is from the nearest budget, as a share of it; 0 within one."""
+    return min(max(cost - budget.high, budget.low - cost, 0.0) / budget.high for budget in budgets)
+
+
+def _study(sampler: Callable[[Any, int], Any], seed: int) -> Any:
+    with from_extra("search", "this search needs Optuna"):
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler(optuna.samplers, seed))

@@ -1,0 +1,62 @@
+"""One search by any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anywidth.search.methods import METHODS, Progress
+from anywidth.search.result import SearchResult
+from anywidth.search.scorer import Scorer
+
+__all__ = ["search"]
+
+
+def search(
+    scorer: Scorer,
+    budgets: object,
+    method: str = "greedy",
+    *,
+    evaluations: int = 200,
+    seed: int = 0,
+    progress: Callable[[Progress], object] = lambda _: None,
+) -> SearchResult:
+    """The network that a method finds for every budget.
+
+    Sizes of groups, scores and costs are the same for all methods. Networks that the scorer knows already, from another
+    search, take no time.
+
+    Args:
+        scorer: Scores and costs.
+        budgets: As in `autoslim`.
+        method: `greedy` (AutoSlim's), `evolution`, `random`, or what another package brings; see `docs/extending.md`.
+        evaluations: How many networks to score; greedy slimming ends by itself.
+        seed: Seed of what is drawn; greedy slimming draws nothing.
+        progress: Called often, with a `Progress`.
+
+    Raises:
+        MissingExtraError: Optuna is not installed, which evolution and random search need.
+        BudgetError: a budget cannot be read, or limits something else than the cost.
+        SearchError: the method is unknown, or a budget is out of reach or was not met.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import anywidth as aw
+    >>> from anywidth.search import SearchData
+    >>> net = aw.Supernet(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)), torch.randn(1, 4))
+    >>> data = SearchData.split([(torch.randn(20, 4), torch.zeros(20).long())])
+    >>> found = search(Scorer(net, data, aw.macs), "60%", "random", evaluations=5)
+    >>> aw.macs(net, found[0]) <= 0.6 * aw.macs(net)
+    True
+    """
+    run = METHODS.find(method).run
+    with scorer.keeping():
+        outcome = run(scorer, scorer.budgets(budgets), evaluations=evaluations, seed=seed, progress=progress)
+    return SearchResult(
+        cost=scorer.cost.name,
+        unit=scorer.cost.unit,
+        full=dict(scorer.widest),
+        steps=outcome.steps,
+        found=outcome.found,
+        evaluated=outcome.evaluated,
+        about=outcome.about,
+    )
