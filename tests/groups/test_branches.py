@@ -64,6 +64,10 @@ def capped(net: Net, h: Tensor, _: Tensor) -> Tensor:
     return h * net.number.exp().clamp(max=4 * h.shape[1])
 
 
+def below(net: Net, h: Tensor, _: Tensor) -> Tensor:
+    return h + net.hidden.bias.clamp(max=0) * h.shape[1]
+
+
 def scaled_in_training(net: Net, h: Tensor, _: Tensor) -> Tensor:
     return h / h.shape[1] ** 0.5 if net.training else h
 
@@ -81,6 +85,7 @@ def by_batch(_: Net, h: Tensor, x: Tensor) -> Tensor:
         (single, {"channels": 16}, (3, 6), 16),
         (gated, {"start": -1.0}, (3, 6), 32),
         (capped, {"start": 4.6}, (3, 6), 32),
+        (below, {}, (3, 6), 32),
         (scaled_in_training, {}, (3, 6), 32),
         (by_batch, {}, (3, 6), 32),
     ],

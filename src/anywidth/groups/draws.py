@@ -10,7 +10,7 @@ import numpy as np
 
 from anywidth.groups.analysis import ChannelGroup
 
-__all__ = ["NARROWEST", "RANDOM", "ROUNDED", "channels_of", "meeting", "separating"]
+__all__ = ["NARROWEST", "OWN", "RANDOM", "ROUNDED", "channels_of", "meeting", "separating"]
 
 RANDOM = range(8)
 """Draws that narrow every group to a random number of units."""
@@ -20,6 +20,9 @@ NARROWEST = len(RANDOM)
 
 ROUNDED = range(9, 12)
 """Draws that narrow every group to a quarter, a half and three quarters, in multiples of eight channels."""
+
+OWN = 12
+"""The draw that narrows every group to a random number of units, of a network with the user's weights."""
 
 _MEETING = 16
 
@@ -61,7 +64,7 @@ def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[st
 
     The first of several groups are narrowed alike in the same draw, whatever follows.
     """
-    if draw in RANDOM:
+    if draw in RANDOM or draw == OWN:
         rng = np.random.default_rng(seed + draw)
         return {g.name: int(rng.integers(_fewest(g), g.units)) * g.unit for g in groups}
     if draw == NARROWEST:

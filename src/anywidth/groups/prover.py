@@ -20,7 +20,7 @@ from anywidth.groups.analysis import Analysis, ChannelGroup, Kept
 from anywidth.groups.branches import Ways, compares, meeting_sizes
 from anywidth.groups.capture import Capture
 from anywidth.groups.compare import difference, tensor_difference, tolerance_of
-from anywidth.groups.draws import NARROWEST, RANDOM, ROUNDED, channels_of, meeting, separating
+from anywidth.groups.draws import NARROWEST, OWN, RANDOM, ROUNDED, channels_of, meeting, separating
 from anywidth.groups.fixed_noise import FixedNoise, needs_fixed_noise
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.masked import masks_of, run_masked
@@ -85,11 +85,11 @@ class Prover:
     ) -> None:
         self.model, self.found, self.capture, self.inputs, self.seed = model, found, capture, inputs, seed
         self.training = training
-        self._double, self._calm = True, False
+        self._double, self._weights = True, "usual"
         tensors = [*named_tensors(model).values(), *inputs.tensors()]
         self._quick = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         self._copies: dict[torch.dtype, nn.Module] = {}
-        self._references: dict[tuple[bytes, torch.dtype, bool], _Reference] = {}
+        self._references: dict[tuple[bytes, torch.dtype, str], _Reference] = {}
         self._solved: tuple[Any, ...] | None = None
 
     @cached_property
@@ -137,7 +137,9 @@ class Prover:
 
     def _copy(self, dtype: torch.dtype) -> nn.Module:
         kind = self._reaction.kind
-        if self._calm:
+        if self._weights == "own":
+            return stand_in(self.model, dtype, "own", seed=self.seed, training=self.capture.training)
+        if self._weights == "small":
             return stand_in(
                 self.model,
                 dtype,
@@ -227,7 +229,7 @@ class Prover:
         macs = _macs(analysis)
         small, most = macs < _SMALL, max(_FEWEST, _MACS // max(1, macs))
         draws = [*self._random_draws(analysis, groups), NARROWEST, *separating(len(groups), small=small, most=most)]
-        return list(dict.fromkeys([*draws, *RANDOM[:3], *ROUNDED])) if small else draws
+        return list(dict.fromkeys([*draws, *RANDOM[:3], *ROUNDED, OWN])) if small else draws
 
     def _random_draws(self, analysis: Analysis, groups: Sequence[ChannelGroup]) -> list[int]:
         """The fewest random draws that tell apart whatever integer attributes may count and any of them can."""
@@ -251,6 +253,8 @@ class Prover:
     def _prove(self, analysis: Analysis, groups: Sequence[ChannelGroup], draw: int) -> Failure | None:
         units = self._units(analysis, groups, draw)
         failure: Failure | None = None
+        if draw == OWN:
+            return self._attempt_with("own", analysis, units, torch.float64, draw) if self._double else None
         if draw not in RANDOM or not self._double or _macs(analysis) > _LARGE:
             failure = self._attempt(analysis, units, self._quick, draw)
             if failure is None or failure.module is not None or self._quick == torch.float64:
@@ -259,11 +263,16 @@ class Prover:
         if failure is None or failure.module is not None or self._double:
             return failure
         # In single precision, a softmax or a comparison may turn rounding into another result: small weights decide.
-        self._calm = True
+        return self._attempt_with("small", analysis, units, self._quick, draw)
+
+    def _attempt_with(
+        self, weights: str, analysis: Analysis, units: npt.NDArray[np.int64], dtype: torch.dtype, draw: int
+    ) -> Failure | None:
+        self._weights = weights
         try:
-            return self._attempt(analysis, units, self._quick, draw)
+            return self._attempt(analysis, units, dtype, draw)
         finally:
-            self._calm = False
+            self._weights = "usual"
 
     def _attempt(
         self, analysis: Analysis, units: npt.NDArray[np.int64], dtype: torch.dtype, draw: int
@@ -362,7 +371,7 @@ class Prover:
 
     def _reference(self, kept: npt.NDArray[np.bool_], dtype: torch.dtype, parts: Parts) -> _Reference:
         """What the masked network receives and returns; kept for a while, as it does not depend on integers."""
-        key = kept.tobytes(), dtype, self._calm
+        key = kept.tobytes(), dtype, self._weights
         if key not in self._references:
             noted: dict[tuple[Key, int], list[Tensor | None]] = {}
 

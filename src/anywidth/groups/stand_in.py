@@ -78,15 +78,15 @@ def _weight(tensor: Tensor, dtype: torch.dtype, kind: Kind, gain: float, generat
 def _random(own: Tensor, kind: Kind, gain: float, generator: torch.Generator) -> Tensor:
     """A random weight: normal matrices that keep the size of what passes, vectors of 0.5 to 1.5 times the user's.
 
-    Numbers of the user's vectors that are small count as one, lest they hide what they multiply; signs stay, as a
-    forward may depend on them.
+    Numbers of the user's vectors that are small count as one, lest they hide what they multiply. The sign of a single
+    number stays, as a forward may depend on it; vectors are positive, lest activations end in zeros.
     """
     if kind == "noisy":
         spread = 0.1 * float(own.std(correction=0)) + 0.01 if own.numel() else 0.0
         return own + _normal(own.numel(), generator).reshape(own.shape).to(own.dtype).mul_(spread)
     if own.ndim < 2:
         size = own.abs().where(own.abs() > 0.1, 1).nan_to_num(1.0, 1.0, 1.0)
-        sign = torch.where(own < 0, -1, 1)
+        sign = torch.where(own < 0, -1, 1) if own.numel() == 1 else 1
         return (torch.rand(own.shape, generator=generator, dtype=own.dtype) + 0.5) * size * sign
     spread = gain * math.sqrt(2 / max(1, own.shape[1:].numel())) * (0.1 if kind == "small" else 1)
     value = _normal(own.numel(), generator).reshape(own.shape).to(own.dtype).mul_(spread)
