@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None, processes: Processes) -> int:
     parsed = _parser().parse_args(argv, defaults=False)
     command, given = COMMANDS[parsed.command], parsed[parsed.command].as_dict()
+    given.pop("config", None)
     if processes.together and parsed.command != "train":
         log("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
         return 2

@@ -66,11 +66,14 @@ class TrainRequest:
         path, search = self.settings.resume, self.settings.from_search
         if path is not None:
             ready = interrupted_run(path, device=self.settings.device, reporter=reporter, processes=processes)
-            if self.given.keys() - {"resume", "device", "config"}:
+            if self.given.keys() - {"resume", "device"}:
                 raise SettingsError("--resume takes the options of the run; leave out all others except --device")
             return ready
-        own: TrainSettings = to_settings(TrainSettings, self.given)
-        settings = own if search is None else broadcast(lambda: retraining_settings(search, self.given))
+        own = {name: value for name, value in self.given.items() if name != "resume"}
+        if search is None:
+            settings = to_settings(TrainSettings, own)
+        else:
+            settings = broadcast(lambda: retraining_settings(search, own))
         return new_run(settings, reporter=reporter, processes=processes)
 
 
@@ -80,7 +83,6 @@ def run(request: TrainRequest) -> int:
 
     started = Processes.of_environment()
     console = Console(highlight=False, quiet=started.rank > 0)
-    began = time.perf_counter()
     with ExitStack() as stack:
         with console.status("starting"):
             # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
@@ -91,6 +93,7 @@ def run(request: TrainRequest) -> int:
             from anywidth.runs.early_end import TrainingInterrupted
 
             processes = stack.enter_context(connected(started))
+            began = time.perf_counter()
             ready = request.prepare(ConsoleReporter(console), processes)
         stack.enter_context(ended_like_interrupted(once=processes.together))
         try:

@@ -38,7 +38,9 @@ def parse_settings(settings: type[S], text: str, *, source: object) -> S:
     parser = ArgumentParser(exit_on_error=False, print_config=None)
     add_options(parser, settings)
     try:
-        return to_settings(settings, parser.parse_string(text).as_dict())
+        values = parser.parse_string(text).as_dict()
+        values.pop("config")
+        return to_settings(settings, values)
     except AnywidthError:
         raise
     except Exception as error:  # those of argparse and YAML have nothing else in common

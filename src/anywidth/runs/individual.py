@@ -34,8 +34,8 @@ def train_individual(
     *,
     device: torch.device,
     checkpoint: Path,
-    progress: Sequence[Callback],
     corrupt: CorruptImages,
+    progress: Sequence[Callback] = (),
     name: str | None = None,
     keep: Path | None = None,
 ) -> Row:

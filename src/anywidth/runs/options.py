@@ -93,10 +93,18 @@ def options_of(settings: type) -> list[Option]:
 
 
 def to_settings(settings: type[S], values: Mapping[str, Any]) -> S:
-    """The settings with values by option name; the others have their defaults."""
+    """The settings with values by option name; the others have their defaults.
+
+    Raises:
+        SettingsError: there is no such option, or the values do not fit together.
+    """
+    known = options_of(settings)
+    strange = sorted(values.keys() - {item.name for item in known})
+    if strange:
+        raise SettingsError(f"there is no option {strange[0]!r}; there are {', '.join(item.name for item in known)}")
     own: dict[str, Any] = {}
     owned: dict[str, dict[str, Any]] = {}
-    for item in options_of(settings):
+    for item in known:
         if item.name in values:
             value = values[item.name]
             place = own if item.owner is None else owned.setdefault(item.owner, {})
@@ -111,7 +119,11 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 
 def with_options(settings: S, changes: Mapping[str, Any]) -> S:
-    """The same settings, with other values for some options, by option name."""
+    """The same settings, with other values for some options, by option name.
+
+    Raises:
+        SettingsError: there is no such option, or the values do not fit together.
+    """
     return to_settings(type(settings), {**flatten(settings), **changes})
 
 

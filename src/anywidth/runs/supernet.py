@@ -26,6 +26,7 @@ def build_supernet(
     classes: int,
     seed: int = 0,
     example: torch.Tensor | None = None,
+    switch_affine: bool = True,
     reporter: Reporter | None = None,
 ) -> Supernet:
     """A supernet with new weights, or those that the settings name.
@@ -40,6 +41,7 @@ def build_supernet(
         classes: Outputs of the classifier.
         seed: Of new weights, and of the example if none is given.
         example: Images of shape (batch, channels, height, width) that the analysis runs on; by default one of noise.
+        switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
         reporter: Receives a warning of tensors that the file of weights does not have.
 
     Raises:
@@ -63,6 +65,7 @@ def build_supernet(
         min_width=_own(network, "min_width", float, 0.25) if widths.min_width is None else widths.min_width,
         frozen=(*_own(network, "frozen", tuple, ()), *widths.frozen),
         switches=widths.switches,
+        switch_affine=switch_affine,
         input_rescaling=widths.input_rescaling,
         order="l1" if model.init is not None and model.order != "none" else None,
     )
