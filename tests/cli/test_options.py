@@ -12,7 +12,7 @@ import yaml
 from anywidth.cli.options import make_parser
 from anywidth.core.errors import SettingsError
 from anywidth.runs.config_file import read_settings, write_settings
-from anywidth.runs.options import option, to_settings
+from anywidth.runs.options import option, to_settings, values_of
 from anywidth.runs.settings import DataSettings, OptimizationSettings, OutputSettings, TrainSettings, WidthSettings
 from anywidth.runs.values import ValueProblem, Widths, parse_shape, parse_widths
 
@@ -38,7 +38,7 @@ class Settings:
 
 def parse(*arguments: str) -> Settings:
     parsed = make_parser(Settings, prog="x", description="").parse_args(list(arguments), defaults=False)
-    return to_settings(Settings, parsed.as_dict())
+    return to_settings(Settings, values_of(parsed))
 
 
 def test_options_of_every_kind():

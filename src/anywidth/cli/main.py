@@ -16,7 +16,7 @@ from anywidth.cli.messages import log, warnings_in_one_line
 from anywidth.cli.options import make_parser
 from anywidth.cli.torchrun import quiet_others
 from anywidth.core.errors import AnywidthError
-from anywidth.runs.options import to_settings
+from anywidth.runs.options import to_settings, values_of
 from anywidth.runs.processes import Processes
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -70,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None, processes: Processes) -> int:
     parsed = _parser().parse_args(argv, defaults=False)
-    command, given = COMMANDS[parsed.command], parsed[parsed.command].as_dict()
-    given.pop("config", None)
+    command, given = COMMANDS[parsed.command], values_of(parsed[parsed.command])
     if processes.together and parsed.command != "train":
         log("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
         return 2

@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from anywidth.core.errors import AnywidthError, SettingsError
-from anywidth.runs.options import add_options, options_of, to_settings
+from anywidth.runs.options import add_options, options_of, to_settings, values_of
 
 __all__ = ["parse_settings", "read_settings", "write_settings"]
 
@@ -38,9 +38,7 @@ def parse_settings(settings: type[S], text: str, *, source: object) -> S:
     parser = ArgumentParser(exit_on_error=False, print_config=None)
     add_options(parser, settings)
     try:
-        values = parser.parse_string(text).as_dict()
-        values.pop("config")
-        return to_settings(settings, values)
+        return to_settings(settings, values_of(parser.parse_string(text)))
     except AnywidthError:
         raise
     except Exception as error:  # those of argparse and YAML have nothing else in common

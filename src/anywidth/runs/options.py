@@ -9,12 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.values import parse_number, parse_text
 
-__all__ = ["Option", "add_options", "check_lows", "flatten", "option", "options_of", "to_settings", "with_options"]
+__all__ = [
+    "Option",
+    "add_options",
+    "check_lows",
+    "flatten",
+    "option",
+    "options_of",
+    "to_settings",
+    "values_of",
+    "with_options",
+]
 
 S = TypeVar("S")
 
@@ -90,6 +100,11 @@ def options_of(settings: type) -> list[Option]:
         else:
             found.append(Option(name=field.metadata["name"] or field.name, owner=None, field=field, hint=hint))
     return found
+
+
+def values_of(parsed: Namespace) -> dict[str, Any]:
+    """What a parser with `add_options` has read, by option name."""
+    return {name: value for name, value in parsed.as_dict().items() if name != "config"}
 
 
 def to_settings(settings: type[S], values: Mapping[str, Any]) -> S:
