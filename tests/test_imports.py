@@ -13,7 +13,7 @@ ROOT = Path(anywidth.__file__).parent
 # A package may import those of smaller rank; packages of one rank do not import each other.
 RANKS = {
     "core": 0, "widths": 1, "data": 2, "groups": 2, "models": 2, "tasks": 2, "supernet": 3, "batchnorm": 4, "cost": 4,
-    "training": 5, "evaluation": 5, "export": 6, "search": 6, "serving": 7, "report": 8, "reproduce": 9, "cli": 10,
+    "training": 5, "evaluation": 5, "export": 6, "search": 6, "serving": 7, "report": 8, "runs": 9, "reproduce": 10, "cli": 11,
 }  # fmt: skip
 
 

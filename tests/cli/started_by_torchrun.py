@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from anywidth.cli import main, training_run
+from anywidth.cli import main
 from anywidth.core.errors import DataError
 from anywidth.evaluation import spectrum
+from anywidth.runs import supernet_run
 from anywidth.training.lightning import PlainModule, SandwichModule
 
 FAULT, FOLDER = sys.argv.pop(1), Path(sys.argv.pop(1))
@@ -52,5 +53,5 @@ def weighed(net: Any, *arguments: Any, **options: Any) -> Any:
 
 
 SandwichModule.training_step, PlainModule.training_step = training_step, plain_training_step
-setattr(training_run, "spectrum", weighed)  # noqa: B010 - a name that the module only imports
+setattr(supernet_run, "spectrum", weighed)  # noqa: B010 - a name that the module only imports
 raise SystemExit(main())

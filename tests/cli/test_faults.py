@@ -20,8 +20,9 @@ from filelock import FileLock
 from PIL import Image
 
 from anywidth.batchnorm import calibrate
-from anywidth.cli import main, training_run
-from anywidth.cli.run_folder import RunFolder
+from anywidth.cli import main
+from anywidth.runs import supernet_run
+from anywidth.runs.run_folder import RunFolder
 from anywidth.training.lightning import PlainModule, SandwichModule
 
 
@@ -103,7 +104,7 @@ def test_a_full_disk_at_the_end_keeps_what_was_trained(train, tmp_path, monkeypa
             calibrate(*arguments, **options)
             fill()
 
-        patch.setattr(training_run, "calibrate", full)
+        patch.setattr(supernet_run, "calibrate", full)
         assert train("--out", str(out)) == 2
     error = capsys.readouterr().err
     assert f"could not write {out / 'supernet.safetensors'}" in error

@@ -29,7 +29,7 @@ def test_frozen_patterns(capsys):
 
 
 def test_a_run_is_inspected_without_its_data(finished, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("anywidth.cli.open_run.build_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("anywidth.runs.open_run.build_data", lambda *_: pytest.fail("data were read"))
     assert main(["inspect", str(finished)]) == 0
     assert "elastic channel groups" in capsys.readouterr().out
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from dataclasses import fields
 
 import pytest
 
 from anywidth.cli import main
 from anywidth.cli.main import COMMANDS, Command
 from anywidth.cli.messages import log, warnings_in_one_line
+from anywidth.runs.options import options_of
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -32,9 +32,8 @@ def test_help_names_every_command(capsys):
 def test_every_option_has_help(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     lines = help_of(capsys, name).splitlines()
-    for field in fields(COMMANDS[name].settings):
-        flag = field.metadata.get("metavar") if field.metadata.get("positional") else "--" + field.name
-        (line,) = [line for line in lines if line.split()[:1] == [str(flag).replace("_", "-")]]
+    for option in options_of(COMMANDS[name].settings):
+        (line,) = [line for line in lines if line.split()[:1] == [option.flag]]
         assert len(line.split("  ")[-1].split()) >= 3, line
 
 

@@ -39,7 +39,7 @@ def test_everything_at_once(train, tmp_path, capsys) -> None:
 
 
 def test_an_interrupted_run_ends_like_an_unbroken_one(train, tmp_path, monkeypatch) -> None:
-    from anywidth.cli import metrics_file
+    from anywidth.runs import metrics_file
 
     options = ("--epochs", "3", *EVERYTHING[:-3])
     assert train("--out", str(tmp_path / "whole"), *options) == 0
@@ -81,12 +81,12 @@ def test_an_option_is_not_guessed_from_its_beginning(train, capsys) -> None:
 
 
 def test_a_run_that_is_not_finished_is_no_damaged_one(train, tmp_path, monkeypatch, capsys) -> None:
-    from anywidth.cli import training_run
+    from anywidth.runs import supernet_run
 
     def interrupt(*_, **__) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training_run, "calibrate", interrupt)
+    monkeypatch.setattr(supernet_run, "calibrate", interrupt)
     assert train("--out", str(tmp_path)) == 130
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path)]) == 2

@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file
 
-from anywidth.cli import main, training_run
-from anywidth.cli.run_folder import RunFolder
+from anywidth.cli import main
+from anywidth.runs import supernet_run
+from anywidth.runs.run_folder import RunFolder
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 from anywidth.training.lightning import PlainModule, SandwichModule
 
@@ -174,7 +175,7 @@ def stopped_after_training(train: Callable[..., int], monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(training_run, "calibrate", interrupt)
+            patch.setattr(supernet_run, "calibrate", interrupt)
             assert train("--out", str(out), *arguments) == 130
         return out
 

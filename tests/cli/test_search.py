@@ -13,14 +13,15 @@ import torch
 import yaml
 
 import anywidth as aw
-from anywidth.cli import costs, main
-from anywidth.cli.train_settings import TrainSettings
+from anywidth.cli import main
 from anywidth.core.errors import CheckpointError
 from anywidth.cost import fit_latency
 from anywidth.data import load_data
 from anywidth.export import load_dense
 from anywidth.models import build_model
 from anywidth.report import count
+from anywidth.runs import costs
+from anywidth.runs.settings import TrainSettings
 from anywidth.search import Evaluator, SearchResult
 from anywidth.training.lightning import PlainModule
 
@@ -136,10 +137,10 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
 def test_what_was_given_counts_also_if_it_is_the_default(searched, tmp_path, capsys) -> None:
     plain = TrainSettings()
     asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--samples", "4"]
-    assert main([*asked, "--epochs", "1", "--batch-size", str(plain.batch_size), "--out", str(tmp_path)]) == 0
+    assert main([*asked, "--epochs", "1", "--batch-size", str(plain.data.batch_size), "--out", str(tmp_path)]) == 0
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert (config["batch_size"], config["samples"], config["lr"]) == (plain.batch_size, 4, 0.05)
-    assert plain.batch_size != 32  # that of the searched run
+    assert (config["batch_size"], config["samples"], config["lr"]) == (plain.data.batch_size, 4, 0.05)
+    assert plain.data.batch_size != 32  # that of the searched run
 
 
 @pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-compiled", "latency-onnx"])

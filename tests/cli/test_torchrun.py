@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from anywidth.cli import main
-from anywidth.cli.device import pick_device
-from anywidth.cli.options import SettingsError
-from anywidth.cli.processes import Processes
+from anywidth.core.errors import SettingsError
+from anywidth.runs.device import pick_device
+from anywidth.runs.processes import Processes
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 
 DRIVER = Path(__file__).with_name("started_by_torchrun.py")

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from anywidth.cli import main
-from anywidth.cli.dataset_info import DatasetInfo
-from anywidth.cli.open_run import open_run
 from anywidth.cli.serve import _reader
 from anywidth.data import TensorImages, load_data
+from anywidth.runs.dataset_info import DatasetInfo
+from anywidth.runs.open_run import open_run
 from anywidth.serving import Limits
 
 

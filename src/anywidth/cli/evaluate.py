@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from anywidth.cli.options import SettingsError, option
-from anywidth.cli.train_settings import Device
-from anywidth.cli.values import AnyWidths, parse_any_widths
-from anywidth.widths import Width
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option
+from anywidth.runs.settings import Device
+from anywidth.runs.values import AnyWidths, parse_any_widths
 
 __all__ = ["EvaluateSettings", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """The options of `anywidth evaluate`.
+    """The options of `anywidth evaluate`."""
 
-    Attributes:
-        run: folder that anywidth train wrote
-        widths: widths to evaluate: 0.3,0.55, or how many; by default those of the run
-        nonuniform: also narrow every stage alone, by this factor, such as 0.6
-        out: also write the table to this file, .csv or .json
-        device: auto, cpu or cuda
-        data_root: folder of downloaded data sets, if it has moved since training
-    """
-
-    run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    widths: AnyWidths | None = field(default=None, metadata=option(parse=parse_any_widths, metavar="W,W,...|N"))
-    nonuniform: float | None = None
-    out: Path | None = field(default=None, metadata=option(metavar="FILE"))
-    device: Device = "auto"
-    data_root: Path | None = None
+    run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
+    widths: AnyWidths | None = option(
+        None,
+        parse=parse_any_widths,
+        metavar="W,W,...|N",
+        help="widths to evaluate: 0.3,0.55, or how many; by default those of the run",
+    )
+    nonuniform: float | None = option(None, help="also narrow every stage alone, by this factor, such as 0.6")
+    out: Path | None = option(None, metavar="FILE", help="also write the table to this file, .csv or .json")
+    device: Device = option("auto", help="auto, cpu or cuda")
+    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.suffix not in (".csv", ".json"):
@@ -44,23 +40,15 @@ def run(settings: EvaluateSettings) -> int:
     """Print MACs, parameters and accuracy of a run at chosen widths."""
     from rich.console import Console
 
-    from anywidth.cli.build import choose_any_widths
-    from anywidth.cli.open_run import open_run
-    from anywidth.cli.threads import fitting_threads
-    from anywidth.evaluation import spectrum, widths_by_stage
+    from anywidth.cli.console_reporter import ConsoleReporter
     from anywidth.report import spectrum_table
+    from anywidth.runs.open_run import open_run
 
     console = Console(highlight=False)
-    opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
-    asked = opened.settings.widths if settings.widths is None else settings.widths
-    chosen = choose_any_widths(opened.net, asked)
-    named: dict[float | str, Width] = {w if isinstance(w, float) else opened.net.label(w): w for w in chosen}
-    if settings.nonuniform is not None:
-        stages = widths_by_stage(opened.net, settings.nonuniform)
-        named |= {f"{stage} at {settings.nonuniform:g}": width for stage, width in stages.items()}
-    with fitting_threads(opened.net, opened.settings.batch_size):
-        opened.calibrate_missing(named.values(), console)
-        curve = spectrum(opened.net, opened.loaders.test, named, name=str(settings.run))
+    opened = open_run(
+        settings.run, device=settings.device, data_root=settings.data_root, reporter=ConsoleReporter(console)
+    )
+    curve = opened.evaluate(settings.widths, nonuniform=settings.nonuniform)
     console.print(spectrum_table(curve))
     if settings.out is not None:
         write = curve.to_csv if settings.out.suffix == ".csv" else curve.to_json

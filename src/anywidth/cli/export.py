@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anywidth.cli.options import SettingsError, option
-from anywidth.cli.values import parse_ladder, parse_width
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option
+from anywidth.runs.values import parse_ladder, parse_width
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from anywidth.cli.open_run import OpenRun
     from anywidth.export import Exported
+    from anywidth.runs.open_run import OpenRun
     from anywidth.widths import Width
 
 __all__ = ["ExportSettings", "run"]
@@ -23,29 +24,32 @@ __all__ = ["ExportSettings", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """The options of `anywidth export`.
+    """The options of `anywidth export`."""
 
-    Attributes:
-        run: folder that anywidth train wrote
-        width: the width to write: 0.35, or by pattern such as layer3.*=0.6+*=0.5
-        budget: write the widest calibrated width within 5ms or 1MB, or with macs<=20e6, params<=0.5x or latency<=5ms
-        ladder: write several widths into one ONNX file with one copy of the weights: 0.25,0.5,0.75,1.0
-        format: onnx, torch (safetensors) or pt2 (torch.export); by default what the ending of --out means
-        int8: 8-bit integers in ONNX, calibrated on training images
-        out: file to write; a model card is written beside it
-        license: licence of the weights for the model card, as an SPDX identifier
-        data_root: folder of downloaded data sets, if it has moved since training
-    """
-
-    run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    out: Path = field(metadata=option(metavar="FILE"))
-    width: float | dict[str, float] | None = field(default=None, metadata=option(parse=parse_width, metavar="W"))
-    budget: str | None = field(default=None, metadata=option(metavar="LIMIT"))
-    ladder: tuple[float, ...] | None = field(default=None, metadata=option(parse=parse_ladder, metavar="W,W,..."))
-    format: str | None = field(default=None, metadata=option(metavar="NAME"))
-    int8: bool = False
-    license: str = "unknown"
-    data_root: Path | None = None
+    run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
+    out: Path = option(metavar="FILE", help="file to write; a model card is written beside it")
+    width: float | dict[str, float] | None = option(
+        None, parse=parse_width, metavar="W", help="the width to write: 0.35, or by pattern such as layer3.*=0.6+*=0.5"
+    )
+    budget: str | None = option(
+        None,
+        metavar="LIMIT",
+        help="write the widest calibrated width within 5ms or 1MB, or with macs<=20e6, params<=0.5x or latency<=5ms",
+    )
+    ladder: tuple[float, ...] | None = option(
+        None,
+        parse=parse_ladder,
+        metavar="W,W,...",
+        help="write several widths into one ONNX file with one copy of the weights: 0.25,0.5,0.75,1.0",
+    )
+    format: str | None = option(
+        None,
+        metavar="NAME",
+        help="onnx, torch (safetensors) or pt2 (torch.export); by default what the ending of --out means",
+    )
+    int8: bool = option(False, help="8-bit integers in ONNX, calibrated on training images")
+    license: str = option("unknown", help="licence of the weights for the model card, as an SPDX identifier")
+    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
 
     def __post_init__(self) -> None:
         given = [name for name in ("width", "budget", "ladder") if getattr(self, name) is not None]
@@ -60,11 +64,11 @@ def run(settings: ExportSettings) -> int:
     """Write a width of a run, or several, as an ONNX, PyTorch or torch.export file, with a model card."""
     from rich.console import Console
 
-    from anywidth.cli.open_run import open_run
-    from anywidth.cli.threads import fitting_threads
     from anywidth.export import CardFacts, format_of, write_card
     from anywidth.export.budget import QUANTITIES
     from anywidth.report import files_table
+    from anywidth.runs.open_run import open_run
+    from anywidth.runs.threads import fitting_threads
     from anywidth.widths import parse_budget
 
     console = Console(highlight=False)
@@ -76,7 +80,7 @@ def run(settings: ExportSettings) -> int:
     if settings.budget is not None:
         parse_budget(settings.budget).quantity_among(QUANTITIES)
     opened = open_run(settings.run, device="cpu", data_root=settings.data_root)
-    with fitting_threads(opened.net, opened.settings.batch_size):
+    with fitting_threads(opened.net, opened.settings.data.batch_size):
         rows, written, accuracy = _ladder(settings, opened) if settings.ladder else _single(settings, opened, console)
     card = write_card(
         written,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,28 @@ from jsonargparse import ArgumentParser
 from anywidth.cli import calibrate, evaluate, export, inspect, reproduce, search, serve, train
 from anywidth.cli.help_format import HelpFormat
 from anywidth.cli.messages import log, warnings_in_one_line
-from anywidth.cli.options import make_parser, to_settings
-from anywidth.cli.processes import Processes
+from anywidth.cli.options import make_parser
+from anywidth.cli.torchrun import quiet_others
 from anywidth.core.errors import AnywidthError
+from anywidth.runs.options import to_settings, values_of
+from anywidth.runs.processes import Processes
 
 __all__ = ["COMMANDS", "Command", "main"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command: the settings that its options come from, and the function that runs it and returns an exit code."""
+    """A command: its options, how they are read, and what runs it.
+
+    Attributes:
+        settings: The dataclass that the options come from.
+        run: Runs the command with what `read` returns, and returns an exit code.
+        read: Makes something of the values that are given, by option name; by default the settings.
+    """
 
     settings: type
     run: Callable[[Any], int]
+    read: Callable[[Mapping[str, Any]], Any] | None = None
 
     @property
     def summary(self) -> str:
@@ -34,7 +43,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(settings=train.TrainSettings, run=train.run),
+    "train": Command(settings=train.TrainCommandSettings, run=train.run, read=train.TrainRequest.read),
     "calibrate": Command(settings=calibrate.CalibrateSettings, run=calibrate.run),
     "evaluate": Command(settings=evaluate.EvaluateSettings, run=evaluate.run),
     "export": Command(settings=export.ExportSettings, run=export.run),
@@ -55,20 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: the arguments are wrong (code 2), or help was asked for (code 0).
     """
     processes = Processes.of_environment()
-    with processes.quiet_others():
+    with quiet_others(processes):
         return _run(argv, processes)
 
 
 def _run(argv: Sequence[str] | None, processes: Processes) -> int:
-    parser = _parser()
-    parsed = parser.parse_args(argv)
-    command, given = COMMANDS[parsed.command], parser.parse_args(argv, defaults=False)[parsed.command]
+    parsed = _parser().parse_args(argv, defaults=False)
+    command, given = COMMANDS[parsed.command], values_of(parsed[parsed.command])
     if processes.together and parsed.command != "train":
         log("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
         return 2
     try:
         with warnings_in_one_line():
-            return command.run(to_settings(command.settings, parsed[parsed.command], given.as_dict()))
+            return command.run(command.read(given) if command.read else to_settings(command.settings, given))
     except AnywidthError as error:
         log("error", error)
         return 2

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from anywidth.cli.metrics_file import SCORE, epoch_means
+from anywidth.runs.metrics_file import SCORE, epoch_means
 
 __all__ = ["ProgressBar"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anywidth.cli.options import SettingsError, option
-from anywidth.cli.train_settings import Device
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option
+from anywidth.runs.settings import Device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,33 +18,27 @@ __all__ = ["ReproduceSettings", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
-    """The options of `anywidth reproduce`.
+    """The options of `anywidth reproduce`."""
 
-    Attributes:
-        name: the experiment, one of --list
-        list: name all experiments and what they compare
-        data: digits, fashion-mnist or another data set of anywidth train; by default digits
-        full: the setting of the papers' followers for a GPU: CIFAR-100, ResNet-18, 100 epochs
-        model: another model, such as mobilenet_v2
-        epochs: passes over the training images, of every arm; by default what config.yaml of the experiment says
-        seeds: runs of every arm
-        data_root: folder of downloaded data sets
-        jobs: networks that train at the same time, each on one core; by default one per core, or 1 on a GPU
-        device: auto, cpu or cuda; auto takes a GPU for --full if there is one, and else the CPU
-        out: folder to write; by default runs/reproduce/NAME-DATA
-    """
-
-    name: str | None = field(default=None, metadata=option(positional=True, metavar="NAME"))
-    list: bool = False
-    data: str | None = None
-    full: bool = False
-    model: str | None = None
-    epochs: int | None = None
-    seeds: int | None = None
-    data_root: Path = Path("data")
-    jobs: int | None = None
-    device: Device = "auto"
-    out: Path | None = field(default=None, metadata=option(metavar="DIR"))
+    name: str | None = option(None, positional=True, metavar="NAME", help="the experiment, one of --list")
+    list: bool = option(False, help="name all experiments and what they compare")
+    data: str | None = option(
+        None, help="digits, fashion-mnist or another data set of anywidth train; by default digits"
+    )
+    full: bool = option(False, help="the setting of the papers' followers for a GPU: CIFAR-100, ResNet-18, 100 epochs")
+    model: str | None = option(None, help="another model, such as mobilenet_v2")
+    epochs: int | None = option(
+        None, help="passes over the training images, of every arm; by default what config.yaml of the experiment says"
+    )
+    seeds: int | None = option(None, help="runs of every arm")
+    data_root: Path = option(Path("data"), help="folder of downloaded data sets")
+    jobs: int | None = option(
+        None, help="networks that train at the same time, each on one core; by default one per core, or 1 on a GPU"
+    )
+    device: Device = option(
+        "auto", help="auto, cpu or cuda; auto takes a GPU for --full if there is one, and else the CPU"
+    )
+    out: Path | None = option(None, metavar="DIR", help="folder to write; by default runs/reproduce/NAME-DATA")
 
     def __post_init__(self) -> None:
         if not self.list and self.name is None:
@@ -85,7 +80,6 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
 
     from rich.markdown import Markdown
 
-    from anywidth.cli.device import pick_device
     from anywidth.cli.messages import log
     from anywidth.core.errors import MissingExtraError
     from anywidth.core.files import write_atomically
@@ -93,6 +87,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     from anywidth.reproduce.page import page, update_page
     from anywidth.reproduce.picture import draw
     from anywidth.reproduce.runner import finish
+    from anywidth.runs.device import pick_device
 
     assert settings.name is not None
     experiment = load_experiment(settings.name)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from anywidth.cli.options import SettingsError, option
-from anywidth.cli.train_settings import Device
-from anywidth.cli.values import parse_budget_list
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option
+from anywidth.runs.settings import Device
+from anywidth.runs.values import parse_budget_list
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from anywidth.cli.open_run import OpenRun
     from anywidth.cost import LatencyModel
+    from anywidth.runs.open_run import OpenRun
     from anywidth.search import Scorer, SearchData, SearchResult
 
 __all__ = ["SearchCommandSettings", "run"]
@@ -22,46 +23,50 @@ __all__ = ["SearchCommandSettings", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchCommandSettings:
-    """The options of `anywidth search`.
+    """The options of `anywidth search`."""
 
-    Attributes:
-        run: folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1
-        budgets: what networks may cost: 30e6,20M or 20ms, a share of the widest such as 50%, or an interval such as
-            90M-100M
-        method: greedy (AutoSlim's), or evolution or random, to compare with
-        evaluations: networks that evolution and random search score
-        seed: seed of evolution and random search
-        cost: what budgets are of: macs, params, memory (bytes of activations), latency, latency-compiled
-            or latency-onnx (milliseconds)
-        latency_model: file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json
-        objective: what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved
-        piece: share of a group's channels that is removed at once
-        calibration_images: training images for the batch-norm statistics of a candidate
-        held_out_images: held-out training images to score a candidate on, at most
-        memory: bytes of activations that candidates share
-        out: file to write, .json; a log of the steps (.csv) and a picture (.png) go beside it; by default
-            RUN/search-COST.json, or RUN/search-COST-METHOD.json if the method is not greedy
-        device: auto, cpu or cuda
-        data_root: folder of downloaded data sets, if it has moved since training
-    """
-
-    run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    budgets: tuple[str, ...] = field(metadata=option(parse=parse_budget_list, metavar="B,B,..."))
-    method: str = field(default="greedy", metadata=option(metavar="NAME"))
-    evaluations: int = 200
-    seed: int = 0
-    cost: Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"] = field(
-        default="macs", metadata=option(metavar="NAME")
+    run: Path = option(
+        positional=True,
+        metavar="RUN",
+        help="folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1",
     )
-    latency_model: Path | None = field(default=None, metadata=option(metavar="FILE"))
-    objective: Literal["accuracy", "per-cost"] = field(default="accuracy", metadata=option(metavar="NAME"))
-    piece: float = 0.1
-    calibration_images: int = 2048
-    held_out_images: int = 5000
-    memory: float = 2e9
-    out: Path | None = field(default=None, metadata=option(metavar="FILE"))
-    device: Device = "auto"
-    data_root: Path | None = None
+    budgets: tuple[str, ...] = option(
+        parse=parse_budget_list,
+        metavar="B,B,...",
+        help="what networks may cost: 30e6,20M or 20ms, a share of the widest such as 50%, or an interval such as "
+        "90M-100M",
+    )
+    method: str = option("greedy", metavar="NAME", help="greedy (AutoSlim's), or evolution or random, to compare with")
+    evaluations: int = option(200, help="networks that evolution and random search score")
+    seed: int = option(0, help="seed of evolution and random search")
+    cost: Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"] = option(
+        "macs",
+        metavar="NAME",
+        help="what budgets are of: macs, params, memory (bytes of activations), latency, latency-compiled or "
+        "latency-onnx (milliseconds)",
+    )
+    latency_model: Path | None = option(
+        None,
+        metavar="FILE",
+        help="file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json",
+    )
+    objective: Literal["accuracy", "per-cost"] = option(
+        "accuracy",
+        metavar="NAME",
+        help="what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved",
+    )
+    piece: float = option(0.1, help="share of a group's channels that is removed at once")
+    calibration_images: int = option(2048, help="training images for the batch-norm statistics of a candidate")
+    held_out_images: int = option(5000, help="held-out training images to score a candidate on, at most")
+    memory: float = option(2e9, help="bytes of activations that candidates share")
+    out: Path | None = option(
+        None,
+        metavar="FILE",
+        help="file to write, .json; a log of the steps (.csv) and a picture (.png) go beside it; by default "
+        "RUN/search-COST.json, or RUN/search-COST-METHOD.json if the method is not greedy",
+    )
+    device: Device = option("auto", help="auto, cpu or cuda")
+    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
 
     def __post_init__(self) -> None:
         for name, low in (("calibration_images", 2), ("held_out_images", 1), ("evaluations", 1)):
@@ -77,14 +82,14 @@ def run(settings: SearchCommandSettings) -> int:
 
     from rich.console import Console
 
-    from anywidth.cli.costs import cost_by_name
     from anywidth.cli.messages import log
-    from anywidth.cli.open_run import open_run
-    from anywidth.cli.options import write_settings
     from anywidth.cli.search_progress import SearchProgress
-    from anywidth.cli.threads import fitting_threads
     from anywidth.core.errors import MissingExtraError
     from anywidth.report import search_table
+    from anywidth.runs.config_file import write_settings
+    from anywidth.runs.costs import cost_by_name
+    from anywidth.runs.open_run import open_run
+    from anywidth.runs.threads import fitting_threads
     from anywidth.search import METHODS, Scorer, SearchSettings, search
     from anywidth.widths import parse_budgets
 
@@ -141,22 +146,23 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     """Calibration and held-out images of a run: those that it did not train on, if it left any."""
     from dataclasses import replace
 
-    from anywidth.cli.build import build_held_out, build_loaders
     from anywidth.cli.messages import log
+    from anywidth.runs.data import build_held_out, build_loaders
+    from anywidth.runs.options import with_options
     from anywidth.search import SearchData
 
     run = opened.settings
-    if not run.hold_out:
+    if not run.data.hold_out:
         log(
             "warning",
             "the run trained on all its training images: a tenth of those is held out, on which accuracy is too "
             "high; train with --hold-out 0.1 for a better search",
         )
-        run = replace(run, hold_out=0.1)
+        run = with_options(run, {"hold_out": 0.1})
     if settings.data_root is not None:
-        run = replace(run, data_root=settings.data_root)
+        run = with_options(run, {"data_root": settings.data_root})
     bundle, held_out = build_held_out(run)
-    opened.data.check(bundle, taken=0 if opened.settings.hold_out else len(held_out))  # type: ignore[arg-type]
+    opened.data.check(bundle, taken=0 if opened.settings.data.hold_out else len(held_out))  # type: ignore[arg-type]
     loaders = build_loaders(run, replace(bundle, test=held_out))
     data = SearchData.of(
         loaders.calibration, loaders.test, images=settings.calibration_images, limit=settings.held_out_images
@@ -174,8 +180,8 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
     """A model of this machine's latencies, measured now or before."""
     from rich.progress import Progress
 
-    from anywidth.cli.costs import latency_model
     from anywidth.core.modules import model_device
+    from anywidth.runs.costs import latency_model
 
     file = settings.latency_model or settings.run / f"{settings.cost}.json"
     device = str(model_device(opened.net.model))

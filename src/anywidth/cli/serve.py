@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from anywidth.cli.options import SettingsError, option
-from anywidth.cli.train_settings import Device
-from anywidth.cli.values import Widths, parse_widths
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option
+from anywidth.runs.settings import Device
+from anywidth.runs.values import Widths, parse_widths
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from anywidth.cli.dataset_info import DatasetInfo
-    from anywidth.cli.open_run import OpenRun
+    from anywidth.runs.dataset_info import DatasetInfo
+    from anywidth.runs.open_run import OpenRun
     from anywidth.serving import ImageReader, Ladder, Limits, Served
 
 __all__ = ["ServeSettings", "run"]
@@ -25,43 +26,41 @@ __all__ = ["ServeSettings", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """The options of `anywidth serve`.
+    """The options of `anywidth serve`."""
 
-    Attributes:
-        run: folder that anywidth train wrote
-        slo_ms: milliseconds from a request's arrival to its answer that the width is chosen for
-        load: share of the time, at most 1, that the network may run on average; less saves energy at narrower widths
-        widths: widths to choose from: 0.25,0.5,1.0, or how many; by default those of the run
-        engine: torch, with all widths on one copy of the weights, or onnx, ONNX Runtime on the CPU
-        name: of the model in addresses; by default the run's model
-        host: address to listen at; the default is reached from this machine alone
-        port: to listen at; 0 takes a free one
-        max_batch: samples that are run at once, and that a request may have
-        max_queue: requests that may wait
-        max_body: megabytes of a request's body
-        max_pixels: megapixels of an image file
-        token_file: file with a token that requests have to bear
-        log: file to which every decision of the governor is added as a line
-        device: auto, cpu or cuda
-        data_root: folder of downloaded data sets, if it has moved since training
-    """
-
-    run: Path = field(metadata=option(positional=True, metavar="RUN"))
-    slo_ms: float = field(default=50.0, metadata=option(metavar="MS"))
-    load: float = field(default=0.85, metadata=option(metavar="SHARE"))
-    widths: Widths | None = field(default=None, metadata=option(parse=parse_widths, metavar="W,W,...|N"))
-    engine: Literal["torch", "onnx"] = "torch"
-    name: str | None = None
-    host: str = field(default="127.0.0.1", metadata=option(metavar="ADDRESS"))
-    port: int = 8000
-    max_batch: int = 32
-    max_queue: int = 256
-    max_body: float = 16.0
-    max_pixels: float = 16.0
-    token_file: Path | None = field(default=None, metadata=option(metavar="FILE"))
-    log: Path | None = field(default=None, metadata=option(metavar="FILE"))
-    device: Device = "auto"
-    data_root: Path | None = None
+    run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
+    slo_ms: float = option(
+        50.0, metavar="MS", help="milliseconds from a request's arrival to its answer that the width is chosen for"
+    )
+    load: float = option(
+        0.85,
+        metavar="SHARE",
+        help="share of the time, at most 1, that the network may run on average; less saves energy at narrower widths",
+    )
+    widths: Widths | None = option(
+        None,
+        parse=parse_widths,
+        metavar="W,W,...|N",
+        help="widths to choose from: 0.25,0.5,1.0, or how many; by default those of the run",
+    )
+    engine: Literal["torch", "onnx"] = option(
+        "torch", help="torch, with all widths on one copy of the weights, or onnx, ONNX Runtime on the CPU"
+    )
+    name: str | None = option(None, help="of the model in addresses; by default the run's model")
+    host: str = option(
+        "127.0.0.1", metavar="ADDRESS", help="address to listen at; the default is reached from this machine alone"
+    )
+    port: int = option(8000, help="to listen at; 0 takes a free one")
+    max_batch: int = option(32, help="samples that are run at once, and that a request may have")
+    max_queue: int = option(256, help="requests that may wait")
+    max_body: float = option(16.0, help="megabytes of a request's body")
+    max_pixels: float = option(16.0, help="megapixels of an image file")
+    token_file: Path | None = option(None, metavar="FILE", help="file with a token that requests have to bear")
+    log: Path | None = option(
+        None, metavar="FILE", help="file to which every decision of the governor is added as a line"
+    )
+    device: Device = option("auto", help="auto, cpu or cuda")
+    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
 
     def __post_init__(self) -> None:
         for name in ("slo_ms", "max_batch", "max_queue", "max_body", "max_pixels"):
@@ -77,10 +76,11 @@ def run(settings: ServeSettings) -> int:
     """Serve a run over HTTP (Open Inference Protocol), as wide as keeps answers in time."""
     from rich.console import Console
 
+    from anywidth.cli.console_reporter import ConsoleReporter
     from anywidth.cli.messages import log
-    from anywidth.cli.open_run import open_run
-    from anywidth.cli.threads import fitting_threads
     from anywidth.core.extras import from_extra
+    from anywidth.runs.open_run import open_run
+    from anywidth.runs.threads import fitting_threads
     from anywidth.serving import Governor, GovernorSettings, Limits, kept_memory, measure_ladder
 
     with from_extra("serve", "serving needs fastapi, uvicorn and prometheus-client"):
@@ -105,7 +105,7 @@ def run(settings: ServeSettings) -> int:
     device = "cpu" if settings.engine == "onnx" else settings.device
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_memory())
-        opened = open_run(settings.run, device=device, data_root=settings.data_root)
+        opened = open_run(settings.run, device=device, data_root=settings.data_root, reporter=ConsoleReporter(console))
         stack.enter_context(fitting_threads(opened.net, settings.max_batch))
         served = _served(settings, opened, limits, console)
         console.print(f"measuring {len(served.points)} widths in batches of 1 to {settings.max_batch}", soft_wrap=True)
@@ -129,16 +129,16 @@ def run(settings: ServeSettings) -> int:
 
 
 def _served(settings: ServeSettings, opened: OpenRun, limits: Limits, console: Console) -> Served:
-    from anywidth.cli.build import choose_widths
     from anywidth.cost import macs, params
+    from anywidth.runs.widths import choose_widths
     from anywidth.serving import Point, Served
 
     net = opened.net
-    widths = choose_widths(net, opened.settings.widths if settings.widths is None else settings.widths)
-    opened.calibrate_missing(widths, console)
+    widths = choose_widths(net, opened.settings.widths.evaluated if settings.widths is None else settings.widths)
+    opened.calibrate_missing(widths)
     accuracy = _accuracy(opened)
     return Served(
-        name=settings.name or opened.settings.model.replace("/", "-"),
+        name=settings.name or opened.settings.model.name.replace("/", "-"),
         ladder=_ladder(settings, opened, widths),
         points=[
             Point(width=w, macs=macs(net, w), params=params(net, w), accuracy=accuracy.get(round(w, 6))) for w in widths

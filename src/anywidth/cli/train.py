@@ -2,15 +2,82 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from anywidth.cli.processes import Processes
-from anywidth.cli.train_settings import TrainSettings
+from anywidth.cli.messages import log
+from anywidth.core.errors import SettingsError
+from anywidth.runs.options import option, to_settings
+from anywidth.runs.processes import Processes
+from anywidth.runs.settings import TrainSettings
 
-__all__ = ["TrainSettings", "run"]
+if TYPE_CHECKING:
+    from anywidth.runs.reporter import Reporter
+    from anywidth.runs.retraining import Retraining
+    from anywidth.runs.supernet_run import SupernetRun
+
+__all__ = ["TrainCommandSettings", "TrainRequest", "run"]
 
 
-def run(settings: TrainSettings) -> int:
+@dataclass(frozen=True, kw_only=True)
+class TrainCommandSettings(TrainSettings):
+    """The options of `anywidth train`."""
+
+    resume: Path | None = option(
+        None, metavar="RUN", kept=False, help="continue the interrupted run RUN with its own settings"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What a command line asks for.
+
+    Attributes:
+        settings: Those of a new run.
+        given: The values that the command line and its `--config` give, by option name.
+    """
+
+    settings: TrainCommandSettings
+    given: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> TrainRequest:
+        """The request of a command line.
+
+        Raises:
+            SettingsError: the options do not fit together.
+        """
+        return cls(settings=to_settings(TrainCommandSettings, given), given=given)
+
+    def prepare(self, reporter: Reporter, processes: Processes) -> SupernetRun | Retraining:
+        """The run that is asked for, ready to start.
+
+        Raises:
+            AnywidthError: there is no such run, or it cannot start.
+        """
+        from anywidth.core.processes import broadcast
+        from anywidth.runs.retraining import retraining_settings
+        from anywidth.runs.train import interrupted_run, new_run
+
+        path, search = self.settings.resume, self.settings.from_search
+        if path is not None:
+            ready = interrupted_run(path, device=self.settings.device, reporter=reporter, processes=processes)
+            if self.given.keys() - {"resume", "device"}:
+                raise SettingsError("--resume takes the options of the run; leave out all others except --device")
+            return ready
+        own = {name: value for name, value in self.given.items() if name != "resume"}
+        if search is None:
+            settings = to_settings(TrainSettings, own)
+        else:
+            settings = broadcast(lambda: retraining_settings(search, own))
+        return new_run(settings, reporter=reporter, processes=processes)
+
+
+def run(request: TrainRequest) -> int:
     """Train a supernet, calibrate and evaluate it at many widths, and write a run folder."""
     from rich.console import Console
 
@@ -19,19 +86,25 @@ def run(settings: TrainSettings) -> int:
     with ExitStack() as stack:
         with console.status("starting"):
             # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
-            from anywidth.cli.retraining import Retraining
-            from anywidth.cli.run_folder import RunFolder
+            from anywidth.cli.console_reporter import ConsoleReporter
             from anywidth.cli.signals import ended_like_interrupted
-            from anywidth.cli.training_run import TrainingRun
-            from anywidth.core.processes import broadcast
+            from anywidth.cli.torchrun import connected
+            from anywidth.report import seconds, spectrum_table
+            from anywidth.runs.early_end import TrainingInterrupted
 
-            processes = stack.enter_context(started.met())
-            resumed = broadcast(lambda: RunFolder.open(settings.resume).settings if settings.resume else settings)
-            kind = TrainingRun if resumed.from_search is None else Retraining
-            training = kind(settings, console, processes)
-        broadcast(lambda: stack.enter_context(training.folder.locked()))
+            processes = stack.enter_context(connected(started))
+            began = time.perf_counter()
+            ready = request.prepare(ConsoleReporter(console), processes)
         stack.enter_context(ended_like_interrupted(once=processes.together))
-        code = training.run()
-        if code == 0:
-            processes.part()
-        return code
+        try:
+            result = ready.run()
+        except TrainingInterrupted as interrupt:
+            if str(interrupt):
+                log("interrupted", interrupt)
+            return 130
+        console.print(spectrum_table(result.spectrum, result.others))
+        *names, last = result.files
+        took = seconds(time.perf_counter() - began)
+        console.print(f"results after {took} in {result.folder.path}: {', '.join(names)} and {last}", soft_wrap=True)
+        processes.part()
+        return 0

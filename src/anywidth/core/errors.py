@@ -17,6 +17,7 @@ __all__ = [
     "NoEffectWarning",
     "NotFiniteError",
     "SearchError",
+    "SettingsError",
     "TrainingError",
     "UncalibratedError",
     "WidthError",
@@ -79,6 +80,10 @@ class ModelError(AnywidthError, ValueError):
 
 class SearchError(AnywidthError, ValueError):
     """A search cannot continue: an unreachable budget, no held-out images, a score or cost that is not a number."""
+
+
+class SettingsError(AnywidthError, ValueError):
+    """A setting has an invalid value, settings do not fit together, or a file of settings cannot be read."""
 
 
 class TrainingError(AnywidthError, RuntimeError):

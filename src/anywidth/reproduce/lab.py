@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from anywidth.batchnorm import calibrate
-from anywidth.cost import macs
-from anywidth.data import DataBundle, Loaders, load_data, make_loaders, resident
+from anywidth.data import DataBundle, Loaders, resident
 from anywidth.data.subset import fewer_images
-from anywidth.evaluation import evaluate, even_widths, spectrum
-from anywidth.models import build_model, channels_last_
+from anywidth.evaluation import even_widths, spectrum
 from anywidth.reproduce.results import Curve, Point
 from anywidth.reproduce.setup import Setup
+from anywidth.runs.corrupt_images import CorruptImages
+from anywidth.runs.data import build_data, build_loaders
+from anywidth.runs.individual import train_individual
+from anywidth.runs.recipe import recipe_of
+from anywidth.runs.reporter import Reporter
+from anywidth.runs.supernet import build_supernet
+from anywidth.runs.widths import build_sampler
 from anywidth.supernet import Supernet
 from anywidth.training import soft_cross_entropy
 from anywidth.training.fit import fit
-from anywidth.training.individual import train_alone
 from anywidth.training.lightning import PlainModule, SandwichModule
+from anywidth.training.recipe import RecipeOptions
 from anywidth.widths import Ends, Width, WidthSampler
 
 __all__ = ["Lab"]
@@ -44,33 +49,44 @@ class Lab:
     """
 
     def __init__(self, setup: Setup, seed: int, *, device: torch.device, data_root: Path, folder: Path) -> None:
-        self.setup, self.seed, self.device, self.data_root, self.folder = setup, seed, device, data_root, folder
+        self.setup, self.seed, self.device, self.folder = setup, seed, device, folder
+        self.settings = setup.train_settings(seed, data_root=data_root)
 
     @cached_property
     def bundle(self) -> DataBundle:
         """The data set; its split depends on the seed, where it has none of its own."""
-        setup = self.setup
-        bundle = load_data(setup.data, root=self.data_root, seed=self.seed, image_size=setup.image_size)
+        setup, bundle = self.setup, build_data(self.settings)
         if setup.train_images is not None or setup.test_images is not None:
             bundle = fewer_images(bundle, train=setup.train_images, test=setup.test_images, seed=self.seed)
         return resident(bundle, self.device)
 
     def loaders(self) -> Loaders:
         """Fresh loaders, whose batches depend on the seed and the epoch alone."""
-        return make_loaders(self.bundle, batch_size=self.setup.batch_size, seed=self.seed)
+        return build_loaders(self.settings, self.bundle)
 
-    def supernet(self, **options: Any) -> Supernet:
-        """A supernet with new weights, those of the seed; options are those of `Supernet`."""
+    def supernet(
+        self, *, min_width: float | None = None, switches: Sequence[float] | None = None, switch_affine: bool = True
+    ) -> Supernet:
+        """A supernet with new weights, those of the seed, analysed on a test image.
+
+        Args:
+            min_width: The narrowest width; by default the model's own.
+            switches: The only widths, each with batch norms of its own.
+            switch_affine: Whether these batch norms have weights and biases, and not only statistics.
+        """
+        images, _ = next(iter(self.loaders().test))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = build_model(
-                self.setup.model, num_classes=len(self.bundle.classes), input_shape=self.bundle.input_shape
+            return build_supernet(
+                self.settings.model,
+                replace(
+                    self.settings.widths, min_width=min_width, switches=None if switches is None else tuple(switches)
+                ),
+                input_shape=self.bundle.input_shape,
+                classes=len(self.bundle.classes),
+                seed=self.seed,
+                example=images[:1].cpu(),
+                switch_affine=switch_affine,
             )
-        example = torch.zeros(1, *self.bundle.input_shape)
-        own = {name: getattr(model, name) for name in ("divisor", "min_width", "frozen") if hasattr(model, name)}
-        net = Supernet(model, example, **{**own, **options})
-        channels_last_(model)
-        return net
 
     def train(
         self,
@@ -96,8 +112,8 @@ class Lab:
             epochs: Passes over the training images; by default those of the setup.
             options: Of `SandwichModule`, such as `distillation`, `labels` or `loss`.
         """
-        groups = [group.name for group in net.analysis.elastic] if nonuniform else []
-        net.sampler = sampler or WidthSampler(net.min_width, seed=self.seed, ends=ends, groups=groups)
+        drawn = replace(self.settings.widths, ends=ends, random="nonuniform" if nonuniform else "uniform")
+        net.sampler = sampler or build_sampler(net, replace(self.settings, widths=drawn))
         if not net.switches:
             options.setdefault("widths", samples or self.setup.samples)
         self._fit(SandwichModule(net, **self._recipe(), **options), name, epochs)
@@ -128,14 +144,12 @@ class Lab:
             smoothing: The share of every label that is spread over all classes.
         """
         x = x if x is not None else width if isinstance(width, float) else net.label(width)
-        dense = train_alone(
-            net, width, self.loaders().train, epochs=self.setup.epochs, seed=self.seed, device=self.device,
-            checkpoint=self._checkpoint(name or f"alone-{x}"), precision=self.setup.precision,
-            loss=partial(F.cross_entropy, label_smoothing=smoothing), **self._recipe(),
+        steps = replace(self.settings.optimization, label_smoothing=smoothing)
+        row = train_individual(
+            net, width, replace(self.settings, optimization=steps), self.bundle, device=self.device,
+            checkpoint=self._checkpoint(name or f"alone-{x}"), corrupt=CorruptImages(Reporter()),
         )  # fmt: skip
-        alone = Supernet(dense, net.inputs.args[0].to(self.device), min_width=1.0)
-        calibrate(alone, self.loaders().calibration, [1.0])
-        return [Point(x=x, y=evaluate(alone, self.loaders().test), macs=macs(net, width))]
+        return [Point(x=x, y=row.accuracy, macs=row.macs)]
 
     def widths(self, net: Supernet) -> list[float]:
         """The widths of a spectrum: as many as the setup says, or all switches."""
@@ -159,9 +173,8 @@ class Lab:
         """In-place distillation at a temperature, for `distillation=`."""
         return partial(soft_cross_entropy, temperature=temperature)
 
-    def _recipe(self) -> dict[str, Any]:
-        setup = self.setup
-        return {"lr": setup.lr, "weight_decay": setup.weight_decay, "warmup_epochs": setup.warmup_epochs}
+    def _recipe(self) -> RecipeOptions:
+        return recipe_of(self.settings, len(self.bundle.classes))
 
     def _checkpoint(self, name: str) -> Path:
         return self.folder / f"{name}.ckpt"
@@ -169,6 +182,6 @@ class Lab:
     def _fit(self, module: SandwichModule | PlainModule, name: str, epochs: int | None) -> None:
         torch.manual_seed(self.seed)
         fit(
-            module, self.loaders().train, epochs=epochs or self.setup.epochs, device=self.device,
-            checkpoint=self._checkpoint(name), precision=self.setup.precision,
+            module, self.loaders().train, epochs=epochs or self.settings.optimization.epochs, device=self.device,
+            checkpoint=self._checkpoint(name), precision=self.settings.optimization.precision,
         )  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anywidth.core.errors import AnywidthError
+from anywidth.runs.settings import DataSettings, ModelSettings, OptimizationSettings, TrainSettings, WidthSettings
 
 __all__ = ["PRESETS", "Setup"]
 
@@ -45,7 +46,7 @@ class Setup:
     samples: int = 4
     widths: int = 7
     seeds: int = 3
-    precision: str = "32"
+    precision: Literal["32", "bf16", "16"] = "32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples", "widths", "seeds"):
@@ -68,6 +69,26 @@ class Setup:
         if strange:
             raise AnywidthError(f"an experiment has no setting {strange[0]!r}; it has {', '.join(sorted(known))}")
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def train_settings(self, seed: int, *, data_root: Path) -> TrainSettings:
+        """The settings of a run of one seed; the weights are not averaged.
+
+        Args:
+            seed: Of weights, widths, batches and split.
+            data_root: The folder of downloaded data sets.
+        """
+        return TrainSettings(
+            data=DataSettings(
+                source=self.data, root=data_root, image_size=self.image_size, batch_size=self.batch_size
+            ),
+            model=ModelSettings(name=self.model),
+            optimization=OptimizationSettings(
+                epochs=self.epochs, lr=self.lr, weight_decay=self.weight_decay, warmup_epochs=self.warmup_epochs,
+                average=0.0, precision=self.precision,
+            ),
+            widths=WidthSettings(evaluated=self.widths),
+            seed=seed,
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values; files are named without the folders above them."""

@@ -14,15 +14,15 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torchmetrics.classification import MulticlassAccuracy
 
-from anywidth.cli.metrics_file import SCORE
-from anywidth.cli.options import SettingsError
-from anywidth.cli.run_folder import RunFolder
-from anywidth.cli.train_settings import TrainSettings
+from anywidth.core.errors import SettingsError
 from anywidth.core.extras import from_extra
 from anywidth.core.processes import share_of
 from anywidth.data import Loaders
 from anywidth.evaluation import even_widths
 from anywidth.models.suggest import closest
+from anywidth.runs.metrics_file import SCORE
+from anywidth.runs.run_folder import RunFolder
+from anywidth.runs.settings import DataSettings, OptimizationSettings, TrainSettings
 from anywidth.supernet import Supernet
 from anywidth.tasks import Loss
 from anywidth.training.epoch_checkpoint import BestCheckpoint
@@ -41,27 +41,28 @@ def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
     Raises:
         SettingsError: there is no such optimizer.
     """
+    steps = settings.optimization
     return {
-        "lr": settings.lr,
-        "weight_decay": settings.decay,
-        "warmup_epochs": settings.warmup_epochs,
-        "optimizer": _optimizer(settings),
-        "schedule": SCHEDULES[settings.schedule],
-        "accumulate": settings.accumulate,
-        "clip": settings.clip,
-        "skip": settings.skip,
-        "transform": _mixing(settings, classes),
+        "lr": steps.lr,
+        "weight_decay": settings.weight_decay,
+        "warmup_epochs": steps.warmup_epochs,
+        "optimizer": _optimizer(steps),
+        "schedule": SCHEDULES[steps.schedule],
+        "accumulate": steps.accumulate,
+        "clip": steps.clip,
+        "skip": steps.skip,
+        "transform": _mixing(settings.data, classes),
     }
 
 
 def loss_of(settings: TrainSettings) -> Loss:
     """The loss on the labels."""
-    return partial(F.cross_entropy, label_smoothing=settings.smoothing)
+    return partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
 
 
 def average_of(settings: TrainSettings, device: torch.device) -> list[Callback]:
     """What keeps an average of the weights, if one is wanted, on the device of the training."""
-    return [EMAWeightAveraging(device, decay=settings.averaging)] if settings.averaging else []
+    return [EMAWeightAveraging(device, decay=settings.average)] if settings.average else []
 
 
 def scores_of(
@@ -75,11 +76,13 @@ def scores_of(
     callbacks: list[Callback] = [
         WidthValidation(net, loaders.calibration, held_out, widths, metrics, images=share_of(_SCORED_IMAGES))
     ]
-    if settings.keep == "best":
+    if settings.optimization.keep == "best":
         callbacks.append(BestCheckpoint(folder.checkpoint("best"), SCORE))
-    if settings.early_stop is not None:
+    if settings.optimization.early_stop is not None:
         callbacks.append(
-            EarlyStopping(monitor=SCORE, mode="max", patience=settings.early_stop, check_on_train_epoch_end=True)
+            EarlyStopping(
+                monitor=SCORE, mode="max", patience=settings.optimization.early_stop, check_on_train_epoch_end=True
+            )
         )
     return callbacks
 
@@ -90,7 +93,7 @@ def logger_of(settings: TrainSettings, folder: Path) -> Logger | None:
     Raises:
         MissingExtraError: it is not installed.
     """
-    if not settings.tensorboard:
+    if not settings.output.tensorboard:
         return None
     with from_extra("tensorboard", "--tensorboard needs TensorBoard"):
         import tensorboard as _  # noqa: F401
@@ -99,22 +102,22 @@ def logger_of(settings: TrainSettings, folder: Path) -> Logger | None:
     return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
-def _optimizer(settings: TrainSettings) -> Callable[[list[dict[str, Any]]], Any] | None:
-    if settings.optimizer == "sgd":
+def _optimizer(steps: OptimizationSettings) -> Callable[[list[dict[str, Any]]], Any] | None:
+    if steps.optimizer == "sgd":
         return None
     from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
     known = [str(name) for name in list_optimizers()]
-    if settings.optimizer not in known:
-        raise SettingsError(f"timm has no optimizer {settings.optimizer!r}; {closest(settings.optimizer, known)}")
-    return lambda groups: create_optimizer_v2(groups, opt=settings.optimizer, lr=settings.lr, weight_decay=0.0)
+    if steps.optimizer not in known:
+        raise SettingsError(f"timm has no optimizer {steps.optimizer!r}; {closest(steps.optimizer, known)}")
+    return lambda groups: create_optimizer_v2(groups, opt=steps.optimizer, lr=steps.lr, weight_decay=0.0)
 
 
-def _mixing(settings: TrainSettings, classes: int) -> Callable[..., Any] | None:
+def _mixing(data: DataSettings, classes: int) -> Callable[..., Any] | None:
     from torchvision.transforms import v2
 
-    parts: list[Any] = [v2.MixUp(alpha=settings.mixup, num_classes=classes)] if settings.mixup else []
-    parts += [v2.CutMix(alpha=settings.cutmix, num_classes=classes)] if settings.cutmix else []
+    parts: list[Any] = [v2.MixUp(alpha=data.mixup, num_classes=classes)] if data.mixup else []
+    parts += [v2.CutMix(alpha=data.cutmix, num_classes=classes)] if data.cutmix else []
     if len(parts) < 2:
         return parts[0] if parts else None
     return v2.RandomChoice(parts)

@@ -1,31 +1,29 @@
-"""How a training ends early: what is kept, and how to go on, in one line."""
+"""How a training ends early: what is kept, and how to go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from anywidth.cli.messages import log
-from anywidth.cli.processes import Processes
-from anywidth.cli.run_folder import RunFolder
 from anywidth.core.errors import AnywidthError, CheckpointError
 from anywidth.core.processes import OtherProcessError
+from anywidth.runs.processes import Processes
+from anywidth.runs.run_folder import RunFolder
 
-__all__ = ["exit_code"]
+__all__ = ["TrainingInterrupted", "early_end"]
 
 
-def exit_code(
-    work: Callable[[], object],
-    folder: RunFolder,
-    networks: Iterable[str],
-    *,
-    epochs: int,
-    stage: Callable[[], str],
-    processes: Processes,
-) -> int:
-    """Do the work of a run that was started, and return 0, or 130 after Ctrl-C.
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a training; the message says what is kept, and is empty where another process says it."""
+
+
+@contextmanager
+def early_end(
+    folder: RunFolder, networks: Iterable[str], *, epochs: int, stage: Callable[[], str], processes: Processes
+) -> Iterator[None]:
+    """Context manager for the work of a run: an error that ends it says what is kept, or the empty folder is removed.
 
     Args:
-        work: What writes into the folder.
         folder: Of the run.
         networks: Names of the checkpoints, in the order of training.
         epochs: How many each network is to be trained.
@@ -33,16 +31,18 @@ def exit_code(
         processes: Those that train.
 
     Raises:
+        TrainingInterrupted: instead of a KeyboardInterrupt.
         AnywidthError: the work cannot go on; what was saved is kept, as the message says.
     """
     speaks = processes.rank == 0
     try:
-        work()
-    except KeyboardInterrupt:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message = ""
         if speaks and not processes.failed:
-            log("interrupted", f"while {stage()}. {folder.kept(networks, epochs, command=processes.command)}")
+            message = f"while {stage()}. {folder.kept(networks, epochs, command=processes.command)}"
             folder.abandon()
-        return 130
+        raise TrainingInterrupted(message) from interrupt
     except OtherProcessError:
         raise
     except BrokenPipeError:
@@ -57,4 +57,3 @@ def exit_code(
         if speaks:
             folder.abandon()
         raise type(error)(f"{error}{kept}") from error
-    return 0

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from anywidth.cli.dataset_info import DatasetInfo
-from anywidth.cli.options import read_settings, write_settings
-from anywidth.cli.train_settings import TrainSettings
 from anywidth.core.errors import CheckpointError, TrainingError
 from anywidth.core.files import write_atomically
-from anywidth.training.epoch_checkpoint import finished_epochs
+from anywidth.runs.config_file import read_settings, write_settings
+from anywidth.runs.dataset_info import DatasetInfo
+from anywidth.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
     from anywidth.data import DataBundle
@@ -62,7 +61,7 @@ class RunFolder:
         Raises:
             TrainingError: it holds the results of another run.
         """
-        folder = cls(settings.out or _free_name(settings))
+        folder = cls(settings.output.folder or _free_name(settings))
         taken = [name for name in _RESULTS if (folder.path / name).exists()]
         if taken:
             go_on = "" if folder.complete else f", or continue this run with --resume {folder.path}"
@@ -119,6 +118,8 @@ class RunFolder:
         files = [file for file in map(self.checkpoint, networks) if file.exists()]
         if not files:
             return "No epoch was finished, so nothing was kept"
+        from anywidth.training.epoch_checkpoint import finished_epochs  # needs Lightning, which takes seconds to import
+
         done = finished_epochs(files[-1])
         return f"{files[-1]} keeps epoch {done} of {epochs}. Go on with: {command} train --resume {self.path}"
 
@@ -189,9 +190,9 @@ class RunFolder:
 
 
 def _free_name(settings: TrainSettings) -> Path:
-    kind, _, place = settings.data.partition(":")
+    kind, _, place = settings.data.source.partition(":")
     data = Path(place).stem if place else kind
-    name = f"{data}-{settings.model.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{data}-{settings.model.name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path("runs", name), 2
     while path.exists():
         path, number = Path("runs", f"{name}-{number}"), number + 1

@@ -1,18 +1,11 @@
-"""The processes that `torchrun` starts, of which this is one: how they meet, and which of them speaks."""
+"""The processes that `torchrun` starts, of which this is one."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from anywidth.cli.messages import log
-from anywidth.core.errors import AnywidthError
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -73,49 +66,6 @@ class Processes:
         """Whether one of them has told an error."""
         return self.store is not None and self.store.check([_FAILED])
 
-    @contextmanager
-    def quiet_others(self) -> Iterator[None]:
-        """Within it, nothing is shown but by the first."""
-        if not self.rank:
-            yield
-            return
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            yield
-
-    @contextmanager
-    def met(self) -> Iterator[Processes]:
-        """Within it, they can talk to each other; of an error in one or all of them, one line is shown.
-
-        Raises:
-            SystemExit: one of them failed, which has been said.
-        """
-        if not self.together:
-            yield self
-            return
-        import torch
-        import torch.distributed as dist
-
-        from anywidth.core.processes import OtherProcessError, connection_lost
-
-        store = next(iter(dist.rendezvous("env://")))[0]  # pyright: ignore[reportPrivateImportUsage]
-        # Objects travel between CPUs in any case; tensors on a GPU by its own means.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.count)
-        met = replace(self, store=dist.PrefixStore("anywidth", store))  # pyright: ignore[reportPrivateImportUsage]
-        try:
-            yield met
-        except OtherProcessError:
-            met._listen()
-        except AnywidthError as error:
-            met._tell(str(error))
-        except RuntimeError as error:
-            if not connection_lost(error):
-                raise
-            met._tell("another process of this training has ended; what was saved is kept, go on with --resume")
-        else:
-            return
-        raise SystemExit(2)
-
     def part(self) -> None:
         """Say goodbye to the others, who do so too; after an interruption they may not, and it would take for ever."""
         if self.store is not None:
@@ -136,21 +86,20 @@ class Processes:
 
             torch.manual_seed((seed + self.rank * 1_000_003) % 2**32)
 
-    def _tell(self, message: str) -> None:
-        """Show an error, unless another process does: all of them may have met the same one."""
+    def fails_first(self) -> bool:
+        """Note that this process fails; whether it is the first that does, so that it has to show the error."""
         assert self.store is not None
         try:
-            first = self.store.add(_FAILED, 1) == 1
+            return self.store.add(_FAILED, 1) == 1
         except RuntimeError:  # torchrun, which keeps the store, has ended
-            first = True
-        if not first:
-            self._listen()
-            return
-        with redirect_stderr(sys.__stderr__):
-            log("error", message)
+            return True
+
+    def has_told(self) -> None:
+        """Let the other processes know that the error has been shown."""
+        assert self.store is not None
         self.store.set(_TOLD, "yes")
 
-    def _listen(self) -> None:
+    def wait_until_told(self) -> None:
         """Wait until the error of another process has been shown: torchrun ends all as soon as one has."""
         assert self.store is not None
         try:

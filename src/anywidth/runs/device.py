@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from anywidth.cli.options import SettingsError
-from anywidth.cli.processes import Processes
+from anywidth.core.errors import SettingsError
 from anywidth.core.processes import all_gather
+from anywidth.runs.processes import Processes
 
 __all__ = ["pick_device"]
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
 
 from anywidth.batchnorm import calibrate
-from anywidth.cli.build import build_loaders
-from anywidth.cli.corrupt_images import CorruptImages
-from anywidth.cli.recipe import average_of, loss_of, recipe_of
-from anywidth.cli.train_settings import TrainSettings
 from anywidth.core.files import write_atomically
 from anywidth.core.processes import broadcast, share_of
 from anywidth.cost import macs, params
 from anywidth.data import DataBundle
 from anywidth.evaluation import Row, evaluate
 from anywidth.export.torch_file import save_dense
+from anywidth.runs.corrupt_images import CorruptImages
+from anywidth.runs.data import build_loaders
+from anywidth.runs.recipe import average_of, loss_of, recipe_of
+from anywidth.runs.settings import TrainSettings
 from anywidth.supernet import Supernet
 from anywidth.training.individual import train_alone
 from anywidth.widths import Width
@@ -33,8 +34,8 @@ def train_individual(
     *,
     device: torch.device,
     checkpoint: Path,
-    progress: Callback,
     corrupt: CorruptImages,
+    progress: Sequence[Callback] = (),
     name: str | None = None,
     keep: Path | None = None,
 ) -> Row:
@@ -45,14 +46,14 @@ def train_individual(
     """
     loaders = build_loaders(settings, bundle)
     dense = train_alone(
-        net, width, loaders.train, epochs=settings.epochs, seed=settings.seed, device=device, checkpoint=checkpoint,
-        precision=settings.precision, loss=loss_of(settings),
-        callbacks=[*average_of(settings, device), progress, corrupt.after_epochs(loaders.train)],
+        net, width, loaders.train, epochs=settings.optimization.epochs, seed=settings.seed, device=device,
+        checkpoint=checkpoint, precision=settings.optimization.precision, loss=loss_of(settings),
+        callbacks=[*average_of(settings, device), *progress, corrupt.after_epochs(loaders.train)],
         **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
     # As a supernet of its own, it is calibrated and scored by the same functions.
     alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)
-    calibrate(alone, loaders.calibration, [1.0], images=share_of(settings.calibration_images))
+    calibrate(alone, loaders.calibration, [1.0], images=share_of(settings.widths.calibration_images))
     if keep is not None:
         file = keep
         broadcast(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))

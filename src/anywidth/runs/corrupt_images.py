@@ -1,4 +1,4 @@
-"""What is said about images that could not be read and were left out."""
+"""Warnings about images that could not be read and were left out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import defaultdict
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anywidth.cli.messages import log
 from anywidth.core.processes import all_gather
 from anywidth.data import ItemLoader, TensorLoader
+from anywidth.runs.reporter import Reporter
 
 __all__ = ["CorruptImages"]
 
@@ -16,13 +16,14 @@ _NAMED = 3
 
 
 class CorruptImages:
-    """Says of a run how many images were left out, and which, once for all of its networks."""
+    """Warns how many images a run left out, and which, once for all of its networks."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._told: dict[str, set[str]] = defaultdict(set)
 
     def tell(self, loader: TensorLoader | ItemLoader, part: str) -> None:
-        """Say how many images of a part, such as "test", no process could read, if they are more than before."""
+        """Warn how many images of a part, such as "test", no process could read, if they are more than before."""
         if not isinstance(loader, ItemLoader):
             return
         told = self._told[part]
@@ -32,10 +33,10 @@ class CorruptImages:
             more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
             first = "; ".join(problem.rpartition("; ")[0] or problem for problem in sorted(told)[:_NAMED])
             count = f"1 {part} image was" if len(told) == 1 else f"{len(told)} {part} images were"
-            log("warning", f"{count} left out: {first}{more}")
+            self._reporter.warning(f"{count} left out: {first}{more}")
 
     def after_epochs(self, loader: TensorLoader | ItemLoader) -> Callback:
-        """Tells of the training images after every epoch."""
+        """Callback that warns about the training images after every epoch."""
         return _AfterEpochs(self, loader)
 
 

@@ -1,0 +1,51 @@
+"""The data set and the loaders of a run."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from anywidth.core.errors import DataError
+from anywidth.core.processes import first_of_machine_first, rank_and_count
+from anywidth.data import DataBundle, Loaders, hold_out, load_data, make_loaders
+from anywidth.runs.settings import TrainSettings
+
+__all__ = ["build_data", "build_held_out", "build_loaders"]
+
+
+def build_data(settings: TrainSettings) -> DataBundle:
+    """The data set of a run, without what it holds out; splits depend on the seed alone."""
+    return build_held_out(settings)[0] if settings.data.hold_out else _whole(settings)
+
+
+def build_held_out(settings: TrainSettings) -> tuple[DataBundle, Dataset[Any]]:
+    """The data set of a run without the training images that it holds out, and those."""
+    return hold_out(_whole(settings), settings.data.hold_out, seed=settings.seed)
+
+
+def _whole(settings: TrainSettings) -> DataBundle:
+    data = settings.data
+    load = partial(
+        load_data, data.source, root=data.root, seed=settings.seed, image_size=data.image_size,
+        skip_corrupt=data.skip_corrupt,
+    )  # fmt: skip
+    on_disk = data.source.partition(":")[0] in ("digits", "npz", "imagefolder", "webdataset")
+    bundle = load() if on_disk else first_of_machine_first(load)
+    if len(bundle.classes) < 2:
+        raise DataError(f"{data.source} has one class, from which nothing can be told apart; give two")
+    if data.rand_augment is None:
+        return bundle
+    from anywidth.data.rand_augment import with_rand_augment
+
+    return with_rand_augment(bundle, magnitude=data.rand_augment)
+
+
+def build_loaders(settings: TrainSettings, bundle: DataBundle) -> Loaders:
+    """Fresh loaders of this process's part, whose batches depend on the seed and the epoch alone."""
+    rank, count = rank_and_count()
+    return make_loaders(
+        bundle, batch_size=settings.data.batch_size, seed=settings.seed, workers=settings.data.workers or 0, rank=rank,
+        world_size=count, skip_corrupt=settings.data.skip_corrupt,
+    )  # fmt: skip

@@ -1,0 +1,20 @@
+"""Settings of what a run writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anywidth.runs.options import option
+
+__all__ = ["OutputSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """The folder of a run, and what is logged there."""
+
+    folder: Path | None = option(
+        None, name="out", metavar="DIR", kept=False, help="run folder to write; by default runs/DATA-MODEL-TIME"
+    )
+    tensorboard: bool = option(False, help="also log every step to the run folder, for TensorBoard")
