@@ -106,6 +106,7 @@ def test_alone_nothing_is_synchronised() -> None:
     assert same_start(net.model, {"a": 1}) == {"a": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
 def test_no_thread_of_a_group_outlives_it() -> None:
     # Those that do abort the process at its end, now and then. torch.compile and the optimizers import torch._dynamo.
