@@ -588,7 +588,7 @@ def _resnet(block: type[BasicBlock | Bottleneck], **settings: Any) -> nn.Module:
 
 
 def _mobilenet_v2() -> nn.Module:
-    settings = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 1]]
+    settings = [[1, 16, 1, 1], [6, 24, 2, 2]]
     return MobileNetV2(num_classes=5, inverted_residual_setting=settings)
 
 
