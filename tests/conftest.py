@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,10 @@ import pytest
 import torch
 
 import anywidth as aw
-from anywidth.supernet import Statistics
-from anywidth.widths import WidthSampler
 from zoo import Case
 
 # The models are tiny: a second thread costs more than it gives, and very much more where cores are shared.
 torch.set_num_threads(1)
-
-_PREPARED: dict[str, aw.Supernet] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -30,31 +27,28 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def analysed() -> dict[str, aw.Supernet]:
+    """Supernets of the zoo that were needed so far; nobody changes them."""
+    return {}
+
+
 @pytest.fixture
-def supernet_of() -> Iterator[Callable[[Case], aw.Supernet]]:
-    """Supernets of the zoo, analysed once per run and put back to their first state after every test."""
-    used: dict[str, Case] = {}
+def supernet_of(analysed: dict[str, aw.Supernet]) -> Callable[[Case], aw.Supernet]:
+    """Supernets of the zoo: analysed once per run, one copy for each test."""
+    copies: dict[str, aw.Supernet] = {}
 
     def get(case: Case) -> aw.Supernet:
-        if case.name not in _PREPARED:
+        if case.name not in analysed:
             with warnings.catch_warnings():
                 if case.warns:
                     warnings.filterwarnings("ignore", message="only .* of the MACs")
-                _PREPARED[case.name] = aw.Supernet(case.model(), case.example(), divisor=2)
-        used[case.name] = case
-        return _PREPARED[case.name]
+                analysed[case.name] = aw.Supernet(case.model(), case.example(), divisor=2)
+        if case.name not in copies:
+            copies[case.name] = copy.deepcopy(analysed[case.name])
+        return copies[case.name]
 
-    yield get
-    for name, case in used.items():
-        net = _PREPARED[name]
-        state = case.model().state_dict()
-        net.model.load_state_dict(state)
-        net.model.requires_grad_(True).zero_grad(set_to_none=True)
-        net.model.eval()
-        net._statistics = Statistics(net.model, net.effects.norms)
-        net._cache.clear()
-        net._alive.clear()
-        net.sampler = WidthSampler(net.min_width)
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""Run by `torchrun` in `training/test_wrappers.py`: what two processes are told, written by the first to the file argv[1]."""
+"""What two processes that train together are told about wrapped networks, for `training/test_wrappers.py`."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -115,8 +116,8 @@ def sparse(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return local, gradient.to_dense()  # type: ignore[operator,union-attr]
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
+def program(rank: int, world: int, folder: Path) -> dict[str, Any]:
+    """Everything, in one of two processes."""
     found: dict[str, object] = {
         action.__name__: told(action)
         for action in (built_on_ddp, ddp_around, built_on_shards, sharded_later, sharded_inside_later)
@@ -127,17 +128,9 @@ def main() -> None:
     found["synchronised"] = warned(lambda model: sync_gradients(model.parameters()))
     found["accumulated"] = warned(lambda model: sync_gradients(model.parameters()), accumulate=2)
     found["by hand"] = warned(by_hand)
-    found["sparse"] = sparse(dist.get_rank())
+    found["sparse"] = sparse(rank)
     norms = nn.SyncBatchNorm.convert_sync_batchnorm(
         nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
     )
     found["synchronised norms"] = aw.Supernet(norms.train(), X).elastic_share
-    every: list[object] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, found)
-    if dist.get_rank() == 0:
-        torch.save(every, sys.argv[1])
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    return found

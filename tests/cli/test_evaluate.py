@@ -20,6 +20,17 @@ def run(finished, tmp_path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
+def test_the_files_of_a_run_give_the_same_accuracy_to_the_last_image(finished, tmp_path, capsys):
+    out = tmp_path / "again.json"
+    assert main(["evaluate", str(finished), "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "calibrating" not in shown.out
+    again, before = (json.loads(path.read_text())["rows"] for path in (out, finished / "spectrum.json"))
+    assert again == before
+
+
+@pytest.mark.slow
 def test_a_new_process_finds_the_same_accuracy_to_the_last_image(finished, tmp_path):
     out = tmp_path / "again.json"
     command = [sys.executable, "-m", "anywidth", "evaluate", str(finished), "--out", str(out)]

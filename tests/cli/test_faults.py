@@ -33,15 +33,14 @@ def start(out: Path, *arguments: str, before: Callable[[], None] | None = None) 
         [sys.executable, "-m", "anywidth", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=before, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 300
     while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
 
 def epochs(out: Path) -> int:
-    return len((out / "metrics.csv").read_text().splitlines()) - 1
+    file = out / "metrics.csv"
+    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
 
 
 @pytest.mark.slow
@@ -61,7 +60,9 @@ def test_sigkill_at_any_moment_loses_nothing_that_was_written(tmp_path) -> None:
     out = tmp_path / "run"
     for number in range(4):
         process = start(out) if number == 0 else _resumed(out)
-        time.sleep(0.3 + 0.37 * number)
+        rows = epochs(out)
+        while epochs(out) < rows + number:
+            assert process.poll() is None
         process.kill()
         process.communicate(timeout=60)
         state = torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)
@@ -76,10 +77,8 @@ def _resumed(out: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "anywidth", "train", "--resume", str(out)], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 300
     while (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns == before:
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
 
@@ -276,8 +275,7 @@ def test_a_data_worker_that_dies_is_told_and_the_run_goes_on_later(tmp_path) -> 
     out = tmp_path / "run"
     process = start(out, "--data", f"imagefolder:{tmp_path / 'images'}", "--workers", "2", "--batch-size", "8")
     killed = False
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None:
         for child in _children(process.pid):
             os.kill(child, signal.SIGKILL)
             killed = True

@@ -73,6 +73,7 @@ def test_an_interrupted_experiment_goes_on(asked, tmp_path, monkeypatch, capsys)
     assert "holds the result of this already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_numbers_in_any_process(asked, tmp_path) -> None:
     assert main(asked) == 0
     here = json.loads((tmp_path / "out" / "result.json").read_text())["arms"]

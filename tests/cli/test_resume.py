@@ -153,9 +153,7 @@ def test_ctrl_c_in_a_process_says_how_to_go_on(tmp_path):
         # A shell that runs the tests in the background may have switched it off.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 300
     while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)

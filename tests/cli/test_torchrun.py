@@ -9,7 +9,6 @@ import pty
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -192,14 +191,12 @@ def test_a_found_network_is_trained_by_two_processes(searched: Path, tmp_path: P
 def test_the_end_of_one_process_ends_all_with_one_line(
     tiny_data: Path, tmp_path: Path, fault: str, said: str | tuple[str, ...]
 ) -> None:
-    began = time.monotonic()
     done = train(tmp_path, tiny_data, fault=fault)
     assert done.returncode != 0
     (line,) = errors(done)
     assert line.startswith(said)
     assert "[rank" not in done.stderr  # how torch marks the traceback of a process
     assert (tmp_path / "run" / "checkpoints" / "supernet.ckpt").exists()
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.slow

@@ -107,15 +107,14 @@ def test_pixels_of_an_unknown_range_are_not_guessed(tmp_path):
     assert DatasetInfo.read(tmp_path / "data.json") == info
 
 
-def pictures(tmp_path: Path) -> Path:
+def pictures(folder: Path) -> Path:
     from PIL import Image
 
-    folder = tmp_path / "pictures"
     for part in ("train", "test"):
         for name in ("cat", "dog"):
             (folder / part / name).mkdir(parents=True)
             for number in range(8):
-                Image.new("RGB", (32, 32), (number * 20, 0, 0)).save(folder / part / name / f"{number}.png")
+                Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(folder / part / name / f"{number}.png")
     return folder
 
 
@@ -125,7 +124,7 @@ def train_on(folder: Path, run: Path) -> int:
 
 
 def test_a_run_that_never_finished_an_epoch_holds_nobody_to_its_images(tmp_path, capsys):
-    folder, run = pictures(tmp_path), tmp_path / "run"
+    folder, run = pictures(tmp_path / "pictures"), tmp_path / "run"
     broken = folder / "train" / "cat" / "9.png"
     broken.write_bytes(b"no picture")
     assert train_on(folder, run) == 2
@@ -135,10 +134,19 @@ def test_a_run_that_never_finished_an_epoch_holds_nobody_to_its_images(tmp_path,
     assert train_on(folder, run) == 0
 
 
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of pictures and a run that was trained on them; put them back where you change them."""
+    folder = tmp_path_factory.mktemp("pictured")
+    assert train_on(pictures(folder / "pictures"), folder / "run") == 0
+    return folder / "pictures", folder / "run"
+
+
 @pytest.mark.parametrize("change", ["more images", "other names", "another order"])
-def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, tmp_path, capsys):
-    folder, run = pictures(tmp_path), tmp_path / "run"
-    assert train_on(folder, run) == 0
+def test_a_data_set_that_has_changed_is_not_taken_for_the_old_one(change, pictured, capsys):
+    folder, run = pictured
+    shutil.rmtree(folder)
+    pictures(folder)
     if change == "more images":
         shutil.copy(folder / "train/cat/0.png", folder / "train/cat/8.png")
     elif change == "another order":

@@ -1,6 +1,8 @@
 """MACs and parameters of a width, against counting the extracted network."""
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +62,7 @@ def test_pooling_counts_what_enters_an_average() -> None:
 
 
 def test_counting_runs_and_changes_nothing(supernet_of: SupernetOf) -> None:
-    net = supernet_of(find("mobilenet_v2"))
+    net = supernet_of(find("inverted residuals"))
     before = [parameter._version for parameter in net.model.parameters()]
     calls: list[int] = []
     with net.model.register_forward_pre_hook(lambda *_: calls.append(1)):
@@ -79,7 +81,7 @@ def test_uncounted_operators_are_listed(supernet_of: SupernetOf) -> None:
 
 
 def test_narrower_costs_no_more(supernet_of: SupernetOf) -> None:
-    net = supernet_of(find("mobilenet_v2"))
+    net = supernet_of(find("inverted residuals"))
     widths = [0.25 + 0.05 * i for i in range(16)]
     for count in (aw.macs, aw.params):
         found = [count(net, width) for width in widths]
@@ -89,13 +91,27 @@ def test_narrower_costs_no_more(supernet_of: SupernetOf) -> None:
     assert aw.params(net) == sum(parameter.numel() for parameter in net.model.parameters())
 
 
-def test_latency_is_a_time_in_milliseconds_and_leaves_no_trace(supernet_of: SupernetOf) -> None:
-    net = supernet_of(find("resnet18"))
-    before = net.model.conv1.weight.data_ptr(), net.model.training
-    full = aw.latency(net, repeats=5, warmup=1)
-    narrow = aw.latency(net, 0.25, repeats=5, warmup=1)
-    assert 0 < narrow < full < 60_000
-    assert (net.model.conv1.weight.data_ptr(), net.model.training) == before
+def test_latency_is_the_median_in_milliseconds_and_leaves_no_trace(
+    supernet_of: SupernetOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = supernet_of(find("residual"))
+    now = 0.0
+
+    def tick(module: nn.Module, *_: object) -> None:
+        nonlocal now
+        now += 1e-6 * module.weight.numel()  # as if every weight took a microsecond
+
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr(sys.modules["anywidth.cost.latency"], "time", clock)
+    hooks = [module.register_forward_hook(tick) for module in net.model.modules() if isinstance(module, nn.Conv2d)]
+    before = net.model.head.weight.data_ptr(), net.model.training
+    for width in (1.0, 0.25):
+        convs = [module for module in net.extract(width, calibrated=False).modules() if isinstance(module, nn.Conv2d)]
+        wanted = sum(module.weight.numel() for module in convs) / 1000
+        assert aw.latency(net, width, repeats=5, warmup=1) == pytest.approx(wanted)
+    assert (net.model.head.weight.data_ptr(), net.model.training) == before
+    for hook in hooks:
+        hook.remove()
 
 
 @pytest.mark.parametrize("count", [aw.macs, aw.params, aw.latency])

@@ -13,7 +13,16 @@ from anywidth.cost import uncounted_operators
 from anywidth.models import build_model
 
 
-@pytest.mark.parametrize("name", ["digits", "torchvision/shufflenet_v2_x0_5", "torchvision/efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits",
+        *(
+            pytest.param(f"torchvision/{name}", marks=pytest.mark.slow)
+            for name in ("shufflenet_v2_x0_5", "efficientnet_b0")
+        ),
+    ],
+)
 def test_macs_equal_torchs_own_counter(name: str) -> None:
     side, colours = (8, 1) if name == "digits" else (32, 3)
     net = aw.Supernet(
@@ -34,7 +43,9 @@ V2 = [300, 299, 284, 274, 269, 268, 254, 235, 222, 213, 209, 185, 173, 165, 161,
       88, 80, 80, 59]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "table"), [("mobilenet_v1", V1), ("mobilenet_v2", V2)])
+@pytest.mark.parametrize(
+    ("name", "table"), [("mobilenet_v1", V1), pytest.param("mobilenet_v2", V2, marks=pytest.mark.slow)]
+)
 def test_supernets_have_the_published_macs_at_every_width(name: str, table: list[int]) -> None:
     model = build_model(name, num_classes=1000, input_shape=(3, 224, 224))
     smallest = 0.25 if name == "mobilenet_v1" else 0.35

@@ -86,7 +86,7 @@ slow = pytest.mark.slow
 GENERATORS = [
     pytest.param(lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLM)), text, id="llama"),
     pytest.param(gpt2, text, id="gpt2"),
-    pytest.param(t5, both, id="t5"),
+    pytest.param(t5, both, id="t5", marks=slow),
     pytest.param(
         lambda: t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**MOE, moe_intermediate_size=64, num_experts=4)), text, id="moe"
     ),
@@ -98,7 +98,7 @@ GENERATORS = [
         lambda: t.MixtralForCausalLM(t.MixtralConfig(**MOE, num_local_experts=4)), text, id="mixtral", marks=slow
     ),
     pytest.param(deepseek, text, id="deepseek", marks=slow),
-    pytest.param(bart, both, id="bart", marks=slow),
+    pytest.param(bart, both, id="bart"),
     pytest.param(
         lambda: t.MambaForCausalLM(t.MambaConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, state_size=8)),
         text, id="mamba", marks=slow,

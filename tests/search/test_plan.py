@@ -36,8 +36,15 @@ def test_ten_pieces_as_in_the_paper() -> None:
     assert sizes(ChannelGroup(name="g", channels=320), piece=0.1, divisor=8, min_width=0.1) == tuple(range(320, 0, -32))
 
 
-def test_every_config_of_the_space_is_one_of_the_network() -> None:
-    net = aw.Supernet(build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16)), torch.randn(1, 3, 16, 16))
+@pytest.fixture(scope="module")
+def mobilenet() -> aw.Supernet:
+    """With a head that keeps its channels; do not change it."""
+    model = build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16))
+    return aw.Supernet(model, torch.randn(1, 3, 16, 16), frozen=("head.conv",))
+
+
+def test_every_config_of_the_space_is_one_of_the_network(mobilenet) -> None:
+    net = mobilenet
     options = space(net, piece=0.1)
     config = net.config(1.0)
     for name, one_less in narrower(config, options).items():
@@ -82,6 +89,7 @@ def test_a_found_mobilenet_from_its_list_of_channels() -> None:
     assert config_from_channels(net, list(config.values())) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mmacs", "channels"),
     [
@@ -118,8 +126,6 @@ def test_the_networks_that_the_paper_found_have_its_macs(mmacs, channels) -> Non
         ({"head.conv": 8}, "cannot be narrowed to 8: asked for"),
     ],
 )
-def test_lists_that_do_not_fit_are_told(channels, message) -> None:
-    model = build_model("mobilenet_v2", num_classes=5, input_shape=(3, 16, 16))
-    net = aw.Supernet(model, torch.randn(1, 3, 16, 16), frozen=("head.conv",))
+def test_lists_that_do_not_fit_are_told(channels, message, mobilenet) -> None:
     with pytest.raises(WidthError, match=message):
-        config_from_channels(net, channels)
+        config_from_channels(mobilenet, channels)

@@ -132,6 +132,7 @@ def test_statistics_from_before_a_change_are_not_saved(supernet_of: SupernetOf, 
         other.subnet(0.25).eval()(x)
 
 
+@pytest.mark.slow
 def test_accuracy_is_the_same_in_a_new_process(tmp_path: Path) -> None:
     torch.manual_seed(1)
     x, y = torch.randn(200, 3, 8, 8), torch.randint(4, (200,))

@@ -169,7 +169,7 @@ _QUIET = settings(
 )
 
 
-@settings(_QUIET, max_examples=25)
+@settings(_QUIET, max_examples=10)
 @given(**_ARGUMENTS)
 def test_random_networks(model: Network, divisor: int, min_width: float, draw: st.DataObject) -> None:
     check(model, divisor, min_width, draw)

@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 
 import anywidth as aw
-import two_processes as two
+import two_trained as two
 from anywidth.data import make_loaders
 from anywidth.evaluation import evaluate
 from anywidth.training import same_start, sync_gradients
+from two_processes import run_in_two
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    file = tmp_path_factory.mktemp("two") / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", two.__file__]
-    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return torch.load(file, weights_only=True)
+    return run_in_two(two.program, tmp_path_factory.mktemp("two"))
 
 
 def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
@@ -109,6 +106,7 @@ def test_alone_nothing_is_synchronised() -> None:
     assert same_start(net.model, {"a": 1}) == {"a": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
 def test_no_thread_of_a_group_outlives_it() -> None:
     # Those that do abort the process at its end, now and then. torch.compile and the optimizers import torch._dynamo.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,16 +12,13 @@ from torch.optim.swa_utils import AveragedModel
 import anywidth as aw
 import two_wrapped as two
 from anywidth.core.errors import AnalysisError, TrainingError
+from two_processes import run_in_two
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    file = tmp_path_factory.mktemp("two") / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", two.__file__]
-    done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return torch.load(file, weights_only=True)
+    return run_in_two(two.program, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize(
