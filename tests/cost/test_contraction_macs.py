@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,11 @@ PRODUCTS: dict[str, Product] = {
     "einsum of samples": lambda model, h: torch.einsum("bi,ci->bc", h, h) @ h,
     "einsum with dots": lambda model, h: torch.einsum("...i,ij->...j", h, model.flat),
     "einsum without arrow": lambda model, h: torch.einsum("bi,ij", h, model.flat),
+    "einsum of three": lambda model, h: torch.einsum("bi,ci,ij->cj", h, h, model.flat),
+    "einsum of five": lambda model, h: torch.einsum("bi,ci,ij,jk,kl->cl", h, h, model.flat, model.flat, model.flat),
+    "einsum of outer products": lambda model, h: torch.einsum("bi,bj->bij", h, h).sum(1),
+    "einsum that sums before": lambda model, h: torch.einsum("bi,kj,cj->bj", h, model.flat, h),
+    "einsum that permutes": lambda model, h: torch.einsum("bi->ib", h).T,
     "inner": lambda model, h: torch.inner(h, model.flat),
     "tensordot": lambda model, h: torch.tensordot(h, model.flat, ([1], [0])),
     "chain": lambda model, h: torch.linalg.multi_dot([h, h.T, h]),
@@ -95,6 +101,49 @@ def test_products_are_counted_as_by_torch(name: str) -> None:
         }
         assert aw.macs(net, width) == (counted(narrow, x) + missing.get(name, 0)) // SAMPLES
     assert aw.macs(net, 0.5) < aw.macs(net)
+
+
+def test_a_given_order_of_products_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the package opt_einsum, PyTorch multiplies the two cheapest first; two weights count once."""
+    monkeypatch.setattr(torch.backends.opt_einsum, "enabled", True)
+    monkeypatch.setattr(torch.backends.opt_einsum, "is_available", lambda: True)
+    optimal = SimpleNamespace(contract_path=lambda *_, **__: ([(1, 2), (0, 1)], None))
+    monkeypatch.setattr(torch.backends.opt_einsum, "get_opt_einsum", lambda: optimal)
+    model = Model(lambda model, h: torch.einsum("bi,ij,jk->bk", h, model.flat, model.flat)).eval()
+    net = aw.Supernet(model, torch.randn(SAMPLES, 6))
+    assert aw.macs(net) == 6 * 16 + 16**3 + 16**2 + 16 * 3
+
+
+def test_recurrent_layers_with_projections_are_counted_though_frozen() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.Linear(6, 16), nn.Linear(16, 3)
+            self.layer = nn.LSTM(16, 12, 2, proj_size=8, batch_first=True, bidirectional=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.o(self.layer(self.a(x))[0])
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="only .* of the MACs")
+        net = aw.Supernet(Projected(), torch.randn(2, 7, 6))
+    weights = [p.numel() for name, p in net.model.named_parameters() if name.rpartition(".")[2].startswith("weight")]
+    assert aw.macs(net) == 7 * sum(weights)
+    assert "projected states at aten.lstm.input in layer" in net.summary()
+
+
+def test_summaries_name_what_adds_up_and_is_not_counted() -> None:
+    class Inverted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.o = nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.a(x)).relu()
+            return torch.linalg.inv(torch.eye(3) + self.o(h) @ self.o(h).transpose(1, 2)) @ self.o(h)
+
+    last = aw.Supernet(Inverted(), torch.randn(2, 3, 6)).summary().splitlines()[-1]
+    assert last == "not in the MACs, as are element-wise operators: aten.layer_norm (1), aten.linalg_inv (1)"
 
 
 class Deformed(nn.Module):

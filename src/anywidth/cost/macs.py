@@ -12,12 +12,14 @@ def macs(net: Supernet, width: Width = 1.0, *, pooling: bool = False) -> int:
     """MACs per sample of a width, for the shape of the example inputs.
 
     One MAC is one multiply-add; FLOPs are twice that. Counted: convolutions, linear layers, matrix products, recurrent
-    layers and attention (the products of queries with keys, masked or not, and of the result with values). The count
-    of all example inputs is divided by the number of samples in them, which `Supernet(..., samples=...)` can say; what
-    is computed from weights alone (a low-rank weight, say) is the same for any batch, and counts once. Not counted:
-    biases, norms, activations and every other element-wise operator, softmax, and max pooling (`uncounted_operators`
-    lists those of a network). With `pooling`, an average pool counts its inputs (channels x positions), which is the
-    convention of the published tables.
+    layers and attention (the products of queries with keys, masked or not, and of the result with values). An einsum
+    counts as the matrix products of two operands that PyTorch computes one after the other. The count of all example
+    inputs is divided by the number of samples in them, which `Supernet(..., samples=...)` can say; what is computed
+    from weights alone (a low-rank weight, say) is the same for any batch, and counts once. Not counted: biases, norms,
+    activations and every other element-wise operator (so outer products, in any notation, which add nothing up),
+    softmax, and max pooling (`uncounted_operators` lists those of a network; `Supernet.summary` names those that are
+    not element-wise). With `pooling`, an average pool counts its inputs (channels x positions), which is the convention
+    of the published tables.
 
     >>> import torch
     >>> from torch import nn

@@ -10,7 +10,7 @@ import numpy as np
 
 from anywidth.groups.labels import FIXED, Array, Labels, first_along, varying
 
-__all__ = ["Cost", "Flow", "Operand", "Value"]
+__all__ = ["Cost", "Flow", "Operand", "Value", "multiplied"]
 
 
 @dataclass
@@ -52,9 +52,20 @@ class Operand:
     letters: tuple[object, ...]
 
 
+def multiplied(operands: Sequence[Operand], out: Iterable[object]) -> tuple[str | None, tuple[int, ...]]:
+    """The first weight among operands, and its dimensions along which a product makes channels of the result."""
+    weight = next((operand for operand in operands if operand.value.weight), None)
+    if weight is None:
+        return None, ()
+    kept = set(out)
+    return weight.value.weight, tuple(dim for dim, letter in enumerate(weight.letters) if letter in kept)
+
+
 @dataclass(frozen=True)
 class Cost:
     """One counted operator: MACs at full width, the label arrays that scale them, and the weight that it multiplies.
+
+    Products that sum nothing make channels too, and have 0 MACs.
 
     `out_dims` are the dimensions of the weight along which the operator makes new channels, if it makes any.
     `inputs` are the positions of the network's inputs that the operator computes from, and `sizes` those that the
@@ -244,10 +255,7 @@ class Flow:
         for operand in operands:
             for letter, size in zip(operand.letters, operand.value.shape, strict=True):
                 sizes[letter] = max(size, sizes.get(letter, 1))
-        weight = next((operand for operand in operands if operand.value.weight), None)
-        free = () if weight is None else tuple(i for i, letter in enumerate(weight.letters) if letter in set(out))
-        name = weight.value.weight if weight else None
-        self.record(kind, math.prod(sizes.values()), [*result, *summed], name, free)
+        self.record(kind, math.prod(sizes.values()), [*result, *summed], *multiplied(operands, out))
         return result
 
     def record(

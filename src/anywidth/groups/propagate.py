@@ -251,7 +251,7 @@ def _call(
             for value in call.values():
                 flow.freeze(value, f"the rule for {flow.where} does not take this call ({first_line(error)})")
             result = None
-    if len(flow.costs) == counted and base not in _FREE and shapes:
+    if not any(cost.macs for cost in flow.costs[counted:]) and base not in _FREE and shapes:
         uncounted[base] += 1
     if isinstance(example, (list, tuple)):
         pieces = result if isinstance(result, list) else [Value(shape) for shape in shapes]

@@ -91,6 +91,7 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
                 sizes=cost.sizes,
             )
             for cost in found.costs
+            if cost.macs
         ),
         attributes=find_attributes(model, found.numbers, found.called, found.dims, found.labels, scale_of),
         uncounted=found.uncounted,

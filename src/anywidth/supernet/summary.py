@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from anywidth.groups import Analysis
+from anywidth.groups.rules import adds_up
 
 __all__ = ["elastic_share", "summary"]
 
@@ -59,4 +60,7 @@ def summary(analysis: Analysis, title: str) -> str:
     if analysis.unknown:
         names = ", ".join(f"{name} ({count})" for name, count in analysis.unknown.items())
         lines.append(f"operators without a rule: {names}")
+    uncounted = ", ".join(f"{name} ({count})" for name, count in analysis.uncounted.items() if adds_up(name))
+    if uncounted:
+        lines.append(f"not in the MACs, as are element-wise operators: {uncounted}")
     return "\n".join(lines)

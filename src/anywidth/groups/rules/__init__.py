@@ -17,12 +17,13 @@ from anywidth.groups.rules import (
     reduction,
     vision,
 )
-from anywidth.groups.rules.registry import Call, Result, Rule, find_rule, rule
+from anywidth.groups.rules.registry import Call, Result, Rule, adds_up, find_rule, rule
 
 __all__ = [
     "Call",
     "Result",
     "Rule",
+    "adds_up",
     "comparison",
     "contraction",
     "control",

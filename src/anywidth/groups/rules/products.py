@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from anywidth.groups.flow import Flow, Operand, Value
 from anywidth.groups.rules.ordering import whole
+from anywidth.groups.rules.pairs import contract_in_pairs
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__: list[str] = []
@@ -28,7 +29,7 @@ def einsum(flow: Flow, call: Call) -> Result:
             value = Value(shape, [f.reshape([f.shape[dim] for dim in once]) for f in value.facets])
             term = [term[dim] for dim in once]
         operands.append(Operand(value, tuple(term)))
-    return Value(call.shape, flow.contract(operands, right, "matmul"))
+    return Value(call.shape, contract_in_pairs(flow, operands, right, call.argument(2, "path")))
 
 
 def _letters(equation: str, values: Sequence[Value]) -> tuple[list[list[object]], list[object]]:
@@ -59,7 +60,7 @@ def inner(flow: Flow, call: Call) -> Result:
     for one, other in zip(first, second, strict=True):
         right[other % len(right)] = left[one % len(left)]
     out = [letter for letter in left if letter not in right] + [letter for letter in right if letter not in left]
-    return Value(call.shape, flow.contract([Operand(a, tuple(left)), Operand(b, tuple(right))], out, "matmul"))
+    return Value(call.shape, contract_in_pairs(flow, [Operand(a, tuple(left)), Operand(b, tuple(right))], out))
 
 
 @rule("aten.outer", "aten.ger", "aten.meshgrid", "aten.addr")

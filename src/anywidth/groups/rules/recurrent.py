@@ -20,15 +20,14 @@ def recurrent(flow: Flow, call: Call) -> Result:
 
     Their weights are of (gates * state, in) and (gates * state, state), their biases of (gates * state,). Zeros in the
     state stay zeros, because the candidate of a channel whose weights are zero is zero. Packed sequences and
-    projections have no rule.
+    projections stay whole: PyTorch knows a projection by its size, which has to differ from the state's at every width.
     """
-    plain = flow.operator.endswith(".input")
+    if not flow.operator.endswith(".input"):
+        return _whole(flow, call, call.args[3], "packed sequences")
     x, states, weights, biases, layers = call.args[:5]
-    directions, every = (2 if plain and call.args[7] else 1), (4 if biases else 2)
-    if not plain or len(weights) != every * layers * directions:
-        for value in call.values():
-            flow.freeze(value, f"packed or projected states at {flow.where}")
-        return None
+    directions, every = (2 if call.args[7] else 1), (4 if biases else 2)
+    if len(weights) != every * layers * directions:
+        return _whole(flow, call, weights, "projected states")
     flow.freeze(x, f"steps of {flow.where}", dims=range(len(x.shape) - 1))
     states = states if isinstance(states, (list, tuple)) else [states]
     size = states[0].shape[-1]
@@ -58,6 +57,17 @@ def recurrent(flow: Flow, call: Call) -> Result:
         Value(shape, [] if v is None else [v.reshape([1] * (len(shape) - 1) + [-1])])
         for shape, v in zip(call.shapes, last, strict=True)
     ]
+
+
+def _whole(flow: Flow, call: Call, weights: Sequence[Value], what: str) -> Result:
+    """Layers of which nothing can be narrowed: counted, and frozen."""
+    for value in call.values():
+        flow.freeze(value, f"{what} at {flow.where}")
+    steps = math.prod(call.args[0].shape[:-1])
+    for weight in weights:
+        if len(weight.shape) == 2:
+            flow.record("recurrent", steps * math.prod(weight.shape), [], weight.weight, (0,))
+    return None
 
 
 def _meet_states(flow: Flow, state: Array | None, states: Sequence[Value]) -> None:

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from anywidth.groups.flow import Flow, Value
 
-__all__ = ["Call", "Result", "Rule", "find_rule", "rule"]
+__all__ = ["Call", "Result", "Rule", "adds_up", "find_rule", "rule"]
 
 Result = Value | list[Value] | None
 
@@ -73,3 +73,16 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 def find_rule(names: Sequence[str]) -> Rule | None:
     """The rule for the first of several names of an operator that has one."""
     return next((_RULES[name] for name in names if name in _RULES), None)
+
+
+def adds_up(name: str) -> bool:
+    """Whether an operator with a rule does more than to work on each element alone, or to move elements.
+
+    >>> adds_up("aten.layer_norm"), adds_up("aten.relu"), adds_up("aten.cat")
+    (True, False, False)
+    """
+    found = _RULES.get(name)
+    return found is not None and found.__module__.rpartition(".")[2] not in _ELEMENTS
+
+
+_ELEMENTS = ("control", "indexing", "movement", "pieces", "pointwise")
