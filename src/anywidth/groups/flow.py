@@ -144,11 +144,13 @@ class Flow:
         return vector
 
     def freeze(self, value: Value, reason: str | None = None, dims: Iterable[int] | None = None) -> None:
-        """Freeze all facets of a value, or those that depend on one of `dims`."""
+        """Freeze all facets of a value, or keep some dimensions whole: facets that depend on others too are tied."""
         wanted = None if dims is None else set(dims)
         for facet in self.facets(value):
-            if wanted is None or varying(facet) & wanted:
+            if wanted is None or varying(facet) <= wanted:
                 self.labels.freeze(facet, reason or f"no rule for {self.where}")
+            else:
+                self.labels.tie(facet, wanted, self.where)
         for dim, vector in value.follows.items():
             if wanted is None or dim in wanted:
                 self.labels.freeze(vector, reason or f"no rule for {self.where}")

@@ -133,7 +133,7 @@ def _functions(kind: type) -> list[FunctionType]:
     waiting = [_function(inspect.getattr_static(kind, name, None)) for name in ("forward", "__call__")]
     while waiting:
         function = waiting.pop()
-        if function is None or function in found or function.__module__.startswith("torch"):
+        if function is None or function in found or (function.__module__ or "").startswith("torch"):
             continue
         found[function] = None
         names = _names(function.__code__)

@@ -248,11 +248,15 @@ class _Repair:
         made = [g for g in touching if any(_inside(p, failure.module) for p in g.producers)]
         culprits = [group for group in culprits if group in made] or culprits or made or touching
         roles = [_roles(group, failure.module) for group in culprits]
-        reasons = {}
+        reasons = {group.name: text for group in culprits}
         for path in paths:
-            for group in self.analysis.elastic:
-                if any(role & _roles(group, path) for role in roles):
-                    reasons[group.name] = text
+            if path == failure.module:
+                continue
+            theirs = {group.name: _roles(group, path) for group in self.analysis.elastic}
+            for role in roles:
+                # Parts of one dimension share it, but have other members besides.
+                same = [name for name, members in theirs.items() if members == role]
+                reasons.update((name, text) for name in same or (n for n, members in theirs.items() if role & members))
         self.freeze(reasons)
         return bool(reasons)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from anywidth.groups.flow import Flow, Operand, Value
-from anywidth.groups.labels import Array
+from anywidth.groups.labels import Array, varying
 from anywidth.groups.rules.registry import Call, Result, rule
 
 __all__ = ["convolve"]
@@ -32,7 +32,7 @@ def convolve(
     flow.freeze(weight, "kernel size", dims=range(2, len(weight.shape)))
     x_channels = flow.along(x, channel)
     in_dim, out_dim = (0, 1) if transposed else (1, 0)
-    inward, outward = flow.along(weight, in_dim), flow.along(weight, out_dim)
+    inward, outward = _labels(flow, weight, in_dim), _labels(flow, weight, out_dim)
     few = groups > 1 and _few(groups, weight.shape)
     if groups == 1:
         flow.meet(x_channels, inward, x.origin if x_channels is None else weight.origin)
@@ -46,8 +46,14 @@ def convolve(
     macs = batch * positions * math.prod(weight.shape)
     kind = "conv" if groups == 1 else "grouped conv"
     made = (out_dim,) if groups == 1 or few else ()
-    flow.record(kind, macs, [s for s in scales if s is not None], weight.weight, made)
-    return Value(call.shape, _axis(outward, len(call.shape), channel), origin=x.origin)
+    samples = [facet for facet in flow.facets(x) if varying(facet) == {0} and channel]
+    flow.record(kind, macs, [s.reshape(-1) for s in (*scales, *samples) if s is not None], weight.weight, made)
+    return Value(call.shape, [*_axis(outward, len(call.shape), channel), *samples], origin=x.origin)
+
+
+def _labels(flow: Flow, weight: Value, dim: int) -> Array | None:
+    """Labels along a dimension of a weight; one filter repeated for all channels follows those that it meets."""
+    return weight.follows[dim] if dim in weight.follows else flow.along(weight, dim)
 
 
 def _few(groups: int, shape: tuple[int, ...]) -> bool:

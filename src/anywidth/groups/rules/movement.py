@@ -159,14 +159,20 @@ def broadcast(flow: Flow, call: Call) -> Result:
 
 @rule("aten.repeat", "aten.tile")
 def repeat(flow: Flow, call: Call) -> Result:
-    """Tiling: the labels repeat too."""
+    """Tiling: the labels repeat too. Copies of a single position follow what they meet, as after `expand`."""
     x, times = call.args[0], list(call.args[1])
     times = [1] * (len(x.shape) - len(times)) + times
+    lead = len(times) - len(x.shape)
     facets = []
     for facet in flow.facets(x):
         facet = facet.reshape([1] * (len(times) - facet.ndim) + list(facet.shape))
         facets.append(np.tile(facet, [t if d in varying(facet) else 1 for d, t in enumerate(times)]))
-    return Value(call.shape, facets, origin=x.origin)
+    single = [d for d, t in enumerate(times) if t > 1 and (d < lead or x.shape[d - lead] == 1)]
+    follows = {dim + lead: vector for dim, vector in x.follows.items() if times[dim + lead] == 1}
+    follows.update({dim: flow.labels.fresh(times[dim]) for dim in single})
+    result = Value(call.shape, facets, origin=x.origin, follows=follows)
+    flow.sizes(result, [t if d in single else 1 for d, t in enumerate(times)])
+    return result
 
 
 @rule("aten.repeat_interleave.self_int")
