@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["adapt", "adapter"]
+__all__ = ["adapt", "adapter", "repeated"]
 
 Adapter = Callable[[Any], None]
 F = TypeVar("F", bound=Adapter)
@@ -42,6 +42,21 @@ def adapt(module: nn.Module) -> None:
     for kind in reversed(type(module).__mro__):
         if kind in _ADAPTERS:
             _ADAPTERS[kind](module)
+
+
+def repeated(kind: type) -> frozenset[str]:
+    """Names of the numbers that adapters may set in modules of a class, those of the layers of torch among its bases.
+
+    >>> class Own(nn.Linear): pass
+    >>> sorted(repeated(Own))
+    ['in_features', 'out_features']
+    """
+    return frozenset(
+        name
+        for base in kind.__mro__
+        if base in _ADAPTERS and base.__module__.startswith("torch.nn")
+        for name in getattr(base, "__constants__", ())
+    )
 
 
 @adapter(nn.modules.conv._ConvNd)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from anywidth.groups.adapters import repeated
 from anywidth.groups.analysis import Analysis, Attribute, Coincidence
 from anywidth.groups.draws import NARROWEST
 from anywidth.groups.prover import Prover
@@ -105,15 +106,19 @@ def doubtful(model: nn.Module, analysis: Analysis) -> list[Integer]:
 
 
 def drop_unneeded(model: nn.Module, analysis: Analysis, prover: Prover) -> Analysis:
-    """The same analysis, in which an integer follows channels only if the network is wrong where it does not."""
+    """The same analysis, in which an integer follows channels only if the network is wrong where it does not.
+
+    Those of torch's layers always follow if they may, so that such a layer agrees with its weight.
+    """
     dropped = analysis
-    for integer in following(model, analysis):
+    candidates = [each for each in following(model, analysis) if each.attribute not in repeated(each.kind)]
+    for integer in candidates:
         trial = leave_alone(model, dropped, integer)
         if prover.prove(trial, trial.elastic, draws=[NARROWEST]) is None:
             dropped = trial
     if dropped is analysis or prover.prove(dropped, dropped.elastic) is None:
         return dropped
-    for integer in following(model, analysis):  # one of them is needed in another draw
+    for integer in candidates:  # one of them is needed in another draw
         trial = leave_alone(model, analysis, integer)
         if prover.prove(trial, trial.elastic) is None:
             analysis = trial

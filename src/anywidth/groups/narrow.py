@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.core.modules import named_tensors
-from anywidth.groups.adapters import adapt
+from anywidth.groups.adapters import adapt, repeated
 from anywidth.groups.analysis import Analysis, Kept
 from anywidth.groups.duplicate import duplicate
 
@@ -58,16 +58,32 @@ def narrow(
         if id(tensor) not in memo and not _is_cache(name, analysis):
             memo[id(tensor)] = bind(name, tensor, analysis.kept(analysis.names[name], units))
     narrowed = duplicate(model, memo, analysis.written, share_leaves=share_leaves)
+    chosen = list(_integers(narrowed, analysis, units))
+    for module, name, value in chosen:
+        # Straight into the instance: some modules check in __setattr__, and properties stay what they are.
+        module.__dict__[name] = value
+    for module in narrowed.modules():
+        adapt(module)
+    for module, name, value in chosen:  # adapters know of the shapes alone
+        module.__dict__[name] = value
+    return narrowed
+
+
+def _integers(
+    narrowed: nn.Module, analysis: Analysis, units: npt.NDArray[np.int64]
+) -> Iterator[tuple[nn.Module, str, Any]]:
+    """The integers that follow channels, and those that an adapter must leave alone."""
     for path, attributes in analysis.attributes.items():
         module = narrowed.get_submodule(path)
         for name, attribute in attributes.items():
             values = attribute.values(units)
             before = getattr(module, name)
-            # Straight into the instance: some modules check in __setattr__, and properties stay what they are.
-            module.__dict__[name] = type(before)(values) if isinstance(before, (tuple, list)) else values[0]
-    for module in narrowed.modules():
-        adapt(module)
-    return narrowed
+            yield module, name, type(before)(values) if isinstance(before, (tuple, list)) else values[0]
+    for alone in analysis.coincidences:
+        module = narrowed.get_submodule(alone.module)
+        follows = alone.attribute in analysis.attributes.get(alone.module, {})
+        if not follows and alone.attribute in repeated(type(module)):
+            yield module, alone.attribute, getattr(module, alone.attribute)
 
 
 def _is_cache(name: str, analysis: Analysis) -> bool:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
 __all__ = ["Probe", "probe"]
@@ -90,15 +91,21 @@ def _probe(model: nn.Module, inputs: Inputs, *, meta: bool) -> Probe:
 
 
 def _caches(model: nn.Module, inputs: Inputs, meta: bool, written: Written) -> list[tuple[str, str, Any]]:
-    """Attributes that were full before and fill themselves again: all of them at once, else one by one."""
+    """Attributes that were full before and fill themselves again: all of them at once, else one by one.
+
+    A forward may ask whether one is None or empty, or whether it is there at all.
+    """
     candidates = emptied(model, written)
     if not candidates:
         return []
     if _fill(model, inputs, meta, candidates):
         return candidates
-    if len(candidates) == 1:
-        return []
-    return [each for each in candidates[:_TRIALS] if _fill(model, inputs, meta, [each])]
+    removed = [(path, name, MISSING) for path, name, _ in candidates]
+    if _fill(model, inputs, meta, removed):
+        return removed
+    pairs = zip(candidates[:_TRIALS], removed, strict=False) if len(candidates) > 1 else ()
+    tried = (next((each for each in pair if _fill(model, inputs, meta, [each])), None) for pair in pairs)
+    return [each for each in tried if each is not None]
 
 
 def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, str, Any]]) -> bool:
@@ -111,7 +118,28 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
     except Exception:  # they are needed
         return False
     full, now = model.get_submodule, shadow.get_submodule
-    return all(refilled(full(path).__dict__[name], now(path).__dict__.get(name)) for path, name, _ in trial)
+    if not all(refilled(full(path).__dict__[name], now(path).__dict__.get(name)) for path, name, _ in trial):
+        return False
+    return all(empty is not MISSING for *_, empty in trial) or _refilled_alike(model, inputs, values)
+
+
+def _refilled_alike(model: nn.Module, inputs: Inputs, values: Written) -> bool:
+    """Whether other inputs of the same shapes give the same numbers, as caches do and states or fits to data do not."""
+    shadow = _shadow(model, False, values).eval()
+    try:
+        inputs.map(lambda tensor: torch.randn_like(tensor) if tensor.is_floating_point() else tensor.clone()).call(
+            shadow
+        )
+    except Exception:
+        return False
+    for path, names in values.items():
+        before, after = model.get_submodule(path).__dict__, shadow.get_submodule(path).__dict__
+        for name in names:
+            pairs = zip(pytree.tree_leaves(before[name]), pytree.tree_leaves(after[name]), strict=True)
+            tensors = [(a, b) for a, b in pairs if isinstance(a, torch.Tensor)]
+            if not all(torch.allclose(a, b, equal_nan=True) for a, b in tensors):
+                return False
+    return True
 
 
 def _shadow(model: nn.Module, meta: bool, values: Written) -> nn.Module:

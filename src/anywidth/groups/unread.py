@@ -14,6 +14,7 @@ from types import CellType, CodeType, FunctionType
 
 from torch import nn
 
+from anywidth.groups.adapters import repeated
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.labels import Array
 
@@ -66,7 +67,8 @@ def find_equal(
 ) -> dict[str, Attribute]:
     """The integer attributes that a forward refers to and that equal a number of channels of a weight in the module.
 
-    They are left alone at first: for the example inputs, no operator may get them.
+    They are left alone at first: for the example inputs, no operator may get them. Those that adapters set for layers
+    of torch follow at first, unless the subclass computes something from them.
     """
     values = {name: value for name, value in vars(module).items() if type(value) is int and value > 1}
     if not values:
@@ -80,7 +82,8 @@ def find_equal(
         scales = (scale_of(v) for v in equal if v is not None and v.size == value)
         scale = next((scale for scale in scales if scale.parts), None)
         if scale is not None:
-            found[name] = Attribute((((Scale(value, ()), 1), (scale, 1)),))
+            alone, follows = (Scale(value, ()), 1), (scale, 1)
+            found[name] = Attribute(((follows, alone) if name in repeated(type(module)) else (alone, follows),))
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from anywidth.core.inputs import Inputs
+from anywidth.groups.adapters import repeated
 from anywidth.groups.analysis import Analysis, ChannelGroup
 from anywidth.groups.capture import Capture
 from anywidth.groups.draws import NARROWEST, RANDOM, ROUNDED
@@ -91,7 +92,7 @@ class _Repair:
     analysis: Analysis
     steps: dict[type, int] = field(default_factory=lambda: defaultdict(int))
     tried: dict[type, list[dict[Integer, int]]] = field(default_factory=lambda: defaultdict(list))
-    reconsidered: dict[Integer, int] = field(default_factory=lambda: defaultdict(int))
+    reconsidered: dict[tuple[Integer, ...], int] = field(default_factory=lambda: defaultdict(int))
     chosen: dict[Integer, int] = field(default_factory=dict)
     frozen: dict[frozenset[str], str] = field(default_factory=dict)
     tied: set[type] = field(default_factory=set)
@@ -124,13 +125,21 @@ class _Repair:
         return False
 
     def reconsider(self, failure: Failure, prover: Prover) -> bool:
-        """Leave alone an integer of any class with which the draw that failed passes; False if there is none."""
-        for integer in following(self.model, self.analysis):
-            if self.reconsidered[integer] < 2:
-                self.reconsidered[integer] += 1
-                trial = leave_alone(self.model, self.analysis, integer)
-                if prover.prove(trial, trial.elastic, draws=[failure.draw]) is None:
-                    return self._accept(trial)
+        """Leave alone an integer of any class with which the draw that failed passes; False if there is none.
+
+        The numbers of torch's layers, which several classes may compute something from, are left alone together.
+        """
+        numbers = following(self.model, self.analysis)
+        layers = [integer for integer in numbers if integer.attribute in repeated(integer.kind)]
+        for several in [[integer] for integer in numbers] + [layers] * (len(layers) > 1):
+            if self.reconsidered[tuple(several)] >= 2:
+                continue
+            self.reconsidered[tuple(several)] += 1
+            trial = self.analysis
+            for integer in several:
+                trial = leave_alone(self.model, trial, integer)
+            if prover.prove(trial, trial.elastic, draws=[failure.draw]) is None:
+                return self._accept(trial)
         return False
 
     def finish(self, prover: Prover, training: Prover | None, inputs: Inputs) -> Analysis:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from inspect import getattr_static
 from types import ModuleType
 from typing import Any
 
@@ -94,7 +96,9 @@ def emptied(model: nn.Module, written: Written) -> list[tuple[str, str, Any]]:
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
             plain = name not in _REGISTERS and not name.endswith("_hooks") and name not in written.get(path, {})
-            if plain and isinstance(value, Tensor):
+            if plain and isinstance(getattr_static(type(module), name, None), cached_property):
+                found.extend([(path, name, MISSING)] if holds_tensors(value) else [])
+            elif plain and isinstance(value, Tensor):
                 found.append((path, name, None))
             elif plain and type(value) in (dict, list, deque) and value and holds_tensors(value):
                 found.append((path, name, type(value)()))
@@ -105,6 +109,8 @@ def refilled(full: Any, now: Any) -> bool:
     """Whether an emptied attribute is as full as it was."""
     if isinstance(full, Tensor):
         return isinstance(now, Tensor) and now.shape == full.shape
+    if isinstance(full, tuple):
+        return isinstance(now, tuple) and len(now) == len(full) and all(map(refilled, full, now))
     if type(now) is not type(full) or not holds_tensors(now):
         return False
     return list(now) == list(full) if isinstance(full, dict) else len(now) == len(full)
