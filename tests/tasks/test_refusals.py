@@ -67,6 +67,12 @@ TARGETS = [
     (F.cross_entropy, (4, 8, 8, 3), torch.zeros(4, 8, 8).long(), r"permute\(0, 3, 1, 2\)"),
     (F.nll_loss, (4, 3), torch.rand(4, 3), "class indices"),
     (F.nll_loss, (4, 3), torch.tensor([0, 1, 5, 0]), "class 5"),
+    (
+        nn.NLLLoss(),
+        (4, 3),
+        LONG,
+        "log-probabilities, which are at most 0, and the output has .* log_softmax, or use cross",
+    ),
     (F.mse_loss, (4, 1), torch.zeros(4), r"\(4, 1\) and the targets are \(4,\).*target.view\(4, 1\)"),
     (F.mse_loss, (4,), torch.zeros(4, 1), r"\(4,\) and the targets are \(4, 1\), which torch would broadcast"),
     (F.l1_loss, (4, 3), torch.zeros(4, 1), r"\(4, 3\) and the targets are \(4, 1\)"),

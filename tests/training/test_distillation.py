@@ -86,6 +86,15 @@ def test_logits_are_found(wrap) -> None:
     assert logits_of(wrap(logits)) is logits
 
 
+def test_several_tensors_in_a_dict_without_the_usual_name_are_refused() -> None:
+    output = {"aux": torch.zeros(2, 3), "mask": None, "pred": torch.ones(2, 3)}
+    with pytest.raises(
+        LossError, match=r"'aux', 'pred', none of them called 'logits'; give a `logits` function.*\['pred'"
+    ):
+        logits_of(output)
+    assert logits_of({"mask": None, "pred": output["pred"]}) is output["pred"]
+
+
 @pytest.mark.parametrize("output", [None, (), {}, (None, torch.zeros(2)), SimpleNamespace(score=1), "logits"])
 def test_missing_logits_are_an_error_that_says_what_to_do(output: object) -> None:
     with pytest.raises(LossError, match="give a `logits` function"):

@@ -77,6 +77,8 @@ class CrossEntropy:
             )
         else:
             raise LossError(self._misfit(output, target, dim))
+        if self.log_probabilities and values and output.numel():
+            self._check_log_probabilities(output.detach())
 
     def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
         """Cross-entropy against the teacher's probabilities."""
@@ -123,6 +125,15 @@ class CrossEntropy:
             raise LossError(
                 f"{self.name} got class {int(bad[0])} as a target, but the output has {classes} classes, which are "
                 f"0 to {classes - 1}{ignored}"
+            )
+
+    def _check_log_probabilities(self, output: Tensor) -> None:
+        """Outputs are at most 0, up to rounding; torch takes any numbers."""
+        highest = float(output.max())
+        if highest > 0.01:
+            raise LossError(
+                f"{self.name} takes log-probabilities, which are at most 0, and the output has {highest:g}: let the "
+                "model return log_softmax, or use cross_entropy for logits"
             )
 
     def _check_probabilities(self, target: Tensor) -> None:

@@ -15,10 +15,10 @@ __all__ = ["detached", "logits_of"]
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returns: the tensor, its `logits`, or its first tensor.
+    """The logits in what a model returns: the tensor, its `logits`, the first of a tuple, or the only one of a dict.
 
     Raises:
-        LossError: there are none.
+        LossError: there are none, or a dict has several tensors and none of them is called `logits` or `out`.
 
     >>> import torch
     >>> logits_of((torch.zeros(2, 3), None)).shape
@@ -28,7 +28,15 @@ def logits_of(output: Any) -> Tensor:
         return output
     found = output
     if isinstance(output, Mapping):
-        found = output.get("logits", output.get("out", next(iter(output.values()), None)))
+        found = output.get("logits", output.get("out"))
+        tensors = [key for key, value in output.items() if isinstance(value, Tensor)]
+        if found is None and len(tensors) > 1:
+            raise LossError(
+                f"the model returns {', '.join(map(repr, tensors))}, none of them called 'logits'; give a `logits` "
+                f"function that says which is meant, such as logits=lambda output: output[{tensors[-1]!r}]"
+            )
+        if found is None and tensors:
+            found = output[tensors[0]]
     elif hasattr(output, "logits"):
         found = output.logits
     elif isinstance(output, (tuple, list)) and output:
