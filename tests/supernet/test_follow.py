@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -273,6 +278,82 @@ def test_what_cannot_follow_is_refused_until_it_is_put_back(options: dict[str, o
             net.subnet(0.5)
     model[3] = head
     assert net.subnet(0.5).train()(x).shape == (4, 3)
+
+
+@dataclass
+class Config:
+    act: Callable[[Tensor], Tensor]
+    scale: float = 1.0
+    inner: Any = None
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+
+class Configured(nn.Module):
+    """Scales its hidden layer by numbers that objects of many kinds hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 5)
+        self.config = Config(torch.relu, inner=Config(torch.relu))
+        self.space = SimpleNamespace(scale=1.0, layer=nn.Linear(2, 2), kind=int | None, picked=slice(1))
+        self.slots, self.array, self.raw = Slotted(), np.ones(1), bytearray(b"\x01")
+        self.tensor, self.tensors = torch.ones(1), [torch.ones(1)]
+        self.many, self.deep = [1.0] * 2000, {"a": {"b": {"c": {"d": {"e": 1.0}}}}}
+        self.layers = [nn.Linear(5, 5)]
+        self.times = functools.partial(scaled, scale=1.0)
+        self.counter = SimpleNamespace(calls=0, owner=self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.config.scale * self.config.inner.scale * self.space.scale * self.slots.scale * self.many[0]
+        scale *= float(self.array[0]) * self.raw[0] * self.deep["a"]["b"]["c"]["d"]["e"]
+        h = self.config.act(self.a(x)) * scale * self.tensor * self.tensors[0]
+        return self.times(self.layers[0](self.b(h)))
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x * scale
+
+
+CONTENTS: dict[str, Callable[[Any], object]] = {
+    "function": lambda model: setattr(model.config, "act", torch.tanh),
+    "field": lambda model: setattr(model.config, "scale", 3.0),
+    "nested field": lambda model: setattr(model.config.inner, "scale", 3.0),
+    "namespace": lambda model: setattr(model.space, "scale", 3.0),
+    "slots": lambda model: setattr(model.slots, "scale", 3.0),
+    "array": lambda model: model.array.fill(3.0),
+    "bytes": lambda model: model.raw.__setitem__(0, 3),
+    "tensor data": lambda model: model.tensor.data.fill_(3.0),
+    "tensor memory": lambda model: model.tensors[0].numpy().fill(3.0),
+    "long list": lambda model: model.many.__setitem__(0, 3.0),
+    "deep dict": lambda model: model.deep["a"]["b"]["c"]["d"].__setitem__("e", 3.0),
+    "layer of a list": lambda model: setattr(model.layers[0], "weight", nn.Parameter(torch.randn(5, 5))),
+    "partial": lambda model: model.times.keywords.__setitem__("scale", 3.0),
+}
+
+
+@pytest.mark.parametrize("edit", CONTENTS)
+def test_what_attributes_hold_is_followed(edit: str) -> None:
+    model, x = Configured().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    net.subnet(0.5)(x)
+    before = model(x)
+    CONTENTS[edit](model)
+    assert not torch.allclose(model(x), before)
+    torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+
+
+def test_an_object_that_holds_the_model_is_not_looked_into() -> None:
+    model, x = Configured().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    subnet = net.subnet(0.5)
+    model.counter.calls += 1
+    assert net.subnet(0.5) is subnet
 
 
 class Caching(nn.Module):
