@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
+from anywidth.supernet import supernet
 
 
 class Net(nn.Module):
@@ -278,6 +279,60 @@ def test_what_cannot_follow_is_refused_until_it_is_put_back(options: dict[str, o
             net.subnet(0.5)
     model[3] = head
     assert net.subnet(0.5).train()(x).shape == (4, 3)
+
+
+class Term(nn.Module):
+    """Adds a term whose size depends on the number of channels, with a factor that may be zero."""
+
+    def __init__(self, factor: float, *, elastic: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.alpha, self.elastic = nn.Linear(4, 16), nn.Linear(16, 5), factor, elastic
+        self.register_buffer("gate", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        h = h * (1 + self.gate * (1 if self.elastic else h.shape[1]))
+        return self.b(h + self.alpha * (h if self.elastic else h / h.shape[1]))
+
+
+TERMS: dict[str, Callable[[Any], object]] = {
+    "attribute": lambda model: setattr(model, "alpha", 1.0),
+    "buffer": lambda model: model.gate.fill_(1.0),
+    "loaded": lambda model: model.load_state_dict({**model.state_dict(), "gate": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("edit", TERMS)
+def test_a_term_that_was_zero_is_proved_again(edit: str) -> None:
+    model, x = Term(0.0), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    assert net.analysis.elastic
+    TERMS[edit](model)
+    assert not net.analysis.elastic
+
+
+def test_a_temperature_is_proved_again_only_where_it_is_far_from_the_proved_one(monkeypatch) -> None:
+    model, x = Term(3.0, elastic=True), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    analysis, runs = net.analysis, []
+    monkeypatch.setattr(supernet, "analyse", lambda *args, **options: (runs.append(1), analysis)[1])
+    for step in range(30):
+        model.alpha = 3.0 + step / 2
+        net.follow()
+    assert len(runs) == 2
+    assert net.analysis is analysis
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_a_number_is_refused_with_an_order_only_where_groups_change(elastic: bool) -> None:
+    model, x = Term(0.0, elastic=elastic), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1, order="l1")
+    model.alpha = 1.0
+    if elastic:
+        torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+    for _ in range(0 if elastic else 2):
+        with pytest.raises(ModelChangedError, match="alpha of the model itself has another value"):
+            net.subnet(0.5)
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MISSING", "Contents"]
+__all__ = ["MISSING", "Contents", "zero_numbers"]
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
@@ -48,6 +48,14 @@ class _Same:
 
 MISSING = _Same(object())
 """Stands for an attribute that is not there."""
+
+
+def zero_numbers(frozen: Any) -> bool:
+    """Whether a copy made by `Contents.freeze` is of a tensor or array whose numbers are all zero."""
+    if not isinstance(frozen, _Same):
+        return False
+    numbers = frozen.state[1] if isinstance(frozen.state, tuple) else frozen.state
+    return isinstance(numbers, bytes) and not any(numbers)
 
 
 class Contents:
