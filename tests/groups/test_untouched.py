@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -195,3 +197,44 @@ def test_hugging_face_models_run_as_before(name: str) -> None:
     with torch.no_grad():
         assert call(model, {**x, "output_hidden_states": True}).hidden_states
         assert call(net.extract(1.0), x).logits.shape == call(model, x).logits.shape
+
+
+@lru_cache
+def cached_table(length: int, channels: int) -> Tensor:
+    return torch.arange(length)[:, None].float() * torch.ones(channels)
+
+
+TABLES: dict[tuple[int, int], Tensor] = {}
+last_table: Tensor | None = None
+
+
+def kept_table(length: int, channels: int) -> Tensor:
+    global last_table
+    if (length, channels) not in TABLES:
+        TABLES[length, channels] = torch.ones(length, channels)
+    if last_table is None or last_table.shape != (length, channels):
+        last_table = TABLES[length, channels] * 2
+    return last_table
+
+
+class Tables(nn.Module):
+    """Adds a table that its code keeps in global state."""
+
+    def __init__(self, table: Callable[[int, int], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.table = nn.Linear(6, 16), nn.Linear(16, 3), table
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h + self.table(*h.shape))
+
+
+@pytest.mark.parametrize("table", [cached_table, kept_table])
+def test_global_caches_of_code_keep_no_tensors_of_the_proof(table) -> None:
+    model, x = Tables(table), torch.randn(4, 6)
+    wanted = model(x)
+    net = build(model, x, divisor=1)
+    assert net.analysis.elastic
+    assert list(TABLES) == ([(4, 16)] if table is kept_table else [])
+    assert net.subnet(0.5)(x).dtype == torch.float32
+    assert torch.equal(model(x), wanted)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +18,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
+from anywidth.supernet import supernet
 
 
 class Net(nn.Module):
@@ -273,6 +279,136 @@ def test_what_cannot_follow_is_refused_until_it_is_put_back(options: dict[str, o
             net.subnet(0.5)
     model[3] = head
     assert net.subnet(0.5).train()(x).shape == (4, 3)
+
+
+class Term(nn.Module):
+    """Adds a term whose size depends on the number of channels, with a factor that may be zero."""
+
+    def __init__(self, factor: float, *, elastic: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.alpha, self.elastic = nn.Linear(4, 16), nn.Linear(16, 5), factor, elastic
+        self.register_buffer("gate", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        h = h * (1 + self.gate * (1 if self.elastic else h.shape[1]))
+        return self.b(h + self.alpha * (h if self.elastic else h / h.shape[1]))
+
+
+TERMS: dict[str, Callable[[Any], object]] = {
+    "attribute": lambda model: setattr(model, "alpha", 1.0),
+    "buffer": lambda model: model.gate.fill_(1.0),
+    "loaded": lambda model: model.load_state_dict({**model.state_dict(), "gate": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("edit", TERMS)
+def test_a_term_that_was_zero_is_proved_again(edit: str) -> None:
+    model, x = Term(0.0), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    assert net.analysis.elastic
+    TERMS[edit](model)
+    assert not net.analysis.elastic
+
+
+def test_a_temperature_is_proved_again_only_where_it_is_far_from_the_proved_one(monkeypatch) -> None:
+    model, x = Term(3.0, elastic=True), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    analysis, runs = net.analysis, []
+    monkeypatch.setattr(supernet, "analyse", lambda *args, **options: (runs.append(1), analysis)[1])
+    for step in range(30):
+        model.alpha = 3.0 + step / 2
+        net.follow()
+    assert len(runs) == 2
+    assert net.analysis is analysis
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_a_number_is_refused_with_an_order_only_where_groups_change(elastic: bool) -> None:
+    model, x = Term(0.0, elastic=elastic), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1, order="l1")
+    model.alpha = 1.0
+    if elastic:
+        torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+    for _ in range(0 if elastic else 2):
+        with pytest.raises(ModelChangedError, match="alpha of the model itself has another value"):
+            net.subnet(0.5)
+
+
+@dataclass
+class Config:
+    act: Callable[[Tensor], Tensor]
+    scale: float = 1.0
+    inner: Any = None
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+
+class Configured(nn.Module):
+    """Scales its hidden layer by numbers that objects of many kinds hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 5)
+        self.config = Config(torch.relu, inner=Config(torch.relu))
+        self.space = SimpleNamespace(scale=1.0, layer=nn.Linear(2, 2), kind=int | None, picked=slice(1))
+        self.slots, self.array, self.raw = Slotted(), np.ones(1), bytearray(b"\x01")
+        self.tensor, self.tensors = torch.ones(1), [torch.ones(1)]
+        self.many, self.deep = [1.0] * 2000, {"a": {"b": {"c": {"d": {"e": 1.0}}}}}
+        self.layers = [nn.Linear(5, 5)]
+        self.times = functools.partial(scaled, scale=1.0)
+        self.counter = SimpleNamespace(calls=0, owner=self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.config.scale * self.config.inner.scale * self.space.scale * self.slots.scale * self.many[0]
+        scale *= float(self.array[0]) * self.raw[0] * self.deep["a"]["b"]["c"]["d"]["e"]
+        h = self.config.act(self.a(x)) * scale * self.tensor * self.tensors[0]
+        return self.times(self.layers[0](self.b(h)))
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x * scale
+
+
+CONTENTS: dict[str, Callable[[Any], object]] = {
+    "function": lambda model: setattr(model.config, "act", torch.tanh),
+    "field": lambda model: setattr(model.config, "scale", 3.0),
+    "nested field": lambda model: setattr(model.config.inner, "scale", 3.0),
+    "namespace": lambda model: setattr(model.space, "scale", 3.0),
+    "slots": lambda model: setattr(model.slots, "scale", 3.0),
+    "array": lambda model: model.array.fill(3.0),
+    "bytes": lambda model: model.raw.__setitem__(0, 3),
+    "tensor data": lambda model: model.tensor.data.fill_(3.0),
+    "tensor memory": lambda model: model.tensors[0].numpy().fill(3.0),
+    "long list": lambda model: model.many.__setitem__(0, 3.0),
+    "deep dict": lambda model: model.deep["a"]["b"]["c"]["d"].__setitem__("e", 3.0),
+    "layer of a list": lambda model: setattr(model.layers[0], "weight", nn.Parameter(torch.randn(5, 5))),
+    "partial": lambda model: model.times.keywords.__setitem__("scale", 3.0),
+}
+
+
+@pytest.mark.parametrize("edit", CONTENTS)
+def test_what_attributes_hold_is_followed(edit: str) -> None:
+    model, x = Configured().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    net.subnet(0.5)(x)
+    before = model(x)
+    CONTENTS[edit](model)
+    assert not torch.allclose(model(x), before)
+    torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+
+
+def test_an_object_that_holds_the_model_is_not_looked_into() -> None:
+    model, x = Configured().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    subnet = net.subnet(0.5)
+    model.counter.calls += 1
+    assert net.subnet(0.5) is subnet
 
 
 class Caching(nn.Module):

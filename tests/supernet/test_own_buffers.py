@@ -123,6 +123,39 @@ def test_own_values_are_saved(tmp_path) -> None:
     torch.testing.assert_close(again.extract(0.25).mean, torch.ones(8))
 
 
+class Memory(nn.Module):
+    """Keeps what it saw last, in evaluation mode as well."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 5)
+        self.register_buffer("state", torch.zeros(8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        y = self.b(h - self.state)
+        new = self.state + 0.5 * h.detach()
+        if self.how == "in place":
+            self.state.copy_(new)
+        else:
+            self.state = new
+        return y
+
+
+@HOW
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_width_keeps_what_it_writes_in_evaluation_mode(how, grad) -> None:
+    net = aw.Supernet(Memory(how).eval(), X, divisor=1)
+    subnet, dense = net.subnet(0.5), net.extract(0.5)
+    with grad():
+        for _ in range(3):
+            torch.testing.assert_close(subnet(X), dense(X))
+            net.model(X + 1)
+    torch.testing.assert_close(net.extract(0.5).state, dense.state)
+
+
 class Handmade(nn.Module):
     """A batch norm that is not a module of torch."""
 

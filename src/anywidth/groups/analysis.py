@@ -220,6 +220,24 @@ class Analysis:
             return tuple(None for _ in self.shapes[name])
         return tuple(None if axis is None else axis.kept(units) for axis in axes)
 
+    def narrows_like(self, other: Analysis) -> bool:
+        """Whether subnets of this analysis keep the same channels and integers as those of another."""
+        chosen, others = (
+            {
+                (path, name): attribute.chosen
+                for path, found in each.attributes.items()
+                for name, attribute in found.items()
+            }
+            for each in (self, other)
+        )
+        if (self.groups, chosen, self.axes.keys()) != (other.groups, others, other.axes.keys()):
+            return False
+        pairs = (pair for name in self.axes for pair in zip(self.axes[name], other.axes[name], strict=True))
+        return all(
+            a is b if a is None or b is None else bool((a.group == b.group).all() and (a.rank == b.rank).all())
+            for a, b in pairs
+        )
+
     def freeze(self, reasons: Mapping[str, str]) -> Analysis:
         """The same analysis with groups frozen, by name."""
         groups = [

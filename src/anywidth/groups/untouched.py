@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from anywidth.groups.code_globals import CodeGlobals
+
 __all__ = ["untouched"]
 
 _PLAIN = (dict, list, set, deque)
@@ -24,7 +26,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Random numbers start from the same seed in it, so that what is found does not depend on them. Back come their states
     (Python's, NumPy's, torch's), the grad mode and the default dtype; attributes of the classes of the
-    modules; and attributes of the modules, which code finds by a global variable, say.
+    modules; attributes of the modules, which code finds by a global variable, say; and the global variables and caches
+    that the code of the modules uses, so that it keeps no tensors of another precision.
     """
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -35,6 +38,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
     kinds -= {object}
     shared = [(kind, {name: v for name, v in vars(kind).items() if _is_data(name, v)}) for kind in kinds]
     contents: dict[int, tuple[Any, Any]] = {}
+    code_globals = CodeGlobals(model)
+    for container in code_globals.containers:
+        _note(container, contents, 0)
     for values in [state for _, state in own] + [state for _, state in shared]:
         for value in values.values():
             _note(value, contents, 0)
@@ -61,6 +67,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for name, value in state.items():
                 if now.get(name) is not value:
                     setattr(kind, name, value)
+        code_globals.restore()
         for container, content in contents.values():
             _restore(container, content)
 

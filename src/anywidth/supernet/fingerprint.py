@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,9 @@ from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from anywidth.supernet.contents import MISSING, Contents
 
 __all__ = ["Change", "Fingerprint", "Written"]
 
@@ -23,10 +23,7 @@ _DERIVED = frozenset(
     {"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile", "_compile_kwargs"}
 )
 """Attributes that torch derives from others, or that it and Lightning's patch of `torch.compile` note in a model."""
-_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
-_CONTAINERS = (list, tuple, set, frozenset, deque)
-_LONGEST, _DEEPEST = 1000, 4
-_requires_grad, _version = attrgetter("requires_grad"), attrgetter("_version")
+_requires_grad = attrgetter("requires_grad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +39,6 @@ class Change:
     structure: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
     tensors: bool = False
-
-
-@dataclass(frozen=True)
-class _Same:
-    """Equal to itself only: objects are not compared by their own `==`, which tensors answer element by element."""
-
-    value: Any
-    version: int = 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value and self.version == other.version
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -78,16 +62,16 @@ class Fingerprint:
         self.model = model
         buffers = dict(model.named_buffers(remove_duplicate=False))
         self._moving = frozenset(id(buffers[name]) for name in moving if name in buffers)
-        self._sized: list[Collection[Any]] = []
-        self._views: list[Collection[Any]] = []
         self._filtered: list[tuple[dict[str, Any], Collection[str], list[Any]]] = []
         self._seen: set[int] = set()
-        self._plain_tensors: list[Tensor] = []
         self.parts: dict[str, _Part] = {}
         self._modules = list(model.modules())
+        self._contents = Contents(self._modules)
         owners: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.parts[path] = self._part(path, module, frozenset(written.get(path, ())), owners)
+        self._contents.settle()
+        self._sized, self._views = self._contents.sized, self._contents.views
         self._sizes = list(map(len, self._sized))
         self._values = list(chain.from_iterable(self._views))
         registers = (r for module in self._modules for r in (module._parameters, module._buffers))
@@ -100,7 +84,6 @@ class Fingerprint:
         self.tensors = list({id(tensor): tensor for tensor in tensors}.values())
         self._places = list(map(Tensor.data_ptr, self.tensors))
         self._trained = list(map(_requires_grad, self.tensors))
-        self._versions = list(map(_version, self._plain_tensors))
         self.modes = self._find_modes()
 
     def is_current(self) -> bool:
@@ -128,7 +111,7 @@ class Fingerprint:
             return (
                 list(map(Tensor.data_ptr, self.tensors)) == self._places
                 and list(map(_requires_grad, self.tensors)) == self._trained
-                and list(map(_version, self._plain_tensors)) == self._versions
+                and self._contents.is_current()
             )
         except RuntimeError:  # a container has changed while it was looked through
             return False
@@ -138,7 +121,8 @@ class Fingerprint:
         tensors = (
             len(self.tensors) != len(before.tensors)
             or not all(map(is_, self.tensors, before.tensors))
-            or (self._places, self._trained, self._versions) != (before._places, before._trained, before._versions)
+            or (self._places, self._trained) != (before._places, before._trained)
+            or self._contents.state != before._contents.state
         )
         attributes = tuple(self.changed_attributes(before))
         return Change(structure=self._structure(before), attributes=attributes, tensors=tensors)
@@ -150,7 +134,7 @@ class Fingerprint:
             if path in before.parts and part.kind is before.parts[path].kind:
                 ours, theirs = part.attributes, before.parts[path].attributes
                 names = dict.fromkeys([*ours, *theirs])
-                found += [(path, name) for name in names if ours.get(name, _MISSING) != theirs.get(name, _MISSING)]
+                found += [(path, name) for name in names if ours.get(name, MISSING) != theirs.get(name, MISSING)]
         return found
 
     def _structure(self, before: Fingerprint) -> str | None:
@@ -183,15 +167,15 @@ class Fingerprint:
                 excluded = left_out | {"training"}
                 self._filtered.append((state, excluded, [v for k, v in state.items() if k not in excluded]))
             else:
-                self._watch(state)
+                self._contents.watch(state)
             for name in ("_modules", "_parameters"):
-                self._watch(state[name])
+                self._contents.watch(state[name])
             moving = frozenset(name for name, buffer in module._buffers.items() if id(buffer) in self._moving)
             if moving:
                 kept = [buffer for name, buffer in module._buffers.items() if name not in moving]
                 self._filtered.append((state["_buffers"], moving, kept))
             else:
-                self._watch(state["_buffers"])
+                self._contents.watch(state["_buffers"])
         tensors = {}
         for name, tensor in chain(module._parameters.items(), module._buffers.items()):
             if tensor is not None:
@@ -199,41 +183,12 @@ class Fingerprint:
                 if name not in left_out:
                     tensors[name] = (owner, tuple(tensor.shape))
         attributes = {
-            name: self._frozen(value, 0) for name, value in state.items() if name not in _OWN and name not in left_out
+            name: self._contents.freeze_hooks(value) if name.endswith("_hooks") else self._contents.freeze(value)
+            for name, value in state.items()
+            if name not in _OWN and name not in left_out
         }
         children = tuple(name for name, child in module._modules.items() if child is not None)
         return _Part(type(module), tensors, children, attributes)
-
-    def _watch(self, container: Any) -> None:
-        if id(container) in self._seen:
-            return
-        self._seen.add(id(container))
-        self._sized.append(container)
-        self._views.append(container.values() if isinstance(container, dict) else container)
-
-    def _frozen(self, value: Any, depth: int) -> Any:
-        """A copy that can be compared with another one."""
-        if isinstance(value, _PLAIN):
-            return value
-        if isinstance(value, Tensor):
-            version = 0 if value.is_inference() else value._version
-            if not value.is_inference():
-                self._plain_tensors.append(value)
-            return _Same(value, version)
-        if depth < _DEEPEST:
-            if isinstance(value, _CONTAINERS) and len(value) <= _LONGEST:
-                self._watch(value)
-                return (type(value), *(self._frozen(item, depth + 1) for item in value))
-            if isinstance(value, dict) and len(value) <= _LONGEST:
-                return self._frozen_dict(type(value), value, depth)
-            if _is_settings(value):
-                return self._frozen_dict(type(value), vars(value), depth)
-        return _Same(value)
-
-    def _frozen_dict(self, kind: type, content: dict[Any, Any], depth: int) -> Any:
-        self._watch(content)
-        return (kind, *((_Same(key) if not isinstance(key, _PLAIN) else key, self._frozen(item, depth + 1))
-                        for key, item in content.items()))  # fmt: skip
 
     def _find_modes(self) -> tuple[bool, ...]:
         return tuple([module.training for module in self._modules])
@@ -251,26 +206,3 @@ class Fingerprint:
             for number, module in enumerate(self._modules)
             if id(state := module.__dict__) in starts
         ]
-
-
-_MISSING = _Same(object())
-
-
-def _is_settings(value: Any, depth: int = 0) -> bool:
-    """Whether an object has nothing but plain values, such as the configuration of a model."""
-    content = getattr(value, "__dict__", None)
-    if not isinstance(content, dict) or isinstance(value, nn.Module) or callable(value) or len(content) > _LONGEST:
-        return False
-    return all(_is_plain(item, depth + 1) for item in content.values())
-
-
-def _is_plain(value: Any, depth: int) -> bool:
-    if isinstance(value, _PLAIN):
-        return True
-    if depth > _DEEPEST:
-        return False
-    if isinstance(value, _CONTAINERS):
-        return len(value) <= _LONGEST and all(_is_plain(item, depth + 1) for item in value)
-    if isinstance(value, dict):
-        return len(value) <= _LONGEST and all(_is_plain(item, depth + 1) for item in value.values())
-    return _is_settings(value, depth)

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from torch import nn
 
 from anywidth.core.inputs import Inputs
 from anywidth.supernet.calls import trace_calls, written_by_forward
 from anywidth.supernet.fingerprint import Fingerprint
+from anywidth.supernet.proved_numbers import ProvedNumbers
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "Sight"]
 
 _HARMLESS = frozenset(
     {"gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "with_cp", "_gradient_checkpointing_func"}
 )
 """Attributes by which a forward saves memory and computes the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What has changed in a model.
+
+    Attributes:
+        structure: What the analysis depends on, in words; None if none of it changed.
+        number: A number that the proof has not seen, in words; None if there is none.
+        computes: Whether evaluation may give other numbers.
+        anything: Whether anything has changed at all.
+    """
+
+    structure: str | None = None
+    number: str | None = None
+    computes: bool = False
+    anything: bool = False
 
 
 class Follower:
@@ -33,6 +52,8 @@ class Follower:
         self._written, self._calls = written_by_forward(model, inputs)
         self._moving = frozenset(moving)
         self._seen = Fingerprint(model, self._written, self._moving)
+        self._looked_at = self._seen
+        self._numbers = ProvedNumbers(self._seen, self._moving)
 
     @property
     def modes(self) -> tuple[bool, ...]:
@@ -41,15 +62,17 @@ class Follower:
 
     def is_current(self) -> bool:
         """Whether nothing has changed, train/eval flags aside."""
-        return self._seen.is_current()
+        return self._seen.is_current() and self._numbers.is_current()
 
-    def look(self) -> tuple[str | None, bool, bool]:
+    def accept(self) -> None:
+        """Take what was looked at last as known and proved."""
+        self._seen = self._looked_at
+        self._numbers = ProvedNumbers(self._seen, self._moving)
+
+    def look(self) -> Sight:
         """What has changed.
 
-        Returned are what the analysis depends on, in words; whether evaluation may give other numbers; and whether
-        anything has changed at all.
-
-        What is seen now counts as known from then on, unless it changes the analysis.
+        What is seen now counts as known from then on, unless it may change the analysis.
         """
         now = Fingerprint(self.model, self._written, self._moving)
         change = now.change_from(self._seen)
@@ -64,9 +87,13 @@ class Follower:
         ):
             path, name = others[0]
             structure = f"{name} of {repr(path) if path else 'the model itself'} has another value"
-        if structure is None:
+        number = self._numbers.changed(now) if structure is None else None
+        self._looked_at = now
+        if structure is None and number is None:
             self._seen = now
-        return structure, bool(others), structure is not None or bool(change.attributes) or change.tensors
+            self._numbers.settle()
+        anything = structure is not None or number is not None or bool(change.attributes) or change.tensors
+        return Sight(structure=structure, number=number, computes=bool(others) or number is not None, anything=anything)
 
     def _rests_in_evaluation(self, path: str, name: str) -> bool:
         """Whether an attribute changes nothing but random drops or memory."""

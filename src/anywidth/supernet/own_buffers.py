@@ -20,6 +20,8 @@ __all__ = ["OwnBuffers", "batch_statistics", "kept_buffers", "registry_of", "stu
 _KNOWN = ("torch", "timm", "torchvision", "transformers")
 _Place = tuple[nn.Module, dict[str, Tensor], str]
 """A module, the dictionary of its buffers, and the name of one of them in it."""
+_State = tuple[tuple[int, int], ...]
+"""Identities and versions of tensors, which change when one is written or replaced."""
 
 
 def registry_of(model: nn.Module, name: str) -> _Place:
@@ -33,7 +35,8 @@ class OwnBuffers:
     """Running values of every width config: centres, counters, codebooks.
 
     A narrow width starts with its part of the full network's value, and follows it until the width itself runs in
-    training mode. From then on, forwards of the width move its own value and nobody else's.
+    training mode, or writes in evaluation mode as well. From then on, forwards of the width move its own value and
+    nobody else's.
     """
 
     def __init__(self, model: nn.Module, analysis: Analysis, effects: ForwardEffects) -> None:
@@ -41,19 +44,20 @@ class OwnBuffers:
         self.names = frozenset(analysis.names[name] for name in effects.written)
         # The dictionaries, not the modules: a forward may put a new tensor in, and a subnet has to be let go of.
         self._registries: dict[WidthConfig, dict[str, tuple[dict[str, Tensor], str]]] = {}
-        self._sources: dict[WidthConfig, tuple[tuple[int, int], ...]] = {}
+        self._sources: dict[WidthConfig, _State] = {}
+        self._copied: dict[WidthConfig, _State] = {}
 
     @property
     def configs(self) -> tuple[WidthConfig, ...]:
-        """The configs that have trained, in the order of their first subnets."""
-        return tuple(config for config in self._registries if config not in self._sources)
+        """The configs that have values of their own, in the order of their first subnets."""
+        return tuple(config for config in self._registries if self._has_own(config))
 
     def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
         """A config's own value; None if the buffer is not written by forwards."""
         if name not in self.names:
             return None
         with torch.inference_mode(False):
-            if config in self._registries and config not in self._sources:
+            if self._has_own(config):
                 registry, key = self._registries[config][name]
                 return registry[key].detach().to(tensor)
             return take(tensor.detach(), kept).clone()
@@ -63,10 +67,10 @@ class OwnBuffers:
         if not self.names:
             return
         places = {name: registry_of(subnet, name) for name in self.names}
-        trained = config in self._registries and config not in self._sources
+        own = self._has_own(config)
         self._registries[config] = {name: (registry, key) for name, (_, registry, key) in places.items()}
-        if not trained:
-            self._sources[config] = self._source()
+        if not own:
+            self._sources[config], self._copied[config] = self._source(), self._state(config)
         owners = list({id(module): module for module, _, _ in places.values()}.values())
         subnet.register_forward_pre_hook(SubnetHook(lambda _: self._before_forward(config, owners)))
 
@@ -81,18 +85,18 @@ class OwnBuffers:
         self._sources.pop(config, None)
 
     def forget(self, config: WidthConfig) -> None:
-        """Drop a config that never trained."""
-        if config in self._sources:
+        """Drop a config that has no values of its own."""
+        if config in self._registries and not self._has_own(config):
             del self._sources[config], self._registries[config]
 
     def _before_forward(self, config: WidthConfig, owners: Sequence[nn.Module]) -> None:
-        if torch.compiler.is_dynamo_compiling() or config not in self._sources:
+        if torch.compiler.is_dynamo_compiling() or self._has_own(config):
             return
         source = self._source()
         # Versions do not tell what was written through `.data`, so values are copied where no graph may hold them.
         if source != self._sources[config] or not torch.is_grad_enabled():
             self._follow(config)
-            self._sources[config] = source
+            self._sources[config], self._copied[config] = source, self._state(config)
         if any(module.training for module in owners):
             del self._sources[config]
 
@@ -103,9 +107,22 @@ class OwnBuffers:
             _, full, own = registry_of(self.model, name)
             registry[key].copy_(take(full[own], self.analysis.kept(name, units)))
 
-    def _source(self) -> tuple[tuple[int, int], ...]:
-        tensors = (registry[key] for _, registry, key in (registry_of(self.model, name) for name in sorted(self.names)))
-        return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    def _has_own(self, config: WidthConfig) -> bool:
+        """Whether a config has trained, or has written to its buffers since they were copied."""
+        if config in self._sources and self._state(config) != self._copied[config]:
+            del self._sources[config]
+        return config in self._registries and config not in self._sources
+
+    def _state(self, config: WidthConfig) -> _State:
+        return _versions(registry[key] for registry, key in self._registries[config].values())
+
+    def _source(self) -> _State:
+        places = (registry_of(self.model, name) for name in sorted(self.names))
+        return _versions(registry[key] for _, registry, key in places)
+
+
+def _versions(tensors: Iterable[Tensor]) -> _State:
+    return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
 def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]:

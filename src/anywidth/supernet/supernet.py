@@ -221,14 +221,16 @@ class Supernet:
             if self._follower.is_current():
                 return
             check_unsharded(self.model)
-            structure, computes, changed = self._follower.look()
-            if not changed:
+            seen = self._follower.look()
+            if not seen.anything:
                 return
-            if structure is not None:
-                self._analyse_again(structure)
+            if seen.structure is not None:
+                self._analyse_again(seen.structure)
+            elif seen.number is not None:
+                self._analyse_again(seen.number, keep_if_same=True)
             else:
                 self._statistics.forget_weights()
-                if computes:
+                if seen.computes:
                     self._statistics.outdate()
             self._cache.clear()
             self._alive.clear()
@@ -246,11 +248,12 @@ class Supernet:
         finally:
             self._settled.depth -= 1
 
-    def _analyse_again(self, structure: str) -> None:
-        changed = f"the model has been changed since Supernet(model, ...): {structure}"
-        if self._switches is not None or self._ordered:
-            kept = "switches" if self._switches is not None else "order"
-            raise ModelChangedError(f"{changed}. With {kept}=, build a new Supernet of the changed model")
+    def _analyse_again(self, what: str, *, keep_if_same: bool = False) -> None:
+        changed = f"the model has been changed since Supernet(model, ...): {what}"
+        kept = "switches" if self._switches is not None else "order" if self._ordered else None
+        fixed = None if kept is None else f"{changed}. With {kept}=, build a new Supernet of the changed model"
+        if fixed is not None and not keep_if_same:
+            raise ModelChangedError(fixed)
         like = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         device = model_device(self.model)
 
@@ -262,12 +265,20 @@ class Supernet:
             inputs = self.inputs.map(move)
             with torch.enable_grad(), torch.autocast(device.type, enabled=False):
                 analysis = analyse(self.model, inputs, samples=self._samples)
-                self.inputs = inputs
-                self._set_analysis(analysis)
-                self._set_input_rescaling(self.input_rescaling)
-                self._set_follower()
+                same = keep_if_same and _with_settings(analysis, self.frozen, self.ratios).narrows_like(self._analysis)
+                if not same and fixed is None:
+                    self.inputs = inputs
+                    self._set_analysis(analysis)
+                    self._set_input_rescaling(self.input_rescaling)
+                    self._set_follower()
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
+        if same:
+            self._follower.accept()
+            self._statistics.forget_weights()
+            self._statistics.outdate()
+        elif fixed is not None:
+            raise ModelChangedError(fixed)
 
     def _set_input_rescaling(self, wanted: bool) -> None:
         self.input_rescaling = wanted

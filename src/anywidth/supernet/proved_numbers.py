@@ -1,0 +1,98 @@
+"""The numbers that a proof has seen: others may let channels matter that did not before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from anywidth.supernet.contents import zero_numbers
+from anywidth.supernet.fingerprint import Fingerprint
+
+__all__ = ["ProvedNumbers"]
+
+_TRAINING_ONLY = ("drop", "momentum", "checkpoint")
+_RATIO = 2.0
+_version = attrgetter("_version")
+
+
+class ProvedNumbers:
+    """Numbers of attributes, and buffers of zeros, as they were when the channel groups were proved.
+
+    A term with the factor zero, or far smaller than others, is not seen by a proof. One that only became up to twice
+    as large or half as small, as a temperature does in a schedule, was seen.
+
+    Args:
+        seen: The model then.
+        moving: Names of buffers that a forward writes.
+    """
+
+    def __init__(self, seen: Fingerprint, moving: Collection[str] = ()) -> None:
+        self._seen = seen
+        self._zeros = [
+            (module, name)
+            for path, module in seen.model.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+            and (f"{path}.{name}" if path else name) not in moving
+            and not isinstance(module, _NormBase)
+            and _is_zero(buffer)
+        ]
+        self.settle()
+
+    def settle(self) -> None:
+        """Take the present buffers as those to compare with, after they were looked at."""
+        self._tensors = self._present()
+        self._versions = list(map(_version, self._tensors))
+
+    def is_current(self) -> bool:
+        """Whether no buffer of zeros has been written to."""
+        return list(map(_version, self._tensors)) == self._versions
+
+    def changed(self, now: Fingerprint) -> str | None:
+        """The attribute or buffer whose number a proof has not seen, as words; None if there is none."""
+        for path, name in now.changed_attributes(self._seen):
+            before, after = self._seen.parts[path].attributes, now.parts[path].attributes
+            training_only = any(word in name for word in _TRAINING_ONLY)
+            if not training_only and name in before and name in after and _unlike(before[name], after[name]):
+                return f"{name} of {_place(path)} has another value"
+        paths = {id(module): path for path, module in now.model.named_modules()}
+        for module, name in self._zeros:
+            buffer = module._buffers.get(name)
+            if buffer is not None and id(module) in paths and not _is_zero(buffer):
+                return f"{name} of {_place(paths[id(module)])} was zero and is not"
+        return None
+
+    def _present(self) -> list[Tensor]:
+        tensors = [module._buffers.get(name) for module, name in self._zeros]
+        return [tensor for tensor in tensors if tensor is not None and not tensor.is_inference()]
+
+
+def _place(path: str) -> str:
+    return repr(path) if path else "the model itself"
+
+
+def _is_zero(buffer: Tensor) -> bool:
+    return buffer.is_floating_point() and buffer.numel() > 0 and not bool(torch.any(buffer))
+
+
+def _unlike(before: Any, after: Any) -> bool:
+    """Whether a number differs so much that what was proved with the first says little about the second.
+
+    >>> _unlike(0.0, 1e-3), _unlike(3.0, 2.9), _unlike((list, 0.1, 2), (list, 0.5, 2))
+    (True, False, True)
+    """
+    if isinstance(before, (bool, int, float)) and isinstance(after, (bool, int, float)):
+        if before == after or isinstance(before, bool) or isinstance(after, bool):
+            return before != after
+        if before in (0, 1, -1) or after in (0, 1, -1) or not math.isfinite(before) or not math.isfinite(after):
+            return True
+        return not 1 / _RATIO <= after / before <= _RATIO
+    if isinstance(before, tuple) and isinstance(after, tuple):
+        return len(before) == len(after) and any(map(_unlike, before, after))
+    return zero_numbers(before) and not zero_numbers(after)
