@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 WORLD = 2
 
@@ -23,7 +24,7 @@ def run_in_two(program: Program, folder: Path) -> list[dict[str, Any]]:
     Both processes are forks of one that has imported the package already, which costs less than starting two.
     """
     multiprocessing.set_forkserver_preload(["anywidth.training.lightning"])
-    torch.multiprocessing.start_processes(_run, (program, folder), nprocs=WORLD, start_method="forkserver")
+    start_processes(_run, (program, folder), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
