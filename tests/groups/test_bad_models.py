@@ -46,6 +46,11 @@ def lazy() -> nn.Module:
     return Net(nn.LazyLinear(32))
 
 
+def made_for_inference() -> nn.Module:
+    with torch.inference_mode():
+        return Net()
+
+
 def scripted() -> nn.Module:
     with pytest.warns(FutureWarning, match="torch.jit.script"):
         return Net(torch.jit.script(nn.Sequential(nn.ReLU(), nn.Linear(32, 32))))
@@ -71,6 +76,7 @@ class Stubborn(nn.ReLU):
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (made_for_inference, r"^a.weight was made under torch.inference_mode.*clone"),
     (meta, r"^a.weight is on the meta device.*to_empty"),
     (lazy, r"^middle.weight has no shape yet; call the model once"),
     (scripted, r"^middle \(RecursiveScriptModule\) is a scripted module"),

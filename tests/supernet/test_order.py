@@ -89,6 +89,62 @@ def test_channels_that_cannot_change_places_keep_their_order() -> None:
         torch.testing.assert_close(tensor, before[name])
 
 
+class InTraining(ByPosition):
+    """Uses the table in training only, or for large batches only."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        if self.training if self.when == "training" else len(x) > 2:
+            h = h * torch.arange(h.shape[1]).view(-1, 1, 1)
+        return self.second(h)
+
+
+class OneStorage(nn.Module):
+    """Two parameters in the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.c.weight.data = self.b.weight.data
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(self.b(self.a(x).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "x"),
+    [
+        (lambda: InTraining("training"), torch.randn(2, 3, 4, 4)),
+        (lambda: InTraining("large"), torch.randn(2, 3, 4, 4)),
+        (OneStorage, torch.randn(3, 6)),
+    ],
+    ids=["training", "large", "storage"],
+)
+def test_a_model_that_an_order_would_change_stays_as_it_was(kind, x) -> None:
+    torch.manual_seed(0)
+    model = kind().train()
+    inputs = [x, torch.cat([x, x])]
+    before = [model(each) for each in inputs]
+    with pytest.warns(NoEffectWarning, match="cannot change places"):
+        aw.Supernet(model, x, divisor=1, order="l1")
+    torch.testing.assert_close([model(each) for each in inputs], before)
+
+
+def test_gradients_change_places_with_their_parameters() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 5)), torch.randn(3, 6)
+    model.eval()(x).square().sum().backward()
+    aw.Supernet(model.train(), x, divisor=1, order="l1")
+    found = [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+    model.eval()(x).square().sum().backward()
+    torch.testing.assert_close(found, [parameter.grad for parameter in model.parameters()])
+
+
 @pytest.mark.parametrize(
     ("order", "message"),
     [

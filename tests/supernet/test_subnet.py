@@ -511,3 +511,28 @@ def test_dense_copies_are_put_back_whatever_happens(layout: torch.memory_format)
     with torch.no_grad():
         model[1].weight.zero_()
     assert not subnet[1].weight.any()
+
+
+class LazySize(nn.Module):
+    """Keeps the number of channels that its first forward sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.size: int | None = None
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x).relu()
+        self.size = self.size or h.shape[1]
+        self.calls += 1
+        return self.b(h.view(-1, self.size))
+
+
+def test_a_size_that_the_full_network_keeps_stays_its_own() -> None:
+    model, x = LazySize(), torch.randn(4, 6)
+    net = aw.Supernet(model, x, divisor=1)
+    aw.sandwich_step(net, x, torch.zeros(4, dtype=torch.long), widths=[1.0, 0.5])
+    assert (model.size, net.subnet(0.5).size) == (16, 8)
+    assert net.extract(0.75)(x).shape == (4, 5)
+    assert net.extract(0.75).calls == model.calls

@@ -56,6 +56,11 @@ def _tensor_reason(tensor: Tensor) -> str | None:
             "is on the meta device, without numbers: model.to_empty(device='cpu') gives it memory; "
             "then initialise or load its weights"
         )
+    if isinstance(tensor, nn.Parameter) and tensor.is_inference():
+        return (
+            "was made under torch.inference_mode, so that nothing can train or follow it; make or load the model "
+            "outside, or clone its tensors there: module.weight = nn.Parameter(module.weight.clone())"
+        )
     if tensor.is_quantized:
         return f"is quantized ({tensor.dtype}); narrow the float model and quantize afterwards"
     if tensor.layout != torch.strided:

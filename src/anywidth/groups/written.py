@@ -63,8 +63,9 @@ class Marks:
 def written_since(before: Marks, model: nn.Module, original: nn.Module) -> Written:
     """What forwards of `model` have written since, with the values that `original` has.
 
-    A module that wrote no tensor (only a counter or a flag) is left out: copies of it take the values of the day. Where
-    it wrote one, all that it wrote goes together (a grid, and the shape for which it was made).
+    Where a module wrote a tensor, all that it wrote goes together (a grid, and the shape for which it was made). Where
+    it wrote none, only numbers that were not there before count, such as a size that the first forward sets: copies
+    take counters and flags of the day.
     """
     found: Written = {}
     after = Marks(model)
@@ -78,6 +79,9 @@ def written_since(before: Marks, model: nn.Module, original: nn.Module) -> Writt
         values: dict[str, Any] = {}
         if any(holds_tensors(owner.get(name)) for name in changed for owner in (module.__dict__, source)):
             values = {name: duplicate_value(source[name]) if name in source else MISSING for name in changed}
+        else:
+            lazy = [name for name in changed if source.get(name) is None and _is_size(module.__dict__.get(name))]
+            values = {name: None if name in source else MISSING for name in lazy}
         buffers = {
             name: source["_buffers"].get(name, MISSING)
             for name, mark in after.buffers[path].items()
@@ -121,6 +125,13 @@ def holds_tensors(value: Any, depth: int = 0) -> bool:
     if isinstance(value, Tensor):
         return True
     return depth < _DEPTH and any(holds_tensors(item, depth + 1) for _, item in _parts(value))
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is an integer, or several."""
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:

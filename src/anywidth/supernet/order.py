@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.effects import is_dropout
 from anywidth.groups.untouched import untouched
 
 __all__ = ["Order", "l1_importance", "reorder_"]
@@ -48,8 +50,9 @@ def l1_importance(group: ChannelGroup, parts: Mapping[str, Tensor]) -> Tensor:
 def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order) -> None:
     """Permute the channels of every elastic group in place, the most important first; the function stays the same.
 
-    That it does is checked on the example inputs. A group whose channels cannot change places keeps its order, with a
-    warning.
+    That it does is checked on the example inputs and on twice as many, in evaluation and in training mode (without
+    dropout, and unless the forward draws random numbers). A group whose channels cannot change places keeps its order,
+    with a warning. Gradients are permuted with their parameters.
 
     Args:
         model: The full network.
@@ -151,25 +154,56 @@ def _moved(
     inputs: Inputs,
     tensors: Mapping[str, Tensor],
     moves: Sequence[_Move],
-    before: list[Tensor],
+    before: _Outputs,
 ) -> bool:
     """Whether channels could change places; they are where they were if not, or if anything goes wrong."""
     same = False
+    # Not undone by moving back: two parameters may share their memory.
+    values = {name: tensors[name].clone() for move in moves for name, _ in move}
     try:
         _apply(tensors, moves)
-        same = _same(before, _outputs(model, analysis, inputs))
+        after = _outputs(model, analysis, inputs)
+        same = all(
+            ours is None or (theirs is not None and _same(ours, theirs))
+            for ours, theirs in zip(before, after, strict=True)
+        )
     finally:
         if not same:
-            _undo(tensors, moves)
+            for name, value in values.items():
+                tensors[name].copy_(value)
+    if same:
+        grads = {name: tensor.grad for name, tensor in tensors.items() if tensor.is_leaf and tensor.grad is not None}
+        _apply(grads, [{key: index for key, index in move.items() if key[0] in grads} for move in moves])
     return same
 
 
-def _undo(tensors: Mapping[str, Tensor], moves: Iterable[_Move]) -> None:
-    _apply(tensors, [{key: np.argsort(index) for key, index in move.items()} for move in moves])
+_Outputs = list[list[Tensor] | None]
+"""What a model returns in several ways of calling it; None where it does not run, or draws random numbers."""
 
 
-def _outputs(model: nn.Module, analysis: Analysis, inputs: Inputs) -> list[Tensor]:
-    twin = duplicate(model, stand_ins(model, buffers=True), analysis.written).eval()
+def _outputs(model: nn.Module, analysis: Analysis, inputs: Inputs) -> _Outputs:
+    double = _twice(inputs)
+    found: _Outputs = [_run(model, analysis, inputs, training=False)]
+    for training in (False, True):
+        runs = []
+        for seed in (0, 1):
+            with suppress(Exception), torch.random.fork_rng():
+                torch.manual_seed(seed)
+                runs.append(_run(model, analysis, double, training=training))
+        found.append(runs[0] if len(runs) == 2 and _same(*runs) else None)
+    return found
+
+
+def _twice(inputs: Inputs) -> Inputs:
+    leading = {tensor.shape[:1] for tensor in inputs.tensors() if tensor.ndim}
+    return inputs.map(lambda t: torch.cat([t, t]) if t.ndim else t) if len(leading) == 1 else inputs
+
+
+def _run(model: nn.Module, analysis: Analysis, inputs: Inputs, *, training: bool) -> list[Tensor]:
+    twin = duplicate(model, stand_ins(model, buffers=True), analysis.written).train(training)
+    for module in twin.modules():
+        if is_dropout(module):
+            module.eval()
     result = inputs.map(torch.clone).call(twin)
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
