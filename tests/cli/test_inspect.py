@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from anywidth.cli import main
@@ -29,7 +31,7 @@ def test_frozen_patterns(capsys):
 
 
 def test_a_run_is_inspected_without_its_data(finished, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("anywidth.runs.open_run.build_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr(import_module("anywidth.runs.open_run"), "build_data", lambda *_: pytest.fail("data were read"))
     assert main(["inspect", str(finished)]) == 0
     assert "elastic channel groups" in capsys.readouterr().out
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from anywidth.cli import main
+from anywidth.cli.torchrun import quiet_others
 from anywidth.core.errors import SettingsError
 from anywidth.runs.device import pick_device
 from anywidth.runs.processes import Processes
@@ -219,10 +220,10 @@ def test_processes_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_other_processes_are_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    with Processes(rank=1, count=2).quiet_others():
+    with quiet_others(Processes(rank=1, count=2)):
         print("hidden")
         print("hidden", file=sys.stderr)
-    with Processes(rank=0, count=2).quiet_others():
+    with quiet_others(Processes(rank=0, count=2)):
         print("shown")
     assert capfd.readouterr() == ("shown\n", "")
 
