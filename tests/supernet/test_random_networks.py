@@ -176,7 +176,7 @@ def test_random_networks(model: Network, divisor: int, min_width: float, draw: s
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=400)
+@settings(_QUIET, max_examples=80)
 @given(**_ARGUMENTS)
 def test_many_random_networks(model: Network, divisor: int, min_width: float, draw: st.DataObject) -> None:
     check(model, divisor, min_width, draw)

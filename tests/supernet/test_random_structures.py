@@ -246,7 +246,7 @@ def test_random_structures(stages: list[tuple[int, str, bool]], end: str, dtype:
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=500)
+@settings(_QUIET, max_examples=80)
 @given(**_ARGUMENTS)
 def test_many_random_structures(stages: list[tuple[int, str, bool]], end: str, dtype: torch.dtype, seed: int) -> None:
     check(stages, end, dtype, seed)
