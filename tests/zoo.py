@@ -727,10 +727,8 @@ CASES: tuple[Case, ...] = (
     Case(name="squeezenet1_1", build=_torchvision("squeezenet1_1"), inputs=images(32)),
     Case(name="mobilenet_v2", build=_torchvision("mobilenet_v2"), inputs=images(32), slow=True),
     Case(name="mobilenet_v3_small", build=_torchvision("mobilenet_v3_small"), inputs=images(64), slow=True),
-    Case(name="densenet121", build=_torchvision("densenet121"), inputs=images(64), slow=True),
     Case(name="googlenet", build=_torchvision("googlenet", init_weights=False), inputs=images(64), slow=True),
     Case(name="efficientnet_b0", build=_torchvision("efficientnet_b0"), inputs=images(64), slow=True),
-    Case(name="regnet_y_400mf", build=_torchvision("regnet_y_400mf"), inputs=images(64), slow=True),
 )
 
 

@@ -138,7 +138,7 @@ def test_both_processes_stop_early_and_take_the_best_epoch(tiny_data: Path, tmp_
 
 @pytest.mark.slow
 def test_the_best_epoch_is_that_of_the_scores(tiny_data: Path, tmp_path: Path) -> None:
-    given = ("--individual", "0", "--average", "0", "--lr", "0.2", "--epochs", "6")
+    given = ("--individual", "0", "--average", "0", "--lr", "1.0", "--epochs", "6")
     assert train(tmp_path / "long", tiny_data, *given, "--keep", "best").returncode == 0
     with (tmp_path / "long" / "run" / "metrics.csv").open(newline="") as file:
         scores = [float(row["accuracy"]) for row in csv.DictReader(file)]
