@@ -110,12 +110,10 @@ def test_a_skip_connection_that_only_narrowed_channels_have() -> None:
     )  # fmt: skip
     x = torch.randn(2, 3, 8, 8)
     net = aw.Supernet(model.eval(), x)
+    assert [group.name for group in net.groups if group.frozen] == ["2.conv", "3.conv", "6"]
     for width in (0.25, 0.5, 0.75):
-        shapes = [list(block(torch.zeros(1, block.conv.in_channels, 2, 2)).shape) for block in net.subnet(width)[1:4]]  # type: ignore[index,union-attr]
-        config = net.config(width)
-        equal = [shape[1] for shape in shapes]
-        assert [frozen.name for frozen in net.groups if frozen.frozen] == ["2.conv", "3.conv", "6"], config
-        assert equal[1:] == [24, 40]
+        blocks = [module for module in net.subnet(width).modules() if isinstance(module, Block)]
+        assert [block.conv.out_channels for block in blocks[1:]] == [24, 40]
 
 
 def test_an_integer_that_matters_in_training_alone_follows() -> None:

@@ -57,7 +57,7 @@ class TrainRequest:
         """The run that is asked for, ready to start.
 
         Raises:
-            AnywidthError: there is no such run, or it cannot start.
+            AnywidthError: the folder does not hold a run, or the run cannot start.
         """
         from anywidth.core.processes import broadcast
         from anywidth.runs.retraining import retraining_settings

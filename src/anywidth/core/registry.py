@@ -35,7 +35,7 @@ class Registry(Generic[R]):
         kind: What a record is called in messages, such as "search method".
         package: The package whose modules hold the library's own records.
         group: The group of entry points.
-        error: Raised when there is no such record.
+        error: Raised for an unknown name.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -64,7 +64,7 @@ class Registry(Generic[R]):
         """The record of a name.
 
         Raises:
-            AnywidthError: there is no record of this name.
+            AnywidthError: the name is unknown.
         """
         found = self.first(lambda record: record.name == name)
         if found is None:
@@ -72,7 +72,7 @@ class Registry(Generic[R]):
         return found
 
     def first(self, fits: Callable[[R], bool]) -> R | None:
-        """The first record for which a function is true; None if there is none."""
+        """The first record for which a function returns true, or None."""
         self._load_own()
         for record in self._records.values():
             if fits(record):

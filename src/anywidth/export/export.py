@@ -69,7 +69,7 @@ def export(
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
-        ExportError: there is no such format, the network cannot be exported, or the file computes something else.
+        ExportError: the format is unknown, the network cannot be exported, or the file computes something else.
         MissingExtraError: an ONNX file is asked for, and the packages of the extra `onnx` are not installed.
         CheckpointError: the file cannot be written.
 

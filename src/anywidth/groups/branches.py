@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.attention import default_attention
 from anywidth.groups.capture import Capture
-from anywidth.groups.duplicate import duplicate
+from anywidth.groups.duplicate import duplicate, meta_stand_ins
 from anywidth.groups.narrow import narrow, take
 
 __all__ = ["Ways", "compares", "meeting_sizes"]
@@ -32,27 +34,27 @@ class Ways:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._inputs = inputs
-        tensors = {id(tensor): on_meta(tensor) for tensor in named_tensors(model).values()}
-        for module in model.modules():
-            tensors |= {id(v): on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
-        self._shadow = duplicate(model, tensors).eval()
+        self._shadow = duplicate(model, meta_stand_ins(model)).eval()
 
-    def full(self, inputs: Inputs | None = None) -> tuple[Any, ...] | None:
-        """What the full network calls, for the example inputs or others; None if it does not run."""
-        return _called(self._fresh(self._shadow), self._inputs if inputs is None else inputs)
+    @cached_property
+    def usual(self) -> tuple[Any, ...] | None:
+        """Calls of the full network for the example inputs; None if it does not run."""
+        return self.full(self._inputs)
+
+    def full(self, inputs: Inputs) -> tuple[Any, ...] | None:
+        """Calls of the full network; None if it does not run."""
+        # A copy, because a forward may fill caches.
+        tensors = {id(tensor): tensor for tensor in named_tensors(self._shadow).values()}
+        return _called(duplicate(self._shadow, tensors), inputs)
 
     def narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> tuple[Any, ...] | None:
-        """What the network calls whose group i keeps its first `units[i]` units; None if it does not run."""
+        """Calls of the network whose group i keeps its first `units[i]` units; None if it does not run."""
 
         def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
             part = take(tensor, kept)
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
 
         return _called(narrow(self._shadow, analysis, units, bind), self._inputs)
-
-    @staticmethod
-    def _fresh(shadow: nn.Module) -> nn.Module:
-        return duplicate(shadow, {id(tensor): tensor for tensor in named_tensors(shadow).values()})
 
 
 def meeting_sizes(capture: Capture, analysis: Analysis) -> list[int]:
@@ -137,13 +139,10 @@ class _Functions(TorchFunctionMode):
 
 @torch.no_grad()
 def _called(model: nn.Module, inputs: Inputs) -> tuple[Any, ...] | None:
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.random.fork_rng(devices=[]), _Functions() as functions:
-            inputs.map(on_meta).call(model)
-    except Exception:  # whatever does not run on the meta device, or for these inputs
-        return None
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    with default_attention(), torch.random.fork_rng(devices=[]):
+        try:
+            with _Functions() as functions:
+                inputs.map(on_meta).call(model)
+        except Exception:  # whatever does not run on the meta device, or for these inputs
+            return None
     return tuple(functions.called)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.core.errors import AnalysisError
+from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.reach import Reach, behind
 
-__all__ = ["MISSING", "duplicate", "duplicate_value", "stand_ins"]
+__all__ = ["MISSING", "duplicate", "duplicate_value", "meta_stand_ins", "stand_ins"]
 
 MISSING = object()
 """The value of an attribute that a copy is not to have."""
@@ -83,6 +84,14 @@ def stand_ins(model: nn.Module, *, buffers: bool = False) -> dict[int, Tensor]:
             if tensor is not None and id(tensor) not in found:
                 apart = buffers and not isinstance(tensor, nn.Parameter)
                 found[id(tensor)] = _like(tensor, tensor.detach().clone() if apart else tensor.detach())
+    return found
+
+
+def meta_stand_ins(model: nn.Module) -> dict[int, Tensor]:
+    """For every parameter, buffer and other tensor attribute, by id: an empty tensor on the meta device."""
+    found = {id(tensor): on_meta(tensor) for tensor in named_tensors(model).values()}
+    for module in model.modules():
+        found |= {id(value): on_meta(value) for value in vars(module).values() if isinstance(value, Tensor)}
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anywidth.core.inputs import Inputs, double_batch
 from anywidth.core.modules import named_tensors, on_meta
+from anywidth.groups.attention import default_attention
 from anywidth.groups.duplicate import duplicate
 
 __all__ = ["ForwardEffects", "forward_effects", "is_dropout"]
@@ -70,7 +69,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     inputs = double_batch(inputs)
     for meta in (True, False):
         try:
-            with torch.no_grad(), torch.random.fork_rng(), _default_attention():
+            with torch.no_grad(), torch.random.fork_rng(), default_attention():
                 shadow = _copy(model, meta=meta)
                 call = inputs.map(on_meta) if meta else inputs.map(Tensor.clone)
                 return _observe(shadow.train(), call)
@@ -174,14 +173,3 @@ def _copy(model: nn.Module, *, meta: bool) -> nn.Module:
 def _apart(tensor: Tensor) -> Tensor:
     copied = tensor.detach().clone()
     return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
-
-
-@contextmanager
-def _default_attention() -> Iterator[None]:
-    """Context manager that switches off the fused attention of evaluation mode, which captures do not have either."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -234,7 +234,7 @@ def _with_other_calls(model: nn.Module, prover: Prover, inputs: Inputs) -> Itera
     """Inputs of other sizes for which the full network calls other functions than for the example."""
     if not prover.compares:
         return
-    usual = prover.ways.full()
+    usual = prover.ways.usual
     leaves = inputs.tensors()
     others = [_resized(inputs, places, new) for size, places in _sizes(leaves) for new in (2 * size, size // 2) if new]
     batch = frozenset((i, 0) for i, tensor in enumerate(leaves) if tensor.ndim)

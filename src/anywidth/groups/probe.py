@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
+from anywidth.groups.attention import default_attention
 from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
@@ -65,7 +65,7 @@ def probe(model: nn.Module, inputs: Inputs) -> Probe:
     """
     for meta in (True, False):
         try:
-            with _aside():
+            with default_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 return _probe(model, inputs, meta=meta)
         except Exception:
             continue
@@ -157,15 +157,3 @@ def _differ(training: list[tuple[Any, ...]], evaluation: list[tuple[Any, ...]]) 
         elif getattr(call[0], "__name__", "") not in _DROPS:
             return True
     return expected is not None
-
-
-@contextmanager
-def _aside() -> Iterator[None]:
-    """Context manager that keeps random numbers and the fast path of attention, which is not in captured graphs."""
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -137,21 +137,13 @@ class Prover:
 
     def _copy(self, dtype: torch.dtype) -> nn.Module:
         kind = self._reaction.kind
+        make = partial(stand_in, self.model, dtype, training=self.capture.training)
         if self._weights == "own":
-            return stand_in(self.model, dtype, "own", seed=self.seed, training=self.capture.training)
+            return make("own", seed=self.seed)
         if self._weights == "small":
-            return stand_in(
-                self.model,
-                dtype,
-                "small" if kind == "random" else kind,
-                seed=self.seed + 1,
-                training=self.capture.training,
-            )
+            return make("small" if kind == "random" else kind, seed=self.seed + 1)
         if dtype not in self._copies:
-            gain = _GAIN if dtype == self._quick else 1.0
-            self._copies[dtype] = stand_in(
-                self.model, dtype, kind, seed=self.seed, gain=gain, training=self.capture.training
-            )
+            self._copies[dtype] = make(kind, seed=self.seed, gain=_GAIN if dtype == self._quick else 1.0)
         return self._copies[dtype]
 
     def _cast(self, dtype: torch.dtype) -> Inputs:
@@ -194,13 +186,12 @@ class Prover:
         """
         if not self.compares or not analysis.elastic:
             return None
-        usual = self.ways.full()
         sizes = meeting_sizes(self.capture, analysis)
         if _macs(analysis) >= _SMALL:
             sizes = sizes[:_MEETINGS]
-        for size in sizes if usual is not None else ():
+        for size in sizes if self.ways.usual is not None else ():
             draw = meeting(size)
-            if self.ways.narrowed(analysis, self._units(analysis, analysis.elastic, draw)) != usual:
+            if self.ways.narrowed(analysis, self._units(analysis, analysis.elastic, draw)) != self.ways.usual:
                 failure = self._prove(analysis, analysis.elastic, draw)
                 if failure is not None:
                     return failure

@@ -111,7 +111,7 @@ def to_settings(settings: type[S], values: Mapping[str, Any]) -> S:
     """The settings with values by option name; the others have their defaults.
 
     Raises:
-        SettingsError: there is no such option, or the values do not fit together.
+        SettingsError: an option is unknown, or the values do not fit together.
     """
     known = options_of(settings)
     strange = sorted(values.keys() - {item.name for item in known})
@@ -137,7 +137,7 @@ def with_options(settings: S, changes: Mapping[str, Any]) -> S:
     """The same settings, with other values for some options, by option name.
 
     Raises:
-        SettingsError: there is no such option, or the values do not fit together.
+        SettingsError: an option is unknown, or the values do not fit together.
     """
     return to_settings(type(settings), {**flatten(settings), **changes})
 

@@ -39,7 +39,7 @@ def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
     """The options of an optimizer step, for supernets and separate networks alike.
 
     Raises:
-        SettingsError: there is no such optimizer.
+        SettingsError: the optimizer is unknown.
     """
     steps = settings.optimization
     return {

@@ -60,25 +60,25 @@ class Retraining:
         processes: Processes,
     ) -> None:  # fmt: skip
         self.folder, self.device, self.reporter, self.processes = folder, device, reporter, processes
-        given = settings
-        assert given.from_search is not None
-        self.bundle = resident(build_data(given), self.device)
+        assert settings.from_search is not None
+        self.bundle = resident(build_data(settings), self.device)
         # Both networks are trained as plain ones.
-        widths = replace(given.widths, switches=None, input_rescaling=False)
+        widths = replace(settings.widths, switches=None, input_rescaling=False)
         self.net = build_supernet(
-            given.model, widths, input_shape=self.bundle.input_shape, classes=len(self.bundle.classes), seed=given.seed,
+            settings.model, widths, input_shape=self.bundle.input_shape, classes=len(self.bundle.classes),
+            seed=settings.seed,
         )  # fmt: skip
-        self.settings = resolve(given, self.net, self.bundle, processes)
+        self.settings = resolve(settings, self.net, self.bundle, processes)
         build_loaders(self.settings, self.bundle)  # refuses what does not fit before anything is written
-        self.result = SearchResult.from_json(given.from_search)
-        self.found = _network(self.result, given.budget)
+        self.result = SearchResult.from_json(settings.from_search)
+        self.found = _network(self.result, settings.budget)
         self.net.config(self.found.config)
         self.uniform, uniform_cost = _uniform(self.net, self.result, self.found)
         unit = self.result.unit
         reporter.info(
             f"found: {count(self.found.cost)} {unit}; uniform, width {self.uniform:g}: {count(uniform_cost)} {unit}; "
-            f"each {given.optimization.epochs} epochs from new weights, label smoothing {given.label_smoothing:g}"
-            + processes.batches(given.data.batch_size)
+            f"each {settings.optimization.epochs} epochs from new weights, label smoothing {settings.label_smoothing:g}"
+            + processes.batches(settings.data.batch_size)
         )
 
     def run(self) -> TrainedRun:

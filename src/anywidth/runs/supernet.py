@@ -45,7 +45,7 @@ def build_supernet(
         reporter: Receives a warning of tensors that the file of weights does not have.
 
     Raises:
-        AnywidthError: there is no such model, or it cannot be analysed, or the weights do not fit.
+        AnywidthError: the model is unknown or cannot be analysed, or the weights do not fit.
     """
     if widths.min_width is not None:
         check_width(widths.min_width, what="--min-width")

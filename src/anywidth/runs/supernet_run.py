@@ -59,23 +59,22 @@ class SupernetRun:
         processes: Processes,
     ) -> None:  # fmt: skip
         self.folder, self.device, self.reporter, self.processes = folder, device, reporter, processes
-        given = settings
-        bundle, held_out = build_held_out(given) if given.data.hold_out else (build_data(given), None)
+        bundle, held_out = build_held_out(settings) if settings.data.hold_out else (build_data(settings), None)
         self.bundle = resident(bundle, self.device)
         trained = broadcast(lambda: self.folder.trained)
         build = partial(
             build_supernet,
             # A training that goes on has its weights from its checkpoint, if it finished an epoch.
-            replace(given.model, init=None, order=None) if trained else given.model,
-            given.widths,
+            replace(settings.model, init=None, order=None) if trained else settings.model,
+            settings.widths,
             input_shape=self.bundle.input_shape,
             classes=len(self.bundle.classes),
-            seed=given.seed,
+            seed=settings.seed,
             reporter=reporter,
         )
-        self.net = first_of_machine_first(build) if given.model.init == "hub" else build()
-        self.net.sampler = build_sampler(self.net, given)
-        self.settings = resolve(given, self.net, self.bundle, processes)
+        self.net = first_of_machine_first(build) if settings.model.init == "hub" else build()
+        self.net.sampler = build_sampler(self.net, settings)
+        self.settings = resolve(settings, self.net, self.bundle, processes)
         self.loaders = build_loaders(self.settings, self.bundle)
         self._held_out = 0 if held_out is None else len(held_out)  # type: ignore[arg-type]
         self.held_out = (
@@ -85,8 +84,8 @@ class SupernetRun:
         )
         self.recipe = recipe_of(self.settings, len(self.bundle.classes))
         self.logger = logger_of(self.settings, self.folder.path)
-        self.alone = even_widths(self.net, given.widths.individual) if given.widths.individual else []
-        self.widths = choose_widths(self.net, given.widths.evaluated, also=tuple(self.alone))
+        self.alone = even_widths(self.net, settings.widths.individual) if settings.widths.individual else []
+        self.widths = choose_widths(self.net, settings.widths.evaluated, also=tuple(self.alone))
         self.corrupt = CorruptImages(reporter)
         self.stage = "training"
 

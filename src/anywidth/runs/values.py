@@ -116,10 +116,7 @@ def parse_ladder(value: Any) -> tuple[float, ...] | None:
     >>> parse_ladder("0.25,0.5,1.0")
     (0.25, 0.5, 1.0)
     """
-    widths = None if value is None else parse_widths(value)
-    if isinstance(widths, int):
-        raise ValueProblem(f"a ladder is a list of widths such as 0.25,0.5,1.0, not {value}")
-    return widths
+    return _listed(value, "a ladder is a list of widths such as 0.25,0.5,1.0")
 
 
 def parse_switches(value: Any) -> tuple[float, ...] | None:
@@ -128,9 +125,14 @@ def parse_switches(value: Any) -> tuple[float, ...] | None:
     >>> parse_switches("0.25,0.5,1.0")
     (0.25, 0.5, 1.0)
     """
+    return _listed(value, "switches are widths, not a number of them; give a list such as 0.25,0.5,1.0")
+
+
+def _listed(value: Any, rule: str) -> tuple[float, ...] | None:
+    """Widths from a list; None for none."""
     widths = None if value is None else parse_widths(value)
     if isinstance(widths, int):
-        raise ValueProblem(f"switches are widths, not a number of them; give a list such as 0.25,0.5,1.0, not {value}")
+        raise ValueProblem(f"{rule}, not {value}")
     return widths
 
 

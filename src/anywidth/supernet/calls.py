@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from anywidth.core.inputs import Inputs, double_batch
 from anywidth.core.modules import named_tensors, on_meta
-from anywidth.groups.duplicate import duplicate
+from anywidth.groups.attention import default_attention
+from anywidth.groups.duplicate import duplicate, meta_stand_ins
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
 __all__ = ["trace_calls", "written_by_forward"]
@@ -58,25 +59,17 @@ def written_by_forward(model: nn.Module, inputs: Inputs) -> tuple[Written, tuple
 
 def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...], Fingerprint, Fingerprint]:
     """The calls of a copy on the meta device, and what it was before and after them."""
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            memo = {id(tensor): on_meta(tensor) for tensor in named_tensors(model).values()}
-            for module in model.modules():
-                memo |= {id(v): on_meta(v) for v in vars(module).values() if isinstance(v, Tensor)}
-            shadow = duplicate(model, memo)
-            _drop_hooks(shadow)
-            before = Fingerprint(shadow, {})
-            names = {id(tensor): name for name, tensor in named_tensors(shadow).items()}
-            calls: list[Hashable] = []
-            for training in (True, False):
-                with _Calls(names) as recorded:
-                    double_batch(inputs).map(on_meta).call(shadow.train(training))
-                calls += [training, *recorded.calls]
-            return tuple(calls), before, Fingerprint(shadow, {})
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    with default_attention(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        shadow = duplicate(model, meta_stand_ins(model))
+        _drop_hooks(shadow)
+        before = Fingerprint(shadow, {})
+        names = {id(tensor): name for name, tensor in named_tensors(shadow).items()}
+        calls: list[Hashable] = []
+        for training in (True, False):
+            with _Calls(names) as recorded:
+                double_batch(inputs).map(on_meta).call(shadow.train(training))
+            calls += [training, *recorded.calls]
+        return tuple(calls), before, Fingerprint(shadow, {})
 
 
 def _run_copy(model: nn.Module, inputs: Inputs) -> tuple[Fingerprint, Fingerprint]:

@@ -26,7 +26,7 @@ class Sight:
 
     Attributes:
         structure: What the analysis depends on, in words; None if none of it changed.
-        number: A number that the proof has not seen, in words; None if there is none.
+        number: A number that the proof has not seen, in words, or None.
         computes: Whether evaluation may give other numbers.
         anything: Whether anything has changed at all.
     """

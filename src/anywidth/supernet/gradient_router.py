@@ -146,7 +146,7 @@ def _in_several_threads() -> bool:
     """Whether backward passes may run in other threads at the same time.
 
     Such are taken to be there if gradients are moved in several threads, or in another one than the main thread.
-    Other threads alone (of a loader, a progress bar, a notebook) are no reason for the slower way.
+    Other threads alone (of a loader, a progress bar, a notebook) do not need the slower way.
     """
     if threading.active_count() == 1:
         return False

@@ -55,7 +55,7 @@ class ProvedNumbers:
         return list(map(_version, self._tensors)) == self._versions
 
     def changed(self, now: Fingerprint) -> str | None:
-        """The attribute or buffer whose number a proof has not seen, as words; None if there is none."""
+        """The attribute or buffer whose number a proof has not seen, in words, or None."""
         for path, name in now.changed_attributes(self._seen):
             before, after = self._seen.parts[path].attributes, now.parts[path].attributes
             training_only = any(word in name for word in _TRAINING_ONLY)

@@ -70,7 +70,7 @@ def format_of(path: Path, format: str | None = None) -> ExportFormat:
     """The format that is asked for, or that the ending of a file means.
 
     Raises:
-        ExportError: there is no such format.
+        ExportError: the format is unknown.
 
     >>> format_of(Path("small.onnx")).name, format_of(Path("small.bin"), "torch").name
     ('onnx', 'torch')

@@ -67,7 +67,7 @@ class Run(Protocol):
         Args:
             scorer: Scores and costs of width configs, and the sizes that every group may have (`scorer.options`).
             budgets: In the unit of the cost, the largest first; each can be met by some network.
-            evaluations: How many networks to score, for methods without an end of their own.
+            evaluations: How many networks to score, for methods that do not end by themselves.
             seed: Seed of what is drawn.
             progress: To be called often.
 
