@@ -96,12 +96,12 @@ def test_the_ablations_of_the_papers_are_options(train, tmp_path):
     plain, other = tmp_path / "plain", tmp_path / "other"
     assert train("--out", str(plain), "--epochs", "1") == 0
     given = ["--ends", "none", "--random", "nonuniform", "--temperature", "2", "--labels", "0.5"]
-    given += ["--input-rescaling"]
+    given += ["--average-inputs"]
     assert train("--out", str(other), "--epochs", "1", *given) == 0
     config = yaml.safe_load((other / "config.yaml").read_text())
     assert [config[name] for name in ("ends", "random", "temperature", "labels")] == ["none", "nonuniform", 2.0, 0.5]
-    assert config["input_rescaling"]
-    assert json.loads((other / "supernet.json").read_text())["input_rescaling"]
+    assert config["average_inputs"]
+    assert json.loads((other / "supernet.json").read_text())["average_inputs"]
     assert main(["train", "--config", str(other / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
     assert rows(tmp_path / "again" / "spectrum.csv") == rows(other / "spectrum.csv")
     assert (plain / "metrics.csv").read_text() != (other / "metrics.csv").read_text()

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import anywidth as aw
@@ -41,7 +39,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def net() -> aw.Supernet:
-    return aw.Supernet(Net().double(), torch.randn(1, 3, 6, 6).double(), divisor=4, input_rescaling=True)
+    return aw.Supernet(Net().double(), torch.randn(1, 3, 6, 6).double(), divisor=4, average_inputs=True)
 
 
 def test_outputs_and_gradients_are_those_of_scaled_sums(net: aw.Supernet) -> None:
@@ -64,25 +62,16 @@ def test_an_extracted_network_is_plain_and_does_the_same(net: aw.Supernet, tmp_p
     assert not any(module._forward_pre_hooks for module in dense.modules())
     assert_close(dense(x), net.subnet(0.5)(x), 1e-12)
     again = aw.load(net.save(tmp_path / "saved"), Net().double())
-    assert again.input_rescaling
+    assert again.average_inputs
     assert_close(again.subnet(0.5)(x), net.subnet(0.5)(x), 1e-12)
     assert_close(net.extract(1.0)(x), net.model(x), 1e-12)
-
-
-def test_a_checkpoint_with_the_earlier_name_of_the_setting_is_rescaled(net: aw.Supernet, tmp_path: Path) -> None:
-    file = net.save(tmp_path / "saved") / "supernet.safetensors"
-    with safe_open(file, "pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        text = opened.metadata()["anywidth"].replace("input_rescaling", "average_inputs")
-    save_file(tensors, file, metadata={"format": "pt", "anywidth": text})
-    assert aw.load(file.parent, Net().double()).input_rescaling
 
 
 def test_shared_weights_are_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
     model[2].weight = model[0].weight
     with pytest.raises(WidthError, match="shared weight of 0"):
-        aw.Supernet(model, torch.randn(1, 8), divisor=2, input_rescaling=True)
+        aw.Supernet(model, torch.randn(1, 8), divisor=2, average_inputs=True)
 
 
 class Attending(nn.Module):
@@ -130,6 +119,6 @@ def sequence(layer: nn.Module) -> nn.Module:
 def test_layers_whose_weight_takes_no_factor_sum_as_before(model: Callable[[], nn.Module], named: str) -> None:
     x = torch.randn(2, 6, 4)
     with pytest.warns(NoEffectWarning, match=named):
-        net = aw.Supernet(model().eval(), x, input_rescaling=True)
+        net = aw.Supernet(model().eval(), x, average_inputs=True)
     with torch.no_grad():
         assert_close(net.extract(0.5)(x), net.subnet(0.5)(x), 1e-6)

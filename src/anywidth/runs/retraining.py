@@ -63,7 +63,7 @@ class Retraining:
         assert settings.from_search is not None
         self.bundle = resident(build_data(settings), self.device)
         # Both networks are trained as plain ones.
-        widths = replace(settings.widths, switches=None, input_rescaling=False)
+        widths = replace(settings.widths, switches=None, average_inputs=False)
         self.net = build_supernet(
             settings.model, widths, input_shape=self.bundle.input_shape, classes=len(self.bundle.classes),
             seed=settings.seed,

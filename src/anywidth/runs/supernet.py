@@ -66,7 +66,7 @@ def build_supernet(
         frozen=(*_own(network, "frozen", tuple, ()), *widths.frozen),
         switches=widths.switches,
         switch_affine=switch_affine,
-        input_rescaling=widths.input_rescaling,
+        average_inputs=widths.average_inputs,
         order="l1" if model.init is not None and model.order != "none" else None,
     )
 

@@ -87,7 +87,7 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "ratios": net.ratios,
         "switches": list(net.switches),
         "switch_affine": net.switch_affine,
-        "input_rescaling": net.input_rescaling,
+        "average_inputs": net.average_inputs,
         "samples": net.analysis.samples,
         "groups": [
             {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
@@ -246,7 +246,7 @@ def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[
         settings["ratios"],
     )
     # Earlier checkpoints have it under the second name.
-    net._set_input_rescaling(settings.get("input_rescaling", settings.get("average_inputs", False)))
+    net._set_input_rescaling(settings.get("average_inputs", False))
     if settings.get("switches"):
         net._set_switches(settings["switches"], affine=settings["switch_affine"])
     return net

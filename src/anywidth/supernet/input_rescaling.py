@@ -67,13 +67,13 @@ def rescaled_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
         if isinstance(module, (nn.Linear, _ConvNd)):
             weight = module._parameters.get("weight")
             if weight is not None and users[id(weight)] > 1:
-                raise WidthError(f"input_rescaling does not go with the shared weight of {path}; leave it out")
+                raise WidthError(f"average_inputs does not go with the shared weight of {path}; leave it out")
             direct = weight is not None and _is_direct(path, analysis)
             (rescaled if direct else others).append(path)
     skipped = [path for path in others if _narrows(path, analysis)]
     if skipped:
         warnings.warn(
-            f"input_rescaling has no effect on {', '.join(skipped)}: the weight there is computed, or used without "
+            f"average_inputs has no effect on {', '.join(skipped)}: the weight there is computed, or used without "
             "calling the layer",
             NoEffectWarning,
             stacklevel=4,

@@ -67,7 +67,7 @@ class Supernet:
         samples: How many samples `example_inputs` holds, for costs per sample. None finds it: along the first or second
             dimension in which positions do not depend on one another. Rows of features count as samples, so say
             `samples=1` where they are the tokens of one.
-        input_rescaling: Let narrow convolutions and linear layers scale their sums up by full over active input
+        average_inputs: Let narrow convolutions and linear layers scale their sums up by full over active input
             channels (an ablation of US-Nets, arXiv 1903.05134, which found no clear gain).
 
     Raises:
@@ -100,7 +100,7 @@ class Supernet:
         switches: Sequence[float] | None = None,
         switch_affine: bool = True,
         samples: int | None = None,
-        input_rescaling: bool = False,
+        average_inputs: bool = False,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
@@ -111,7 +111,7 @@ class Supernet:
         self._samples = samples
         analysis = analyse(model, inputs, samples=samples)
         self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
-        self._set_input_rescaling(input_rescaling)
+        self._set_input_rescaling(average_inputs)
         check_distinct((width, self.config(width)) for width in fixed)
         if order is not None:  # last, because it changes the model
             reorder_(model, self.analysis, inputs, order)
@@ -143,7 +143,7 @@ class Supernet:
         self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         self.ratios = dict(ratios)
         self.sampler = WidthSampler(self.min_width)
-        self.input_rescaling = False
+        self.average_inputs = False
         self._cache_size = cache_size
         self._ordered = False
         self._switches: Switches | None = None
@@ -269,7 +269,7 @@ class Supernet:
                 if not same and fixed is None:
                     self.inputs = inputs
                     self._set_analysis(analysis)
-                    self._set_input_rescaling(self.input_rescaling)
+                    self._set_input_rescaling(self.average_inputs)
                     self._set_follower()
         except AnywidthError as error:
             raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
@@ -281,7 +281,7 @@ class Supernet:
             raise ModelChangedError(fixed)
 
     def _set_input_rescaling(self, wanted: bool) -> None:
-        self.input_rescaling = wanted
+        self.average_inputs = wanted
         self._rescaled_layers = rescaled_layers(self.model, self.analysis) if wanted else ()
 
     def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
@@ -444,7 +444,7 @@ class Supernet:
         dense = extract(
             self.model, self.analysis, config, own_tensor, calibrated=calibrated, handmade=self.effects.norms
         )
-        if self.input_rescaling:
+        if self.average_inputs:
             fold_rescaling_(self.model, dense, self._rescaled_layers)
         return dense
 
@@ -462,7 +462,7 @@ class Supernet:
         units = self.analysis.units(config)
 
         subnet = bind_subnet(self.model, self.analysis, units, self._own_tensor(config))
-        if self.input_rescaling:
+        if self.average_inputs:
             rescale_inputs_(self.model, subnet, self._rescaled_layers)
         norms: list[nn.Module] = list(norm_modules(subnet).values())
         for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored

@@ -29,7 +29,7 @@ class WidthSettings:
         None, parse=parse_switches, metavar="W,W,...",
         help="train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0",
     )  # fmt: skip
-    input_rescaling: bool = option(False, help="scale sums over fewer input channels up, by full over active ones")
+    average_inputs: bool = option(False, help="scale sums over fewer input channels up, by full over active ones")
     samples: int = option(4, low=2, help="widths trained per step: the widest, the narrowest and random ones")
     ends: Ends = option(
         "both", metavar="WHICH",
