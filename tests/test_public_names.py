@@ -12,6 +12,7 @@ def test_public_names() -> None:
         "WidthConfig",
         "autoslim",
         "calibrate",
+        "errors",
         "evaluate",
         "export",
         "export_ladder",

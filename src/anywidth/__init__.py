@@ -1,6 +1,7 @@
 """One PyTorch network, trained once, that runs at any width."""
 
 from anywidth.batchnorm import calibrate
+from anywidth.core import errors
 from anywidth.core.errors import AnywidthError
 from anywidth.cost import latency, macs, params
 from anywidth.evaluation import evaluate, spectrum
@@ -18,6 +19,7 @@ __all__ = [
     "WidthConfig",
     "autoslim",
     "calibrate",
+    "errors",
     "evaluate",
     "export",
     "export_ladder",
