@@ -57,7 +57,7 @@ class SlicedNetwork:
 
     def at(self, config: WidthConfig) -> nn.Module:
         """The model, set to a config."""
-        units = self.net.analysis.units(config)
+        units = self.net.analysis.blocks(config)
         for name, module in self.layers:
             shape = self.net.analysis.shapes[name]
             kept = self.net.analysis.kept(name, units)

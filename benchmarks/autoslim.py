@@ -1,10 +1,11 @@
-"""Time of a greedy search that shares activations over one that computes every candidate from the input on.
+"""Time of a greedy search that shares activations over one that computes every candidate from the input.
 
     uv run python benchmarks/autoslim.py [--steps 3] [--images 40] [--models resnet18,mobilenet_v2]
 
-Both take the same steps down from the widest network, in turns, and have to decide alike, with the same accuracies and
-losses. The first step is listed but not counted: it holds the one-off check that sharing changes no number. Images are
-32x32 noise, as many for batch-norm statistics as held out; the weights are those of a few sandwich steps.
+Both take the same steps down from the widest network, in turns, and must make the same decisions, with the same
+accuracies and losses. The first step is listed but not counted, because it includes the one-off check that sharing does
+not change any number. Images are 32x32 noise, with equal numbers for batch-norm statistics and for scores. The weights
+come from a few sandwich steps.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SIDE, CLASSES = 32, 100
 
 
 def supernet(name: str) -> aw.Supernet:
-    """A supernet after a few steps of training, so that groups matter differently."""
+    """A supernet after a few steps of training, so that groups differ in importance."""
     torch.manual_seed(0)
     model = build_model(name, num_classes=CLASSES, input_shape=(3, SIDE, SIDE))
     rules = {rule: getattr(model, rule) for rule in ("divisor", "min_width", "frozen")}

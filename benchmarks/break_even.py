@@ -1,8 +1,9 @@
-"""After how many steps compiled widths have earned the time of their compiling.
+"""Number of steps after which compiling widths pays off.
 
-    uv run python benchmarks/break_even.py [--models digits,resnet20] [--ladder 4] [--device cuda --precision bf16]
+    uv run python benchmarks/break_even.py [--models digits,resnet20] [--grid 4] [--device cuda --precision bf16]
 
-Per width of the ladder, compiling takes so long (forward and backward, the first call); a step is then so much faster.
+It measures the time to compile each width of the grid (forward and backward, the first call), and how much faster a
+step then is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from timing import interleaved, ratio, write_result
 import anywidth as aw
 from anywidth.evaluation import even_widths
 from anywidth.models import build_model, channels_last_
+from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
 from anywidth.widths import WidthSampler
 
@@ -25,26 +27,30 @@ from anywidth.widths import WidthSampler
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, models="digits,resnet20")
-    parser.add_argument("--ladder", type=int, default=4)
+    add_options(parser, models="digits,resnet18")
+    parser.add_argument("--grid", type=int, default=4)
     arguments = parser.parse_args()
     rows = []
     for name in arguments.models.split(","):
         shape = shape_for(name)
         model = build_model(name, num_classes=10, input_shape=shape)
-        net = aw.Supernet(channels_last_(model), torch.randn(2, *shape))
+        net = aw.Supernet(model, torch.randn(2, *shape))
+        channels_last_(model, narrowest=net.subnet(net.min_width))
         model.to(arguments.device).train()
-        ladder = even_widths(net, arguments.ladder)
-        net.sampler = WidthSampler(net.min_width, ladder=ladder)
+        grid = even_widths(net, arguments.grid)
+        net.sampler = WidthSampler(net.min_width, grid=grid)
         x, y = batch_for(name, arguments)
         compiled = CompiledSubnets()
         run = partial(step, net, x, y, precision=arguments.precision)
-        four = [1.0, net.min_width, ladder[1], ladder[-2]]
+        four = [1.0, net.min_width, grid[1], grid[-2]]
         start = time.perf_counter()
-        run(widths=ladder, wrap=compiled)
+        run(widths=grid, execution=Execution(wrap=compiled))
         seconds = time.perf_counter() - start
         times = interleaved(
-            {"compiled": partial(run, widths=four, wrap=compiled), "eager": partial(run, widths=four)},
+            {
+                "compiled": partial(run, widths=four, execution=Execution(wrap=compiled)),
+                "eager": partial(run, widths=four),
+            },
             rounds=arguments.rounds,
         )
         faster = ratio(times, "compiled", "eager")

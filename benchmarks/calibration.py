@@ -1,8 +1,8 @@
-"""Time of batch-norm calibration of a width over a training-mode forward pass of it over the same images.
+"""Time of batch-norm calibration of a width over a training-mode forward pass on the same images.
 
     uv run python benchmarks/calibration.py [--rounds 15]
 
-The forward pass is without gradients, and its batch norms compute the moments of every batch anyway.
+The forward pass runs without gradients, and its batch norms also compute the moments of every batch.
 """
 
 from __future__ import annotations

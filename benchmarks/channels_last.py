@@ -1,8 +1,8 @@
-"""Time of a training step with channels laid out last over that with the default layout.
+"""Time of a training step with channels last over one with the default memory layout.
 
     uv run python benchmarks/channels_last.py [--device cuda --precision bf16 --batch 256]
 
-The step is forward and backward of the full width and of 0.25, as they begin and end a sandwich step.
+The step is a forward and backward pass of the full width and of 0.25, the first and last of a sandwich step.
 """
 
 from __future__ import annotations

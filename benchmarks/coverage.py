@@ -1,14 +1,14 @@
-"""Which models become elastic, how far, how long the analysis takes, and what stays frozen.
+"""Elastic share, time of the analysis and frozen channels of many models.
 
     uv run python benchmarks/coverage.py [--only 'timm/*'] [--resume] [--times] [--jobs 1]
 
-Every image classifier of torchvision, its segmentation models and detection backbones, the timm models of
+The models are all image classifiers, segmentation models and detection backbones of torchvision, the timm models of
 `coverage_timm.txt` (some of every family, small ones first), and transformer classifiers from configs of Hugging Face,
-all with new weights. Of each, in a process of its own: the supernet is built (its groups are proved there), the
-narrowest and random nonuniform subnets run forward and backward in training, and the extracted networks have the
-counted parameters. Writes `results/coverage.csv` after every model, and `docs/coverage.md` at the end. Seconds are of
-the analysis alone, without the two that the first `torch.export` of a process takes to import what it needs. `--times`
-measures seconds and memory of the models in the table anew and leaves the rest of it as it is.
+all with new weights. Each runs in a separate process: the supernet is built and its groups are proved, the narrowest
+and random nonuniform subnets run forward and backward in training, and the parameters of the extracted networks are
+checked against the counts. The benchmark writes `results/coverage.csv` after every model, and `docs/coverage.md` at the
+end. Seconds are those of the analysis, without the two seconds of imports by the first `torch.export` of a process.
+`--times` only measures the seconds and memory of the models in the table again.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _backbone(name: str) -> tuple[nn.Module, Any]:
 
 
 def timm_models() -> Iterator[tuple[str, str, Build]]:
-    """The timm models of the list beside this file."""
+    """The timm models of the list next to this file."""
     for line in (HERE / "coverage_timm.txt").read_text().splitlines():
         family, *names = line.split()
         for name in names:
@@ -98,7 +98,7 @@ def _timm(name: str) -> tuple[nn.Module, Any]:
 
 
 def transformers_models() -> Iterator[tuple[str, str, Build]]:
-    """Text and image classifiers of Hugging Face, of their own default sizes but four layers."""
+    """Text and image classifiers of Hugging Face, with default sizes but four layers."""
     text = ("Bert", "Roberta", "DistilBert", "Electra", "MPNet", "Albert", "Llama", "Qwen2")
     images = ("ViT", "DeiT", "Beit", "Dinov2", "ViTMSN", "ConvNext", "Swin", "ResNet", "MobileViT", "Segformer")
     for name in text:
@@ -128,7 +128,7 @@ def _transformers(name: str, task: str, text: bool) -> tuple[nn.Module, Any]:
 
 
 def analyse(build: Build) -> tuple[aw.Supernet, dict[str, Any]]:
-    """The supernet of one model, with the seconds and memory that its analysis took."""
+    """The supernet of one model, with the seconds and memory of its analysis."""
     torch.manual_seed(0)
     model, inputs = build()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -142,12 +142,12 @@ def analyse(build: Build) -> tuple[aw.Supernet, dict[str, Any]]:
 
 
 def times(build: Build) -> dict[str, Any]:
-    """What the analysis of one model takes."""
+    """Seconds and memory of the analysis of one model."""
     return analyse(build)[1]
 
 
 def examine(build: Build) -> dict[str, Any]:
-    """The row of one model; raises if anything about it is wrong."""
+    """The row of one model; raises if any check fails."""
     net, cost = analyse(build)
     rng = np.random.default_rng(0)
     draws = [{g.name: float(rng.uniform(net.min_width, 1)) for g in net.analysis.elastic} for _ in range(2)]
@@ -170,7 +170,7 @@ def examine(build: Build) -> dict[str, Any]:
 
 
 def _check(net: aw.Supernet, config: aw.WidthConfig) -> None:
-    """Forward and backward of a subnet, and its extracted network against the counted parameters."""
+    """Run a subnet forward and backward, and compare its extracted network to the counted parameters."""
     net.model.zero_grad(set_to_none=True)
     inputs = net.inputs.map(lambda t: torch.cat([t, t]) if t.ndim and t.shape[0] == 1 else t)
     outputs = [t for t in pytree.tree_leaves(inputs.call(net.subnet(config).train())) if isinstance(t, Tensor)]
@@ -195,7 +195,7 @@ def _child(measure: Measure, build: Build, threads: int, pipe: Connection) -> No
 
 
 def apart(measure: Measure, build: Build, threads: int) -> dict[str, Any]:
-    """`examine` or `times` in a process of its own, which may crash or hang."""
+    """`examine` or `times` in a separate process, which may crash or hang."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(measure, build, threads, theirs))

@@ -1,10 +1,10 @@
-"""How much of a training's time goes into waiting for images.
+"""Share of the training time spent waiting for images.
 
     uv run python benchmarks/data_loading.py [--workers 2] [--device cuda --precision bf16]
 
-One epoch of sandwich steps over images in memory (digits with their augmentation, and 32 pixels in colour) and over
-JPEG files of 256 pixels that processes read. The wait is the time in which no step runs because its batch is not there.
-The images are random; steps are those of the models that such images are trained with.
+It runs one epoch of sandwich steps on images in memory (digits with their augmentation, and color images of 32 pixels)
+and on JPEG files of 256 pixels that worker processes read. The wait is the time in which no step runs because its batch
+is not ready. The images are random; the models are typical for each image size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from anywidth.models import build_model, channels_last_
 
 
 def arrays(folder: Path, count: int) -> str:
-    """Colour images of 32 pixels."""
+    """Color images of 32 pixels."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(count) % 10
@@ -49,7 +49,8 @@ def waited(model: str, bundle: DataBundle, *, batch: int, workers: int, device: 
     """The share of an epoch's time in which a step waits for its batch."""
     torch.manual_seed(0)
     network = build_model(model, num_classes=len(bundle.classes), input_shape=bundle.input_shape)
-    net = aw.Supernet(channels_last_(network), torch.zeros(2, *bundle.input_shape))
+    net = aw.Supernet(network, torch.zeros(2, *bundle.input_shape))
+    channels_last_(network, narrowest=net.subnet(net.min_width))
     network.to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     loader = make_loaders(bundle, batch_size=batch, workers=workers).train

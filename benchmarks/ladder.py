@@ -1,16 +1,15 @@
-"""Speed, size, memory and switching of one file with every width, and of widths loaded side by side.
+"""Speed, size, memory and switching of one file with several widths, and of widths loaded together.
 
     uv run python benchmarks/ladder.py [--rounds 40] [--models resnet18,mobilenet_v2] [--size 64]
 
-Speed is that of the ladder file at a width over the dense file of that width, both in ONNX Runtime on one thread. Size
-is that of the ladder over the parameters of the full network in bytes, and over those plus the statistics, which are
-two numbers per channel of a batch norm and width. Memory is how much the resident memory of a fresh process has grown
-after all widths were opened and called and what was freed was given back, over the same for the full width alone: its
-dense file, or for PyTorch the same folder with that width alone. There are three ways: the one session of the ladder
-file, a session per width of it (`Ladder.load` of the file), and PyTorch on shared weights (`Ladder.load` of a folder,
-or `Ladder.share`).
-Switching is choosing the width; `alternating` is the time of calls that change the width every time over the mean of
-those that do not, which shows what caches cost.
+Speed is the time of the ladder file at a width over that of the dense file of the width, both in ONNX Runtime on one
+thread. Size is the size of the ladder file over the bytes of the full network's parameters, and over parameters plus
+statistics (two numbers per batch-norm channel and width). Memory is the growth of the resident memory of a fresh
+process after all widths were opened and called and freed memory was returned, over the growth for the full width alone:
+its dense file, or for PyTorch the same folder with only that width. There are three variants: one session of the ladder
+file, one session per width of it (`Ladder.load` of the file), and PyTorch on shared weights (`Ladder.load` of a folder,
+or `Ladder.share`). Switching is the time to choose the width. `alternating` is the time of calls that change the width
+every time over the mean of calls that do not, which shows the cost of caches.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def statistics_bytes(net: aw.Supernet) -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds, without what was freed."""
+    """Resident bytes of this process, without freed memory."""
     gc.collect()
     give_back_memory()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -70,7 +69,7 @@ def resident() -> int:
 
 
 def grown(way: str, widths: tuple[float, ...], file: str, size: int) -> int:
-    """Bytes by which a process grows when it opens widths and calls each once; run in a process of its own."""
+    """Bytes by which a process grows when it opens widths and calls each once; run in a separate process."""
     x = np.zeros((1, 3, size, size), np.float32)
     calls: list[Callable[[], Any]] = []
     if way == "shared":
@@ -104,7 +103,7 @@ def memory(way: str, widths: tuple[float, ...], file: Path, size: int) -> int:
 
 
 def switching(run: Callable[[float], Any], rounds: int) -> float:
-    """Time of calls that alternate between two widths over that of calls in two blocks, median over rounds."""
+    """Time of calls that alternate between two widths over calls in two blocks, median over rounds."""
     a, b = WIDTHS[0], WIDTHS[1]
 
     def alternate() -> None:

@@ -1,10 +1,10 @@
-"""How far a latency model is off on subnets that it was not fitted to.
+"""Error of a latency model on subnets that it was not fitted to.
 
     uv run python benchmarks/latency_model.py [--configs 48] [--held-out 16]
 
-A model, a constant and so much per MAC of every operator, is fitted to measured subnets of ResNet-18 and MobileNetV2
-at 32x32, uniform ones and ones with a width of their own for every group, and compared with measurements of others.
-Errors are shares of what was measured.
+The model is a constant plus a cost per MAC of every operator. It is fitted to measured uniform and nonuniform subnets
+of ResNet-18 and MobileNetV2 at 32x32, and compared with measurements of other subnets. Errors are relative to the
+measurements.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     uv run python benchmarks/sandwich_step.py --device cuda --precision bf16 --channels-last --batches 256 [--graphs]
 
 All three run the same four widths on the same batch, with the same losses, forward and backward, and a step of SGD with
-momentum: one for a supernet, one per network for the dense ones. `--gradients-only` leaves the optimizers out, which
-favours the dense networks: a supernet has to add four gradients, they have not. `--graphs` runs the supernet and the
-dense networks from CUDA graphs, and `--compile` compiles both; slicing layers stay as they are. None looks whether
-losses are finite, for which every step would wait for the GPU.
+momentum: one for a supernet, one per network for the dense ones. `--gradients-only` leaves out the optimizers, which
+favors the dense networks, because only a supernet has to add four gradients. `--graphs` runs the supernet and the dense
+networks from CUDA graphs, and `--compile` compiles both; slicing layers are not changed. No variant checks that losses
+are finite, because every step would then wait for the GPU.
 
-On a GPU the peak memory of a step is compared with that of a step of the widest alone.
+On a GPU, the peak memory of a step is compared with a step of the widest network alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from timing import interleaved, ratio, write_result
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.training import soft_cross_entropy
+from anywidth.training import Execution, soft_cross_entropy
 from anywidth.training.pass_graphs import PassGraphs, run_directly
 
 WIDTHS = (1.0, 0.25, 0.4, 0.7)
@@ -71,7 +71,7 @@ class GraphedGradients:
             self.graphs.append(graph)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
-        """Add the gradients of one batch; those of before are overwritten."""
+        """Compute the gradients of one batch; earlier ones are overwritten."""
         self.x.copy_(x)
         self.y.copy_(y)
         for graph in self.graphs:
@@ -79,12 +79,12 @@ class GraphedGradients:
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the papers, at a learning rate that changes nothing much."""
+    """The optimizer of the papers, with a learning rate that hardly changes the weights."""
     return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
 
 
 def peak_memory(work: Callable[[], object]) -> int:
-    """Bytes that tensors take at most on the GPU while something runs."""
+    """Peak bytes of tensors on the GPU while a function runs."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     work()
@@ -122,7 +122,9 @@ def measure(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, o
 
     own = [sgd(model)]
     runner = PassGraphs(net) if arguments.graphs else run_directly
-    sandwich = partial(aw.sandwich_step, net, x, y, widths=configs, runner=runner, check_finite=False)
+    sandwich = partial(
+        aw.sandwich_step, net, x, y, widths=configs, execution=Execution(runner=runner, check_finite=False)
+    )
     row: dict[str, object] = {"model": name, "size": size, "batch": batch}
     if device.type == "cuda" and not arguments.graphs:  # before there are networks to compare with
         alone, every = partial(step, own, partial(gradients, [model], x, y)), partial(step, own, sandwich)

@@ -1,11 +1,11 @@
 """A server that narrows under load, against one that always runs the full width.
 
-One network is trained on the digits for half a minute. Two servers of this package offer it, in a process each: one
-may use any of eight widths, the other has the full width alone; both refuse what cannot be answered in time. This
-process sends requests of 128 images over loopback, in a Poisson process of 0.2 to 3 times what the full width holds.
-A request's time counts from the moment at which it should have left.
+One network is trained on the digits for half a minute. Two servers of this package serve it in separate processes: one
+may use any of eight widths, the other only the full width. Both refuse requests that cannot be answered in time. This
+process sends requests of 128 images over loopback, in a Poisson process of 0.2 to 3 times the load that the full width
+can handle. The time of a request counts from the moment at which it should have been sent.
 
-A request has many images so that the network takes most of its time, and not HTTP.
+A request has many images, so that most of its time is spent in the network and not in HTTP.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ MULTIPLE = 6.0
 
 
 def network() -> DigitsNet:
-    """Eight times as wide as `digits`, so that the arithmetic outweighs the calls of operators."""
+    """A network eight times as wide as `digits`, so that arithmetic takes longer than operator calls."""
     return DigitsNet(width=8.0)
 
 
 def train(folder: Path, epochs: int) -> Spectrum:
-    """A trained and calibrated supernet in a folder, and its spectrum."""
+    """Train and calibrate a supernet, save it to a folder, and return its spectrum."""
     torch.manual_seed(0)
     loaders = make_loaders(load_data("digits"), batch_size=64)
     model = network()
@@ -65,14 +65,14 @@ def train(folder: Path, epochs: int) -> Spectrum:
 
 
 def requests(name: str) -> list[Work]:
-    """All test images equally often, in requests of `IMAGES`, which go around."""
+    """Requests of `IMAGES` test images, which cycle through all images."""
     images, labels = (part.numpy() for part in load_data("digits").test.tensors)  # type: ignore[attr-defined]
     places = np.arange(len(images) * IMAGES).reshape(-1, IMAGES) % len(images)
     return [Work.of(images[row], labels[row], name) for row in places]
 
 
 def serve(folder: Path, fixed: bool, target: float) -> None:
-    """Be a server; the first line printed says where, and what it aims at."""
+    """Run a server; the first printed line contains its address and target."""
     from anywidth.serving import Governor, GovernorSettings, Ladder, Limits, Point, Served, kept_memory, measure_ladder
     from anywidth.serving.app import create_app
     from anywidth.serving.http_server import serve_until_stopped
@@ -102,7 +102,7 @@ def serve(folder: Path, fixed: bool, target: float) -> None:
 
 @contextlib.contextmanager
 def server(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """A server in a process of its own."""
+    """A server in a separate process."""
     command = [sys.executable, __file__, "--serve", str(folder), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -132,7 +132,7 @@ def summary(replies: list[Reply], curve: Spectrum, target: float) -> dict[str, A
 
 
 def compare(folder: Path, curve: Spectrum, loads: Sequence[float], seconds: float, run: int) -> list[dict[str, Any]]:
-    """All loads on both servers, which take turns; every run has servers, and requests at times, of its own."""
+    """Run all loads on both servers in turns; each run has new servers and new arrival times."""
     rows: list[dict[str, Any]] = []
     with server(folder, "--fixed") as fixed, server(folder, "--target", str(fixed["target"])) as slim:
         works, target = requests(fixed["input"]), fixed["target"]

@@ -1,4 +1,4 @@
-"""Open-loop load on an inference server: requests leave when chance says so, whether others were answered or not."""
+"""Open-loop load on an inference server: requests are sent at random times, regardless of earlier answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class Work:
-    """One request, ready to be sent, and the labels of its images."""
+    """One request to send, and the labels of its images."""
 
     content: bytes
     headers: dict[str, str]
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a request: seconds since it should have left, and, if it was answered, its width and hits."""
+    """The result of a request: seconds since it should have been sent and, if answered, its width and hits."""
 
     kind: str
     seconds: float
@@ -86,7 +86,7 @@ def offer(address: str, works: Sequence[Work], rate: float, seconds: float, seed
 
 
 def capacity(address: str, works: Sequence[Work], seconds: float, clients: int = 3) -> float:
-    """Answers per second to a few clients who send the next request when the last was answered."""
+    """Answers per second to a few clients that send a new request after each answer."""
 
     async def run() -> float:
         async with _client(address) as client:

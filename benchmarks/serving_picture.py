@@ -15,9 +15,9 @@ __all__ = ["draw"]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Answers in time, their 99th percentile and their accuracy against the offered load, of both servers.
+    """Answers in time, their 99th percentile and their accuracy against the offered load, for both servers.
 
-    Lines are medians over runs, and what is shaded lies between the lowest and the highest.
+    Lines are medians over runs; shaded areas show the range.
     """
     figure = Figure(figsize=(9.6, 3.4), dpi=200, layout="constrained")
     in_time, slowest, accuracy = figure.subplots(1, 3)

@@ -1,4 +1,4 @@
-"""What benchmarks of steps on small images share: a network's batch, and a step on it."""
+"""Shared code of benchmarks on small images: a network's batch, and a step on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_options", "batch_for", "shape_for", "step"]
 
 
 def add_options(parser: argparse.ArgumentParser, *, models: str) -> None:
-    """Options about networks, batches, rounds and the device."""
+    """Options for networks, batches, rounds and the device."""
     parser.add_argument("--models", default=models)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser, *, models: str) -> None:
 
 
 def shape_for(model: str) -> tuple[int, int, int]:
-    """The images that a network is made for here: those of the digits, or colour ones of 32 pixels."""
+    """The image shape of a network: that of the digits, or color images of 32 pixels."""
     return (1, 8, 8) if model == "digits" else (3, 32, 32)
 
 
@@ -34,7 +34,7 @@ def batch_for(model: str, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
 
 
 def step(net: aw.Supernet, x: Tensor, y: Tensor, *, precision: str, **options: Any) -> None:
-    """The gradients of a sandwich step, finished when this returns; options are those of `sandwich_step`."""
+    """Compute the gradients of a sandwich step and wait for them; options are those of `sandwich_step`."""
     net.model.zero_grad()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         aw.sandwich_step(net, x, y, **options)

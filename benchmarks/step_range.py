@@ -2,8 +2,8 @@
 
     uv run python benchmarks/step_range.py [--models digits,resnet18,mobilenet_v2] [--device cuda --precision bf16]
 
-A step is shortest if both random widths are the narrowest, and longest if both are the widest; the mean is over random
-widths. Forward and backward passes without an optimizer, channels last.
+A step is shortest if both random widths are the narrowest, and longest if both are the widest. The mean is over random
+widths. Steps are forward and backward passes without an optimizer, with channels last.
 """
 
 from __future__ import annotations

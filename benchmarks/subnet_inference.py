@@ -2,8 +2,8 @@
 
     uv run python benchmarks/subnet_inference.py [--rounds 40]
 
-A served width is what `net.extract` returns, against a network of the same shape built on its own; a bound subnet
-(`net.subnet`) runs on slices of the supernet's weights.
+A served width is the result of `net.extract`, compared with a separately built network of the same shape. A bound
+subnet (`net.subnet`) runs on slices of the supernet's weights.
 """
 
 from __future__ import annotations

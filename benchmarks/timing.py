@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -18,7 +19,7 @@ __all__ = ["interleaved", "machine", "ratio", "write_result"]
 def interleaved(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of every variant in every round; the order changes from round to round."""
+    """Seconds of every variant in every round; the order changes between rounds."""
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
@@ -32,12 +33,12 @@ def interleaved(
 
 
 def ratio(times: Mapping[str, list[float]], a: str, b: str) -> float:
-    """Median over rounds of the time of `a` over that of `b`."""
+    """Median over rounds of the time of `a` divided by that of `b`."""
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and versions of the measurement."""
     return {
         **({"gpu": torch.cuda.get_device_name(device)} if device != "cpu" else {}),
         "torch": torch.__version__,
@@ -48,9 +49,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def write_result(name: str, rows: list[dict[str, Any]], *, device: str = "cpu") -> Path:
-    """Write rows as JSON into `benchmarks/results`, named after benchmark, hardware and day."""
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
+    """Write rows as JSON, named after benchmark, hardware and date.
+
+    The environment variable `BENCHMARK_RESULTS` names the folder; by default it is `benchmarks/results`.
+    """
+    folder = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+    folder.mkdir(parents=True, exist_ok=True)
     hardware = f"cpu{torch.get_num_threads()}" if device == "cpu" else machine(device)["gpu"].split()[1].lower()
     path = folder / f"{name}_{hardware}_{time.strftime('%Y-%m-%d')}.json"
     path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")

@@ -30,7 +30,7 @@ def main() -> None:
     net = aw.Supernet(model, torch.zeros(1, *bundle.input_shape), divisor=2)
     net.model.to(accelerator.device)
     same_start(net.model)
-    # The model is not prepared: a wrapper around it would not see the narrow widths.
+    # Do not prepare the model: its wrapper would not see the narrow widths.
     optimizer = accelerator.prepare(
         torch.optim.SGD(parameter_groups(net.model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
     )

@@ -1,4 +1,4 @@
-"""The sandwich rule in a plain loop; also in several processes, each on a GPU of its own or all on the CPU.
+"""The sandwich rule in a plain loop, also in several processes, each on its own GPU or all on the CPU.
 
 python examples/plain_loop.py
 torchrun --nproc-per-node 2 examples/plain_loop.py
@@ -31,7 +31,7 @@ def main() -> None:
     loaders = make_loaders(bundle, batch_size=64 // world, rank=rank, world_size=world)
     model = build_model("digits", num_classes=len(bundle.classes), input_shape=bundle.input_shape)
     net = aw.Supernet(model.to(device), torch.zeros(1, *bundle.input_shape, device=device), divisor=2)
-    same_start(model, net.sampler.state_dict())  # the same weights in all processes; widths are seeded alike
+    same_start(model, net.sampler.state_dict())  # the same weights and random widths in all processes
 
     optimizer = torch.optim.SGD(parameter_groups(model, 0.01), lr=0.1, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=epochs * len(loaders.train))
@@ -41,13 +41,13 @@ def main() -> None:
         for images, labels in loaders.train:
             optimizer.zero_grad()
             losses = aw.sandwich_step(net, images.to(device), labels.to(device)).losses  # widest, narrowest, two random
-            sync_gradients(model.parameters())  # once, for all of them
+            sync_gradients(model.parameters())  # once for all widths
             optimizer.step()
             schedule.step()
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {losses[0]:.3f} at the widest")
 
-    aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])  # pools what all processes have seen
+    aw.calibrate(net, loaders.calibration, [0.25, 0.5, 1.0])  # pools the moments of all processes
     curve = aw.spectrum(net, loaders.test, [0.25, 0.5, 1.0])
     if rank == 0:
         print(curve.csv())

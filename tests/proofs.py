@@ -64,7 +64,9 @@ def configs(net: aw.Supernet, seed: int = 0, random: int = 2) -> list[aw.WidthCo
     if sum(parameter.numel() for parameter in net.model.parameters()) > 50e6:
         chosen, random = [], 1
     for _ in range(random):
-        channels = {g.name: int(rng.integers(1, g.channels // g.unit + 1)) * g.unit for g in net.analysis.elastic}
+        channels = {
+            g.name: int(rng.integers(1, g.channels // g.block_size + 1)) * g.block_size for g in net.analysis.elastic
+        }
         chosen.append(aw.WidthConfig(channels))
     return chosen
 
@@ -89,8 +91,8 @@ def kept(net: aw.Supernet, config: Mapping[str, int], name: str) -> list[Tensor]
             groups = [None if number < 0 else analysis.groups[number] for number in axis.group.tolist()]
             positions = [
                 position
-                for position, (group, rank) in enumerate(zip(groups, axis.rank.tolist(), strict=True))
-                if group is None or group.frozen or rank * group.unit < config[group.name]
+                for position, (group, index) in enumerate(zip(groups, axis.index.tolist(), strict=True))
+                if group is None or group.frozen or index * group.block_size < config[group.name]
             ]
         found.append(torch.tensor(list(positions), dtype=torch.long))
     return found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.core.errors import ExportError, SearchError
 from anywidth.export import FORMATS
+from anywidth.groups import OPERATORS
 from anywidth.search import METHODS, Scorer, SearchData, search
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -24,7 +25,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 def page() -> Iterator[dict[str, Any]]:
     names: dict[str, Any] = {"__name__": "page"}
     with pytest.MonkeyPatch.context() as patch:
-        for registry in (FORMATS, METHODS):
+        for registry in (OPERATORS, FORMATS, METHODS):
             registry.names()  # loads the records
             patch.setattr(registry, "_records", dict(registry._records))
         for block in BLOCKS:
@@ -115,7 +116,7 @@ def test_other_packages_bring_records_as_entry_points(
     small: aw.Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_package").mkdir()
-    for name, word in (("npz", "NPZ = "), ("uniform", "UNIFORM = ")):
+    for name, word in (("npz", "NPZ = "), ("uniform", "UNIFORM = "), ("scaled", "SCALED = ")):
         (block,) = [block for block in BLOCKS if word in block]
         (tmp_path / "my_package" / f"{name}.py").write_text(block)
     (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -124,13 +125,18 @@ def test_other_packages_bring_records_as_entry_points(
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(lines)
-    for registry in (FORMATS, METHODS):
-        own = {name: registry.find(name) for name in registry.names() if name not in ("npz", "uniform")}
+    for registry in (OPERATORS, FORMATS, METHODS):
+        brought = ("npz", "uniform", "mine.scaled")
+        own = {name: registry.find(name) for name in registry.names() if name not in brought}
         monkeypatch.setattr(registry, "_records", own)
-    with pytest.raises(ExportError, match="means no format"):
+        monkeypatch.setattr(registry, "_unknown", set())
+    with pytest.raises(ExportError, match="matches no format"):
         aw.export(small, 0.5, tmp_path / "half.npz")
     with pytest.raises(SearchError, match="unknown; choose one of evolution, greedy, random"):
         METHODS.find("uniform")
     monkeypatch.syspath_prepend(tmp_path)
+    found = OPERATORS.first_of(("mine.scaled.default", "mine.scaled"))
+    assert found is not None
+    assert found.labels.__module__ == "my_package.scaled"
     assert aw.export(small, 0.5, tmp_path / "half.npz").format == "npz"
     assert len(search(scorer_of(small), "60%", "uniform", evaluations=4)) == 1

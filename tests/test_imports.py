@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import anywidth
 
 ROOT = Path(anywidth.__file__).parent
@@ -35,18 +37,51 @@ def test_imports_go_one_way() -> None:
     assert not wrong
 
 
-def test_the_package_imports_with_torch_alone() -> None:
-    code = """
+BLOCK = """
 import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {"torchvision", "timm", "lightning", "torchmetrics", "safetensors", "sklearn",
-                                  "jsonargparse", "rich", "matplotlib", "yaml", "PIL", "onnx", "onnxscript", "onnxruntime", "optuna",
-                                  "fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"}:
+        if name.split(".")[0] in BLOCKED:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
-import anywidth
-print(anywidth.__version__)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == anywidth.__version__, done.stderr
+
+
+def run_without(blocked: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    code = f"BLOCKED = {blocked}{BLOCK}{code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_all_names_of_the_package_need_torch_alone() -> None:
+    others = {
+        "torchvision", "timm", "lightning", "torchmetrics", "safetensors", "sklearn", "jsonargparse", "rich", "matplotlib",
+        "yaml", "PIL", "onnx", "onnxscript", "onnxruntime", "optuna", "fastapi", "uvicorn", "starlette", "pydantic",
+        "prometheus_client",
+    }  # fmt: skip
+    code = (
+        "import anywidth; print(*(getattr(anywidth, name).__module__ for name in anywidth.__all__ if name != 'errors'))"
+    )
+    done = run_without(others, code)
+    assert done.stdout.split() == [
+        getattr(anywidth, name).__module__ for name in anywidth.__all__ if name != "errors"
+    ], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--modl", "x"], "unrecognized arguments: --modl x"),
+        (["evaluate", "missing"], "missing is not a run folder"),
+        (["export", "missing", "--width", "0.5", "--out", "half.onnx"], "missing is not a run folder"),
+        (["train", "--resume", "missing"], "missing is not a run folder"),
+    ],
+)
+def test_wrong_arguments_do_not_wait_for_torch(arguments: list[str], message: str) -> None:
+    done = run_without({"torch", "numpy", "lightning"}, f"from anywidth.cli import main; sys.exit(main({arguments}))")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+
+
+def test_the_module_export_does_not_hide_the_function() -> None:
+    code = "import anywidth, anywidth.export; print(anywidth.export.__name__, callable(anywidth.export))"
+    assert run_without({"nothing"}, code).stdout.split() == ["export", "True"]

@@ -19,6 +19,7 @@ def test_public_names() -> None:
         "latency",
         "load",
         "macs",
+        "nested_step",
         "params",
         "sandwich_step",
         "spectrum",

@@ -46,6 +46,15 @@ def norm_network() -> nn.Module:
     )  # fmt: skip
 
 
+def chain_network() -> nn.Module:
+    """Without norms, with weights from channels to channels."""
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 3),
+    ).double()  # fmt: skip
+
+
 def supernet(network: nn.Module, **options: object) -> aw.Supernet:
     example = torch.randn(1, 1, 8, 8, dtype=next(network.parameters()).dtype)
     return aw.Supernet(network, example, **options)  # type: ignore[arg-type]
@@ -83,6 +92,13 @@ def synchronised(rank: int, world: int, **options: object) -> dict[str, Tensor]:
     aw.sandwich_step(net, *batch(rank, world), widths=WIDTHS, **options)  # type: ignore[arg-type]
     sync_gradients(net.model.parameters())
     return gradients(net)
+
+
+def nested(rank: int, world: int) -> aw.Supernet:
+    """A nested network after a step on this process's part of the batch."""
+    net = supernet(chain_network(), nested=(0.5, 1.0))
+    aw.nested_step(net, *batch(rank, world))
+    return net
 
 
 @contextmanager
@@ -128,17 +144,20 @@ def quiet_trainer(world: int, folder: Path) -> Trainer:
     )  # fmt: skip
 
 
-def trained(rank: int, world: int, folder: Path, **options: Any) -> dict[str, object]:
+def trained(
+    rank: int, world: int, folder: Path, *, nested: tuple[float, ...] | None = None, **options: Any
+) -> dict[str, object]:
     """Weights, widths, statistics and accuracy after two epochs by Lightning, of a network with batch norms."""
     torch.manual_seed(rank)  # processes that draw other random numbers and start from other weights
-    net = supernet(norm_network())
+    net = supernet(norm_network(), nested=nested)
     with torch.no_grad():
         net.model[0].weight.add_(rank)  # type: ignore[operator,union-attr]
     net.sampler = aw.widths.WidthSampler(0.25, seed=rank)
     loaders = make_loaders(data(), batch_size=4, rank=rank, world_size=world)
     module = CountedSteps(net, lr=0.05, **options)
     quiet_trainer(world, folder).fit(module, loaders.train)
-    aw.calibrate(net, loaders.calibration, [0.5])
+    if nested is None:
+        aw.calibrate(net, loaders.calibration, [0.5])
     return {
         "weights": {name: p.detach().clone() for name, p in net.model.named_parameters()},
         "sampler": net.sampler.state_dict(),
@@ -168,6 +187,12 @@ def program(rank: int, world: int, folder: Path) -> dict[str, Any]:
     net = switched(rank, world)
     sync_gradients(net.parameters())
     found["switches"] = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    net = nested(rank, world)
+    with collectives() as counted:
+        sync_gradients(net.model.parameters())
+    found["nested"], found["nested counted"] = gradients(net), dict(counted)
+    found["trained nested"] = trained(rank, world, folder, nested=(0.5, 1.0))
 
     net = supernet(norm_network())
     for sequential in (False, True):

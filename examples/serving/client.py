@@ -1,4 +1,4 @@
-"""Ask a server by the public client of the Open Inference Protocol: pip install 'tritonclient[http]'.
+"""Query a server with the public client of the Open Inference Protocol: pip install 'tritonclient[http]'.
 
 Start one first: anywidth serve RUN. Then: python client.py --model digits --budget 'latency<=5ms' images.npy
 """
@@ -13,7 +13,7 @@ import tritonclient.http as triton
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Send images and print what comes back."""
+    """Send images and print the answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="?", help="an array (images, channels, height, width); else noise")
     parser.add_argument("--address", default="127.0.0.1:8000")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Ask a server by curl: client.sh PICTURE [ADDRESS] [MODEL]. Start one first: anywidth serve RUN
+# Query a server with curl: client.sh PICTURE [ADDRESS] [MODEL]. Start one first: anywidth serve RUN
 set -euo pipefail
 picture="$1" address="${2:-http://127.0.0.1:8000}" model="${3:-digits}"
 
 ask() {
-    # TOKEN is for a server that was started with --token-file.
+    # TOKEN is for servers started with --token-file.
     curl --silent --show-error --fail-with-body ${TOKEN:+--header "Authorization: Bearer $TOKEN"} "$@"
     echo
 }

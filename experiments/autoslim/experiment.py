@@ -1,4 +1,4 @@
-"""Networks that a search has found against uniformly narrowed ones of the same cost, all trained from scratch."""
+"""Found networks against uniformly narrowed ones of the same cost, all trained from scratch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anywidth.core.files import write_atomically
 from anywidth.cost import macs
 from anywidth.data import hold_out, make_loaders
 from anywidth.evaluation.style import INK, OTHERS, QUIET, RULE, require_matplotlib, style_axes
-from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, Results, higher
+from anywidth.reproduce import Claim, Context, Curve, Experiment, Point, Results, higher
 from anywidth.search import Scorer, SearchData, search
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
@@ -26,21 +26,21 @@ GREEDY, EVOLVED, UNIFORM = "found by greedy slimming", "found by evolution", "un
 CHANNELS = "channels: "
 
 
-def searched(lab: Lab) -> Mapping[str, Curve]:
-    """Train a supernet, search it for the budgets by both methods, and train from scratch what was found."""
-    # The search has its own part of the training images; networks that are found are trained on all of them.
-    searching = copy.copy(lab)
-    searching.bundle, held_out = hold_out(lab.bundle, HELD_OUT, seed=lab.seed)
+def searched(context: Context) -> Mapping[str, Curve]:
+    """Train a supernet, search it for the budgets by both methods, and train the results from scratch."""
+    # The search uses a separate part of the training images; found networks are trained on all of them.
+    searching = copy.copy(context)
+    searching.bundle, held_out = hold_out(context.bundle, HELD_OUT, seed=context.seed)
     net = searching.train(searching.supernet(), "supernet", nonuniform=True)
-    loaders = make_loaders(replace(searching.bundle, test=held_out), batch_size=500, seed=lab.seed)
+    loaders = make_loaders(replace(searching.bundle, test=held_out), batch_size=500, seed=context.seed)
     scorer = Scorer(net, SearchData.of(loaders.calibration, loaders.test), macs)
     budgets = [float(macs(net, width)) for width in sorted(WIDTHS, reverse=True)]
     greedy = search(scorer, budgets)
-    evolved = search(scorer, budgets, "evolution", evaluations=EVALUATIONS, seed=lab.seed)
+    evolved = search(scorer, budgets, "evolution", evaluations=EVALUATIONS, seed=context.seed)
     arms: dict[str, Curve] = {}
     for name, found in ((GREEDY, greedy), (EVOLVED, evolved)):
         configs = dict(zip(sorted(WIDTHS, reverse=True), found, strict=True))
-        arms[name] = [point for width in WIDTHS for point in _train(lab, net, configs[width], width, name)]
+        arms[name] = [point for width in WIDTHS for point in _train(context, net, configs[width], width, name)]
         if name == GREEDY:
             for width in WIDTHS:
                 arms[f"{CHANNELS}{width:g}"] = _channels(configs[width])
@@ -48,17 +48,17 @@ def searched(lab: Lab) -> Mapping[str, Curve]:
     return arms
 
 
-def uniform(lab: Lab) -> Mapping[str, Curve]:
+def uniform(context: Context) -> Mapping[str, Curve]:
     """Uniform widths, each trained from scratch."""
-    net = lab.supernet()
-    arms: dict[str, Curve] = {UNIFORM: [p for w in WIDTHS for p in _train(lab, net, net.config(w), w, UNIFORM)]}
+    net = context.supernet()
+    arms: dict[str, Curve] = {UNIFORM: [p for w in WIDTHS for p in _train(context, net, net.config(w), w, UNIFORM)]}
     for width in WIDTHS:
         arms[f"{CHANNELS}uniform {width:g}"] = _channels(net.config(width))
     return arms
 
 
-def _train(lab: Lab, net: Supernet, config: WidthConfig, width: float, name: str) -> Curve:
-    return lab.train_alone(net, config, x=width, name=f"{name}-{width:g}", smoothing=SMOOTHING)
+def _train(context: Context, net: Supernet, config: WidthConfig, width: float, name: str) -> Curve:
+    return context.train_alone(net, config, x=width, name=f"{name}-{width:g}", smoothing=SMOOTHING)
 
 
 def _channels(config: WidthConfig) -> Curve:

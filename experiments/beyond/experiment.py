@@ -1,4 +1,4 @@
-"""What came after US-Nets, each alone, against plain US-Nets at equal training cost."""
+"""Successors of US-Nets, each change alone, against plain US-Nets at equal training cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anywidth.batchnorm import calibrate
 from anywidth.cost import macs
-from anywidth.reproduce import Claim, Curve, Experiment, Lab, Point, higher
+from anywidth.reproduce import Claim, Context, Curve, Experiment, Point, higher
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig, WidthSampler
 
@@ -24,49 +24,49 @@ OWN = "classifier of its own per width"
 
 
 class MoreNarrow(WidthSampler):
-    """Random widths whose logarithm is uniform, so that narrow ones come more often."""
+    """Random widths whose logarithm is uniform, so that narrow ones are more frequent."""
 
     def uniform(self) -> float:
         """One width."""
         return math.exp(self._random.uniform(math.log(self.min_width), 0.0))
 
 
-def plain(lab: Lab) -> Mapping[str, Curve]:
+def plain(context: Context) -> Mapping[str, Curve]:
     """A US-Net, and the same with a classifier per width fitted on the features of the training images."""
-    net = lab.train(lab.supernet(), "supernet")
-    return {PLAIN: lab.spectrum(net), OWN: [_refitted(lab, net, width) for width in lab.widths(net)]}
+    net = context.us_net()
+    return {PLAIN: context.spectrum(net), OWN: [_refitted(context, net, width) for width in context.widths(net)]}
 
 
-def changed(lab: Lab, *, arm: str, **options: Any) -> Mapping[str, Curve]:
-    """A US-Net with something else in its training step."""
-    return {arm: lab.spectrum(lab.train(lab.supernet(), "supernet", **options))}
+def changed(context: Context, *, arm: str, **options: Any) -> Mapping[str, Curve]:
+    """A US-Net with a changed training step."""
+    return {arm: context.spectrum(context.train(context.supernet(), "supernet", **options))}
 
 
-def more_narrow(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
-    """A US-Net that sees narrow widths more often."""
-    net = lab.supernet()
-    sampler = MoreNarrow(net.min_width, seed=lab.seed)
-    return {arm: lab.spectrum(lab.train(net, "supernet", sampler=sampler))}
+def more_narrow(context: Context, *, arm: str) -> Mapping[str, Curve]:
+    """A US-Net that trains narrow widths more often."""
+    net = context.supernet()
+    sampler = MoreNarrow(net.min_width, seed=context.seed)
+    return {arm: context.spectrum(context.train(net, "supernet", sampler=sampler))}
 
 
-def smaller_steps(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
+def smaller_steps(context: Context, *, arm: str) -> Mapping[str, Curve]:
     """A US-Net whose narrow widths count half."""
-    net = lab.supernet()
+    net = context.supernet()
     full = net.config(1.0)
 
-    def weight(config: WidthConfig) -> float:
+    def scale(config: WidthConfig) -> float:
         return 1.0 if config == full else 0.5
 
-    return {arm: lab.spectrum(lab.train(net, "supernet", weight=weight))}
+    return {arm: context.spectrum(context.train(net, "supernet", scale=scale))}
 
 
-def averaged_teacher(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
+def averaged_teacher(context: Context, *, arm: str) -> Mapping[str, Curve]:
     """A US-Net whose narrow widths learn from the average of the widest's weights over training.
 
-    The average runs once more through every batch, forward only; it trains for as many epochs less.
+    The average needs another forward pass over every batch, so this trains for proportionally fewer epochs.
     """
-    net = lab.supernet()
-    net.model.to(lab.device)
+    net = context.supernet()
+    net.model.to(context.device)
     average = AveragedModel(net.model, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
 
     def teach(inputs: Tensor) -> Tensor:
@@ -74,14 +74,14 @@ def averaged_teacher(lab: Lab, *, arm: str) -> Mapping[str, Curve]:
         return average.train(net.model.training)(inputs)
 
     step = 3 * sum(macs(net, width) for width in (net.min_width, (1 + net.min_width) / 2, (1 + net.min_width) / 2, 1.0))
-    epochs = max(1, round(lab.setup.epochs * step / (step + macs(net))))
-    return {arm: lab.spectrum(lab.train(net, "supernet", teacher=teach, epochs=epochs))}
+    epochs = max(1, round(context.setup.epochs * step / (step + macs(net))))
+    return {arm: context.spectrum(context.train(net, "supernet", teacher=teach, epochs=epochs))}
 
 
 @torch.no_grad()
-def _refitted(lab: Lab, net: Supernet, width: float) -> Point:
-    """The accuracy of a width whose last linear layer is fitted anew, by logistic regression."""
-    calibrate(net, lab.loaders().calibration, [width])
+def _refitted(context: Context, net: Supernet, width: float) -> Point:
+    """The accuracy of a width whose last linear layer is fitted again, by logistic regression."""
+    calibrate(net, context.loaders().calibration, [width])
     network = net.extract(width).eval()
     (last,) = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
     features: list[Tensor] = []
@@ -89,7 +89,9 @@ def _refitted(lab: Lab, net: Supernet, width: float) -> Point:
     parts = {}
     for part in ("calibration", "test"):
         features.clear()
-        labels = [(network(images.to(lab.device)), targets)[1] for images, targets in getattr(lab.loaders(), part)]
+        labels = [
+            (network(images.to(context.device)), targets)[1] for images, targets in getattr(context.loaders(), part)
+        ]
         parts[part] = torch.cat(features).numpy(), torch.cat(labels).numpy()
     handle.remove()
     classifier = LogisticRegression(C=1.0, max_iter=500).fit(*parts["calibration"])
@@ -99,16 +101,16 @@ def _refitted(lab: Lab, net: Supernet, width: float) -> Point:
 def alpha_divergence(
     student: Tensor, teacher: Tensor, *, alphas: tuple[float, ...] = (-1.0, 1.0), clip: float = 5.0
 ) -> Tensor:
-    """The larger of several alpha-divergences of every sample, averaged, a scalar; in place of `soft_cross_entropy`.
+    """The mean over samples of the largest of several alpha-divergences, a scalar; replaces `soft_cross_entropy`.
 
-    Alpha 1 is the KL divergence, which punishes a student that misses what its teacher finds likely; alpha -1 punishes
-    one that finds likely what its teacher does not. Gradients take the clipped ratio of teacher to student as constant.
+    Alpha 1 is the KL divergence, which penalizes a student for low probabilities where its teacher's are high; alpha -1
+    penalizes the opposite. Gradients treat the clipped ratio of teacher to student as constant.
 
     Args:
         student: Logits of shape (batch, classes, ...).
         teacher: Logits of the same shape; no gradient flows into them.
-        alphas: Orders of the divergence, none 0.
-        clip: The largest ratio of probabilities, and 1 over it the smallest.
+        alphas: Orders of the divergence, not 0.
+        clip: The largest ratio of probabilities; the smallest is 1 / clip.
 
     Source: AlphaNet (arXiv 2102.07954).
     """

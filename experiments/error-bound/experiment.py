@@ -1,4 +1,4 @@
-"""How far a narrow network's features are from the full one's, layer by layer."""
+"""The distance of a narrow network's features from the full network's, layer by layer."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torch import Tensor, nn
 
 from anywidth.batchnorm import calibrate
 from anywidth.evaluation import width_grid
-from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Point, Results, higher
+from anywidth.reproduce import Claim, Context, Curve, Difference, Experiment, Point, Results, higher
 from anywidth.supernet import Supernet, norm_modules
 
 US, ORDINARY = "US-Net", "ordinary network, recalibrated"
 MEAN = "mean of all layers"
 
 
-def us_net(lab: Lab) -> Mapping[str, Curve]:
+def us_net(context: Context) -> Mapping[str, Curve]:
     """A network trained by the sandwich rule."""
-    return _errors(lab, lab.train(lab.supernet(), "supernet"), US)
+    return _errors(context, context.us_net(), US)
 
 
-def ordinary(lab: Lab) -> Mapping[str, Curve]:
+def ordinary(context: Context) -> Mapping[str, Curve]:
     """The same network trained at full width only."""
-    net = lab.supernet()
-    lab.train_plain(net.model, "ordinary")
-    return _errors(lab, net, ORDINARY)
+    net = context.supernet()
+    context.train_plain(net.model, "ordinary")
+    return _errors(context, net, ORDINARY)
 
 
 @torch.no_grad()
-def _errors(lab: Lab, net: Supernet, panel: str) -> Mapping[str, Curve]:
-    """|y_n - y_k| / |y_n| of the normalised features of test images, over the channels that the narrowest has."""
+def _errors(context: Context, net: Supernet, panel: str) -> Mapping[str, Curve]:
+    """|y_n - y_k| / |y_n| of the normalized features of test images, over the channels of the narrowest network."""
     widths = width_grid(net.min_width, 7)
-    calibrate(net, lab.loaders().calibration, widths)
-    images, _ = next(iter(lab.loaders().test))
-    features = {width: _features(net.subnet(width), images.to(lab.device)) for width in widths}
+    calibrate(net, context.loaders().calibration, widths)
+    images, _ = next(iter(context.loaders().test))
+    features = {width: _features(net.subnet(width), images.to(context.device)) for width in widths}
     layers = {name: [_error(net, features, name, width) for width in widths] for name in features[1.0]}
     narrowed = {name: errors for name, errors in layers.items() if errors[0] > 0}  # the stem reads the whole image
     mean = [statistics.fmean(errors) for errors in zip(*narrowed.values(), strict=True)]
@@ -54,7 +54,7 @@ def _error(net: Supernet, features: Mapping[float, Mapping[str, Tensor]], name: 
 
 
 def _features(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What every batch norm puts out, by its name."""
+    """The outputs of every batch norm, by its name."""
     found: dict[str, Tensor] = {}
     handles = [
         norm.register_forward_hook(lambda _m, _i, output, name=name: found.update({name: output}))
@@ -71,14 +71,14 @@ def _features(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _positions(net: Supernet, norm: str, width: float) -> Any:
-    """Where the channels that the narrowest network has are among those of a width."""
+    """The positions of the narrowest network's channels among those of a width."""
     here, narrowest = (_kept(net, norm, w) for w in (width, net.min_width))
     return torch.from_numpy(np.searchsorted(here, narrowest))
 
 
 def _kept(net: Supernet, norm: str, width: float) -> Any:
     analysis, name = net.analysis, net.analysis.names[f"{norm}.weight"]
-    (kept,) = analysis.kept(name, analysis.units(net.config(width)))
+    (kept,) = analysis.kept(name, analysis.blocks(net.config(width)))
     return (
         np.arange(analysis.shapes[name][0] if kept is None else kept) if kept is None or isinstance(kept, int) else kept
     )

@@ -1,4 +1,4 @@
-"""The headline: one network at all widths, against networks trained alone at each."""
+"""The main claim: one network at all widths against networks trained alone at each width."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Mapping
 from functools import partial
 
 from anywidth.evaluation import width_grid
-from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Results, higher
+from anywidth.reproduce import Claim, Context, Curve, Difference, Experiment, Results, higher
 
 US, S, ALONE = "US-Net", "S-Net, 4 switches", "trained alone"
 
 
-def us_net(lab: Lab) -> Mapping[str, Curve]:
+def us_net(context: Context) -> Mapping[str, Curve]:
     """A universally slimmable network at all widths."""
-    return {US: lab.spectrum(lab.train(lab.supernet(), "supernet"))}
+    return {US: context.spectrum(context.us_net())}
 
 
-def s_net(lab: Lab) -> Mapping[str, Curve]:
+def s_net(context: Context) -> Mapping[str, Curve]:
     """A slimmable network with four switches, on the labels as in its paper."""
-    net = lab.supernet(switches=width_grid(lab.supernet().min_width, 4))
-    return {S: lab.spectrum(lab.train(net, "supernet", distillation=None))}
+    net = context.supernet(switches=width_grid(context.structure.min_width, 4))
+    return {S: context.spectrum(context.train(net, "supernet", distillation=None))}
 
 
-def alone(lab: Lab) -> Mapping[str, Curve]:
+def alone(context: Context) -> Mapping[str, Curve]:
     """Four networks, each trained at one width with new weights."""
-    net = lab.supernet()
-    return {ALONE: [point for width in width_grid(net.min_width, 4) for point in lab.train_alone(net, width)]}
+    widths = width_grid(context.structure.min_width, 4)
+    return {ALONE: [point for width in widths for point in context.alone(width)]}
 
 
 def worst_width(results: Results, *, arm: str) -> Difference:

@@ -1,4 +1,4 @@
-"""What narrow widths learn from: the soft outputs of the widest, the labels, or both."""
+"""Targets of narrow widths: the soft outputs of the widest, the labels, or both."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from anywidth.reproduce import NARROWEST, WIDEST, Claim, Curve, Experiment, Lab, higher
+from anywidth.reproduce import NARROWEST, WIDEST, Claim, Context, Curve, Experiment, higher
 
 
-def train(lab: Lab, *, arm: str, temperature: float | None = 1.0, labels: float = 0.0) -> Mapping[str, Curve]:
-    """A supernet trained with a way of distillation, at all widths."""
-    soft: Any = None if temperature is None else lab.soft(temperature)
-    return {arm: lab.spectrum(lab.train(lab.supernet(), "supernet", distillation=soft, labels=labels))}
+def train(context: Context, *, arm: str, temperature: float | None = 1.0, labels: float = 0.0) -> Mapping[str, Curve]:
+    """A supernet trained with one kind of distillation, at all widths."""
+    if temperature == 1.0 and not labels:
+        return {arm: context.spectrum(context.us_net())}
+    soft: Any = None if temperature is None else context.soft(temperature)
+    net = context.train(context.supernet(), "supernet", distillation=soft, label_loss_weight=labels)
+    return {arm: context.spectrum(net)}
 
 
 SOFT, LABELS, BOTH, WARM = "soft targets", "labels", "soft targets and labels", "soft targets at temperature 2"

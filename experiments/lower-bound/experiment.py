@@ -1,19 +1,19 @@
-"""What a wider range costs: the narrowest width of training, k0."""
+"""The cost of a wider range: the narrowest width in training, k0."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 
-from anywidth.reproduce import WIDEST, Claim, Curve, Experiment, Lab, higher
+from anywidth.reproduce import WIDEST, Claim, Context, Curve, Experiment, higher
 
 BOUNDS = (0.125, 0.25, 0.5, 0.75)
 
 
-def train(lab: Lab, *, bound: float) -> Mapping[str, Curve]:
-    """A supernet trained down to a bound, at eighths from there on."""
-    net = lab.train(lab.supernet(min_width=bound), "supernet")
-    return {_arm(bound): lab.spectrum(net, [i / 8 for i in range(1, 9) if i / 8 >= bound])}
+def train(context: Context, *, bound: float) -> Mapping[str, Curve]:
+    """A supernet trained down to a bound, at multiples of 1/8 from there."""
+    net = context.train(context.supernet(min_width=bound), "supernet")
+    return {_arm(bound): context.spectrum(net, [i / 8 for i in range(1, 9) if i / 8 >= bound])}
 
 
 def _arm(bound: float) -> str:

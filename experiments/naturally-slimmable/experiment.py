@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anywidth.batchnorm import share_statistics
-from anywidth.reproduce import NARROWEST, WIDEST, Claim, Curve, Experiment, Lab, higher
+from anywidth.reproduce import NARROWEST, WIDEST, Claim, Context, Curve, Experiment, higher
 from anywidth.supernet import Supernet
 
 OWN, AGAIN, ORDERED, US = (
@@ -13,23 +13,23 @@ OWN, AGAIN, ORDERED, US = (
 )  # fmt: skip
 
 
-def ordinary(lab: Lab) -> Mapping[str, Curve]:
+def ordinary(context: Context) -> Mapping[str, Curve]:
     """A network trained at full width only, then narrowed."""
-    net = lab.supernet()
-    lab.train_plain(net.model, "ordinary")
-    widths = lab.widths(net)
+    net = context.supernet()
+    context.train_plain(net.model, "ordinary")
+    widths = context.widths(net)
     share_statistics(net, [width for width in widths if width < 1])
-    curves = {OWN: lab.score(net, widths), AGAIN: lab.spectrum(net)}
+    curves = {OWN: context.score(net, widths), AGAIN: context.spectrum(net)}
     ordered = Supernet(
-        net.model, net.inputs.args[0].to(lab.device), order="l1",
+        net.model, net.inputs.args[0].to(context.device), order="l1",
         divisor=net.divisor, min_width=net.min_width, frozen=net.frozen,
     )  # fmt: skip
-    return {**curves, ORDERED: lab.spectrum(ordered)}
+    return {**curves, ORDERED: context.spectrum(ordered)}
 
 
-def us_net(lab: Lab) -> Mapping[str, Curve]:
+def us_net(context: Context) -> Mapping[str, Curve]:
     """The same network trained by the sandwich rule."""
-    return {US: lab.spectrum(lab.train(lab.supernet(), "supernet"))}
+    return {US: context.spectrum(context.us_net())}
 
 
 EXPERIMENT = Experiment(

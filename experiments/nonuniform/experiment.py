@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from functools import partial
 
 from anywidth.evaluation import width_grid, widths_by_stage
-from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Results, higher
+from anywidth.reproduce import Claim, Context, Curve, Difference, Experiment, Results, higher
 
 FACTOR = 0.6
 UNIFORM, NONUNIFORM = "trained at uniform widths", "trained at nonuniform widths"
 ALL, STAGE = "all stages alike", f"one stage at {FACTOR:g}"
 
 
-def train(lab: Lab, *, panel: str, nonuniform: bool) -> Mapping[str, Curve]:
+def train(context: Context, *, panel: str, nonuniform: bool) -> Mapping[str, Curve]:
     """A supernet at uniform widths, and with every stage in turn at 0.6."""
-    net = lab.train(lab.supernet(), "supernet", nonuniform=nonuniform)
+    net = context.train(context.supernet(), "supernet", nonuniform=True) if nonuniform else context.us_net()
     by_stage = {f"{stage}": width for stage, width in widths_by_stage(net, FACTOR).items()}
     return {
-        f"{panel} | {ALL}": lab.spectrum(net, width_grid(net.min_width, 6)),
-        f"{panel} | {STAGE}": lab.spectrum(net, by_stage),
+        f"{panel} | {ALL}": context.spectrum(net, width_grid(net.min_width, 6)),
+        f"{panel} | {STAGE}": context.spectrum(net, by_stage),
     }
 
 

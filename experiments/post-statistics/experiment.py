@@ -1,4 +1,4 @@
-"""How many images the batch-norm statistics of a width need, and whether a moving average does."""
+"""The number of images for the batch-norm statistics of a width, exact or as a moving average."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from functools import partial
 from anywidth.batchnorm import calibrate, share_statistics
 from anywidth.data import make_loaders
 from anywidth.evaluation import width_grid
-from anywidth.reproduce import Claim, Curve, Difference, Experiment, Lab, Point, Results, higher
+from anywidth.reproduce import Claim, Context, Curve, Difference, Experiment, Point, Results, higher
 
 EXACT, MOVING = "exact mean", "moving average, momentum 0.1"
 IMAGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-def run(lab: Lab) -> Mapping[str, Curve]:
-    """One supernet; the mean accuracy of three narrow widths by images, batches of 64 at most."""
-    net = lab.train(lab.supernet(), "supernet")
+def run(context: Context) -> Mapping[str, Curve]:
+    """One supernet: the mean accuracy of three narrow widths by number of images, in batches of at most 64."""
+    net = context.us_net()
     widths = width_grid(net.min_width, 4)[:-1]
-    batches = _batches(lab, max(IMAGES))
+    batches = _batches(context, max(IMAGES))
     curves: dict[str, list[Point]] = {EXACT: [], MOVING: []}
     for arm, momentum in ((EXACT, None), (MOVING, 0.1)):
         for images in IMAGES:
             if images:
                 calibrate(net, batches, widths, images=images, momentum=momentum)
             else:
-                share_statistics(net, widths)  # as if nothing had been done: the supernet's own
-            curves[arm].append(Point(x=images, y=statistics.fmean(p.y for p in lab.score(net, widths))))
+                share_statistics(net, widths)  # the naive method: the supernet's statistics
+            curves[arm].append(Point(x=images, y=statistics.fmean(p.y for p in context.score(net, widths))))
     return curves
 
 
-def _batches(lab: Lab, images: int) -> list[object]:
-    """Training batches; a small data set comes again with other augmentation."""
-    passes = (make_loaders(lab.bundle, batch_size=64, seed=lab.seed + 1000 * i).calibration for i in itertools.count())
+def _batches(context: Context, images: int) -> list[object]:
+    """Training batches; a small dataset repeats with different augmentation."""
+    passes = (
+        make_loaders(context.bundle, batch_size=64, seed=context.seed + 1000 * i).calibration for i in itertools.count()
+    )
     return list(itertools.islice(itertools.chain.from_iterable(passes), -(-images // 64) + 2))
 
 
 def gain(results: Results, *, at: int, over: int, by: float) -> Difference:
-    """How much more accuracy one number of images gives than another plus `by`."""
+    """The gain in accuracy of one number of images over another, plus `by`."""
     pairs = zip(results.values(EXACT, at), results.values(EXACT, over), strict=True)
     return Difference.of([a - b - by for a, b in pairs])
 

@@ -1,17 +1,20 @@
-"""Which widths a training step needs: the ends of the range, and how many in all."""
+"""The widths of a training step: the ends of the range, and the number of widths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 
-from anywidth.reproduce import NARROWEST, WIDEST, Claim, Curve, Experiment, Lab, higher
+from anywidth.reproduce import NARROWEST, WIDEST, Claim, Context, Curve, Experiment, higher
 from anywidth.widths import Ends
 
 
-def train(lab: Lab, *, arm: str, ends: Ends = "both", samples: int = 4) -> Mapping[str, Curve]:
+def train(context: Context, *, arm: str, ends: Ends = "both", samples: int = 4) -> Mapping[str, Curve]:
     """A supernet trained with some ends of the range and random widths, at all widths."""
-    return {arm: lab.spectrum(lab.train(lab.supernet(), "supernet", ends=ends, samples=samples))}
+    if ends == "both" and samples == context.setup.widths_per_step:
+        return {arm: context.spectrum(context.us_net())}
+    net = context.train(context.supernet(), "supernet", always_include=ends, widths_per_step=samples)
+    return {arm: context.spectrum(net)}
 
 
 BOTH, WIDE, NARROW, NONE = "both ends, 2 random", "widest, 3 random", "narrowest, 3 random", "4 random"

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from anywidth.batchnorm import share_statistics
 from anywidth.evaluation import width_grid
-from anywidth.reproduce import NARROWEST, WIDEST, Claim, Curve, Experiment, Lab, higher
+from anywidth.reproduce import NARROWEST, WIDEST, Claim, Context, Curve, Experiment, higher
 from anywidth.supernet import Supernet, norm_modules
 
 PRIVATE, STATISTICS, SHARED, AGAIN = (
@@ -20,31 +20,31 @@ PRIVATE, STATISTICS, SHARED, AGAIN = (
 )  # fmt: skip
 
 
-def switches(lab: Lab) -> list[float]:
+def switches(context: Context) -> list[float]:
     """The four widths."""
-    return width_grid(lab.supernet().min_width, 4)
+    return width_grid(context.structure.min_width, 4)
 
 
-def private(lab: Lab, *, affine: bool, arm: str) -> Mapping[str, Curve]:
+def private(context: Context, *, affine: bool, arm: str) -> Mapping[str, Curve]:
     """A slimmable network as in the paper: all switches on the labels in every step."""
-    net = lab.supernet(switches=switches(lab), switch_affine=affine)
-    return {arm: lab.spectrum(lab.train(net, "supernet", distillation=None))}
+    net = context.supernet(switches=switches(context), switch_affine=affine)
+    return {arm: context.spectrum(context.train(net, "supernet", distillation=None))}
 
 
-def shared(lab: Lab) -> Mapping[str, Curve]:
-    """The same training with the one running mean and variance that all widths move, and use at test."""
-    widths = switches(lab)
-    net = lab.supernet()
-    net.model.to(lab.device)
-    kept = [_share(net, width) for width in widths[:-1]]  # subnets that are let go of would lose their hooks
-    lab.train(net, "supernet", widths=widths, distillation=None)
+def shared(context: Context) -> Mapping[str, Curve]:
+    """The same training with one running mean and variance, which all widths update and use in tests."""
+    widths = switches(context)
+    net = context.supernet()
+    net.model.to(context.device)
+    kept = [_share(net, width) for width in widths[:-1]]  # freed subnets would lose their hooks
+    context.train(net, "supernet", widths=widths, distillation=None)
     del kept
     share_statistics(net, widths[:-1])
-    return {SHARED: lab.score(net, widths), AGAIN: lab.spectrum(net, widths)}
+    return {SHARED: context.score(net, widths), AGAIN: context.spectrum(net, widths)}
 
 
 def _share(net: Supernet, width: float) -> nn.Module:
-    """Let the norms of a subnet move the leading part of the supernet's running statistics."""
+    """Make the norms of a subnet update the leading part of the supernet's running statistics."""
     subnet = net.subnet(width)
     for name, norm in norm_modules(subnet).items():
         norm.register_forward_pre_hook(partial(_move, net.model.get_submodule(name)))

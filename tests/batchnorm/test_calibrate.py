@@ -343,9 +343,9 @@ def test_training_mode_stores_no_statistics(supernet_of: SupernetOf) -> None:
 
 def test_loader_without_data(net: aw.Supernet) -> None:
     for batches in ([], [torch.zeros(0, 3, 16, 16)]):
-        with pytest.raises(DataError, match="gave no data"):
+        with pytest.raises(DataError, match="loader is empty"):
             aw.calibrate(net, batches, widths=[0.5])
-    with pytest.raises(DataError, match="gave no data"):
+    with pytest.raises(DataError, match="loader is empty"):
         aw.calibrate(net, [sorted_images(4)], widths=[0.5], images=0)
 
 

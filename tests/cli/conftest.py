@@ -47,7 +47,18 @@ def train(tiny_data: Path) -> Train:
     """Runs `anywidth train` on the tiny data with a few fast settings; later arguments win."""
 
     def run(*arguments: str) -> int:
-        fast = ["--epochs", "2", "--batch-size", "32", "--widths", "0.25,0.5,1.0", "--lr", "0.05", "--samples", "3"]
+        fast = [
+            "--epochs",
+            "2",
+            "--batch-size",
+            "32",
+            "--widths",
+            "0.25,0.5,1.0",
+            "--lr",
+            "0.05",
+            "--widths-per-step",
+            "3",
+        ]
         return main(["train", "--data", f"npz:{tiny_data}", *fast, *arguments])
 
     return run

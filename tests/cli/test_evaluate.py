@@ -59,6 +59,7 @@ def test_widths_by_pattern_are_calibrated_and_evaluated(run, tmp_path, capsys):
     with (tmp_path / "a.csv").open() as file:
         found = {row["width"]: int(row["macs"]) for row in csv.DictReader(file)}
     assert list(found) == ["0.5", "1.0", f"{name}=0.5+*=0.75"]
+    assert "calibrating batch norm at 1 nonuniform width from" in capsys.readouterr().out
     assert found["0.5"] < found[f"{name}=0.5+*=0.75"] < found["1.0"]
     capsys.readouterr()
     for wrong, message in (("nothing*=0.5", "matches no"), ("*=2", "2 is outside")):
@@ -77,6 +78,7 @@ def test_every_stage_is_narrowed_alone_on_demand(run, tmp_path, capsys):
     names = [row["width"] for row in others]
     assert len(names) >= 3
     assert all(name.endswith(" at 0.5") for name in names)
+    assert f"calibrating batch norm at {len(names)} nonuniform widths from" in capsys.readouterr().out
     assert all(int(row["macs"]) < int(full["macs"]) for row in others)
     for wrong, message in (("1.5", "between 0 and 1"), ("0.1", "1 times 0.1 0.1 is outside")):
         assert main(["evaluate", str(run), "--nonuniform", wrong]) == 2
@@ -91,13 +93,13 @@ def test_calibrate_adds_statistics_that_evaluate_uses(run, tmp_path, capsys):
     assert "calibrating" not in capsys.readouterr().out
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
     labels = [entry["label"] for entry in json.loads((run / "supernet.json").read_text())["statistics"].values()]
-    assert sorted(labels) == ["0.25", "0.5", "0.75"]
+    assert sorted(labels) == [0.25, 0.5, 0.75]
 
 
 def test_calibrate_again_changes_nothing(run, capsys):
     before = (run / "supernet.safetensors").read_bytes()
     assert main(["calibrate", str(run), "--widths", "0.5,1.0"]) == 0
-    assert "calibrated already" in capsys.readouterr().out
+    assert "already calibrated" in capsys.readouterr().out
     assert (run / "supernet.safetensors").read_bytes() == before
 
 
@@ -138,7 +140,7 @@ def test_a_width_out_of_range_is_an_error(finished, capsys, command):
 
 def test_a_folder_without_a_run_is_an_error(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 def test_out_needs_a_known_ending(finished, tmp_path, capsys):

@@ -48,26 +48,30 @@ def test_a_budget_chooses_among_the_calibrated_widths(finished, tmp_path, capsys
     limit = (macs(net, 0.5) + macs(net, 1.0)) // 2
     out = str(tmp_path / "small.safetensors")
     assert main(["export", str(finished), "--budget", f"macs<={limit}", "--out", out]) == 0
-    assert f"the widest with macs<={limit} is 0.5" in capsys.readouterr().out
+    assert f"widest width within macs<={limit}: 0.5" in capsys.readouterr().out
     assert main(["export", str(finished), "--budget", "macs<=10", "--out", out]) == 2
-    assert "no width keeps macs within 10: the narrowest, 0.25, takes" in capsys.readouterr().err
+    assert "no width has macs within 10: the narrowest, 0.25, takes" in capsys.readouterr().err
     assert main(["export", str(finished), "--budget", "weight<=10kg", "--out", out]) == 2
     assert "cannot read a budget from 'weight<=10kg'" in capsys.readouterr().err
     assert main(["export", str(finished), "--budget", "300M", "--out", out]) == 2
-    assert "budget 300M does not say what it limits; give such as macs<=300M" in capsys.readouterr().err
+    assert "budget 300M does not name a quantity; write macs<=300M" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--width", "0.75"], "width 0.75 has no batch-norm statistics; calibrated: 0.25, 0.5, 1. First run: anywidth calibrate"),
+        (["--width", "0.75"], "width 0.75 has no batch-norm statistics; calibrated: 0.25, 0.5, 1. Run first: anywidth calibrate"),
         (["--width", "0.1"], "width 0.1 is outside [0.25, 1]"),
         ([], "give one of --width, --budget and --ladder"),
         (["--width", "0.5", "--ladder", "0.5,1"], "not --width and --ladder"),
-        (["--ladder", "0.5,1", "--format", "pt2"], "--ladder is for --format onnx, not pt2"),
-        (["--width", "0.5", "--int8", "--format", "torch"], "--int8 is for --format onnx, not torch"),
+        (["--ladder", "0.5,1", "--format", "pt2"], "--ladder needs --format onnx, not pt2"),
+        (["--width", "0.5", "--int8", "--format", "torch"], "--int8 needs --format onnx, not torch"),
         (["--width", "0.5", "--format", "tflite"], "format 'tflite' is unknown; choose one of onnx, pt2, torch"),
-        (["--ladder", "0.5,1", "--int8"], "--int8 goes with one width"),
+        (["--ladder", "0.5,1", "--int8"], "--int8 writes a single width"),
+        (["--ladder", "0.5,1", "--blocked"], "--blocked does not work with --ladder"),
+        (["--width", "0.5", "--int8", "--blocked"], "--blocked does not work with --int8"),
+        (["--width", "0.5", "--blocked"], "this network is not nested"),
+        (["--width", "0.5", "--blocked", "--format", "torch"], "format 'torch' has no files without zero blocks"),
         (["--ladder", "0.5,0.75"], "width 0.75 has no batch-norm statistics"),
     ],
 )  # fmt: skip
@@ -82,11 +86,11 @@ def test_what_makes_no_sense_is_one_line_and_writes_nothing(finished, tmp_path, 
 
 def test_places_that_cannot_be_written_and_missing_runs_are_errors(finished, tmp_path, capsys):
     assert main(["export", str(tmp_path), "--width", "0.5", "--out", str(tmp_path / "a.onnx")]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert main(["export", str(finished), "--width", "0.5", "--format", "onnx", "--out", str(tmp_path)]) == 2
-    assert "is a folder; give the name of a file" in capsys.readouterr().err
+    assert "is a folder; give a file name" in capsys.readouterr().err
     assert main(["export", str(finished), "--width", "0.5", "--out", str(tmp_path / "a.txt")]) == 2
-    assert "the ending of 'a.txt' means no format" in capsys.readouterr().err
+    assert "the extension of 'a.txt' matches no format" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["export", str(finished), "--width", "0.5"])
     assert "out" in capsys.readouterr().err
@@ -96,6 +100,16 @@ def test_places_that_cannot_be_written_and_missing_runs_are_errors(finished, tmp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "data.json" in error
+
+
+def test_a_nested_run_is_written_without_its_zero_weights(train, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "full.onnx"
+    assert train("--nested", "0.5,1.0", "--widths", "0.5,1.0", "--epochs", "1", "--out", str(run)) == 0
+    assert main(["export", str(run), "--width", "1", "--blocked", "--out", str(out)]) == 0
+    net, x = aw.load(run), torch.randn(5, 1, 8, 8)
+    (got,) = open_session(out).run(None, {open_session(out).get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        assert_close(torch.from_numpy(got), net.extract(1.0).eval()(x), 1e-4)
 
 
 @pytest.mark.slow

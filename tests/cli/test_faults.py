@@ -106,8 +106,8 @@ def test_a_full_disk_at_the_end_keeps_what_was_trained(train, tmp_path, monkeypa
         patch.setattr(supernet_run, "calibrate", full)
         assert train("--out", str(out)) == 2
     error = capsys.readouterr().err
-    assert f"could not write {out / 'supernet.safetensors'}" in error
-    assert f"keeps epoch 2 of 2. Go on with: anywidth train --resume {out}" in error
+    assert f"cannot write {out / 'supernet.safetensors'}" in error
+    assert f"has 2 of 2 epochs. Continue with: anywidth train --resume {out}" in error
     assert error.count("\n") == 1
     assert not (out / "supernet.safetensors").exists()
     assert main(["train", "--resume", str(out)]) == 0
@@ -127,8 +127,8 @@ def test_a_full_disk_keeps_the_last_epoch(train, tmp_path, monkeypatch, capsys) 
         monkeypatch.setattr(SandwichModule, "training_step", training_step)
         assert train("--out", str(out), "--epochs", "3") == 2
     error = capsys.readouterr().err
-    assert "could not write" in error
-    assert f"keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
+    assert "cannot write" in error
+    assert f"has 1 of 3 epochs. Continue with: anywidth train --resume {out}" in error
     assert torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)["epoch"] == 0
     monkeypatch.setattr(SandwichModule, "training_step", step)
     assert main(["train", "--resume", str(out)]) == 0
@@ -167,8 +167,8 @@ def test_a_disk_that_is_really_full(train, tiny_data, tmp_path, monkeypatch) -> 
     assert second.index("supernet.ckpt") < second.index("results after") < second.index("code 0")
     assert second.split()[-2] == "4"  # a head and three epochs
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: could not write")
-    assert f"keeps epoch 1 of 3. Go on with: anywidth train --resume {disk}/run" in line
+    assert line.startswith("error: cannot write")
+    assert f"has 1 of 3 epochs. Continue with: anywidth train --resume {disk}/run" in line
 
 
 def test_a_folder_that_another_run_writes_into_is_left_alone(train, tmp_path, capsys) -> None:
@@ -176,7 +176,7 @@ def test_a_folder_that_another_run_writes_into_is_left_alone(train, tmp_path, ca
     out.mkdir()
     with FileLock(out / ".lock"):
         assert train("--out", str(out)) == 2
-    assert "another run writes into" in capsys.readouterr().err
+    assert "another run is writing to" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] in ([".lock"], [])
 
 
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_befo
     error = capsys.readouterr().err
     assert "step 5, epoch 2: the loss is not finite at width" in error
     kept = out / "checkpoints" / "supernet.ckpt"
-    assert f"{kept} keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
+    assert f"{kept} has 1 of 3 epochs. Continue with: anywidth train --resume {out}" in error
     assert error.count("\n") == 1
     assert kept.is_file()
     assert main(["train", "--resume", str(out)]) == 0
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_befo
 def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_path, monkeypatch, capsys) -> None:
     poisoned(monkeypatch, {2})
     assert train("--out", str(tmp_path / "run")) == 2
-    assert "check the data for NaN. No epoch was finished, so nothing was kept" in capsys.readouterr().err
+    assert "check the data for NaN. No epoch was finished; nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +222,7 @@ def test_a_separate_network_that_stops_names_its_own_checkpoint(train, tmp_path,
         poisoned(patch, {8}, PlainModule)  # three steps an epoch
         assert train("--out", str(out), "--individual", "1", "--epochs", "4") == 2
     error = capsys.readouterr().err
-    assert f"{kept} keeps epoch 2 of 4. Go on with: anywidth train --resume {out}" in error
+    assert f"{kept} has 2 of 4 epochs. Continue with: anywidth train --resume {out}" in error
     assert error.count("\n") == 1
     assert main(["train", "--resume", str(out)]) == 0
 
@@ -242,7 +242,7 @@ def test_no_memory_on_the_device_is_one_line_and_keeps_the_epochs_before(train, 
         assert train("--out", str(out), "--epochs", "3") == 2
     error = capsys.readouterr().err
     assert "out of memory: train with smaller batches (--batch-size)" in error
-    assert "keeps epoch 1 of 3" in error
+    assert "has 1 of 3 epochs" in error
     assert error.count("\n") == 1
     assert main(["train", "--resume", str(out)]) == 0
     assert epochs(out) == 3
@@ -251,7 +251,7 @@ def test_no_memory_on_the_device_is_one_line_and_keeps_the_epochs_before(train, 
 def test_steps_that_are_not_finite_are_left_out_when_asked(train, tmp_path, monkeypatch, capsys) -> None:
     poisoned(monkeypatch, {2, 4, 5, 6})
     assert train("--out", str(tmp_path / "run"), "--epochs", "3", "--skip") == 0
-    assert "4 steps were left out" in capsys.readouterr().err
+    assert "4 steps were skipped" in capsys.readouterr().err
     rows = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert [row[:2] for row in rows] == [["1", "2"], ["2", "2"], ["3", "5"]]
     assert [row[3] == "nan" for row in rows] == [False, True, False]
@@ -260,7 +260,7 @@ def test_steps_that_are_not_finite_are_left_out_when_asked(train, tmp_path, monk
 def test_too_many_in_a_row_stop_all_the_same(train, tmp_path, monkeypatch, capsys) -> None:
     poisoned(monkeypatch, set(range(4, 100)))
     assert train("--out", str(tmp_path / "run"), "--epochs", "40", "--skip") == 2
-    assert "after 20 steps that were left out" in capsys.readouterr().err
+    assert "after 20 skipped steps" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_a_data_worker_that_dies_is_told_and_the_run_goes_on_later(tmp_path) -> 
     assert process.returncode == 2, error
     assert "Traceback" not in error
     assert "a process that reads images died" in error
-    assert f"Go on with: anywidth train --resume {out}" in error
+    assert f"Continue with: anywidth train --resume {out}" in error
     assert epochs(out) >= 1
 
 

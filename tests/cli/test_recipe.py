@@ -13,7 +13,7 @@ from anywidth.cli import main
 EVERYTHING = (
     "--hold-out", "0.2", "--keep", "best", "--early-stop", "9", "--optimizer", "adamw", "--lr", "0.003", "--schedule",
     "linear", "--accumulate", "2", "--clip", "1", "--average", "0.9", "--mixup", "0.2", "--cutmix", "1",
-    "--rand-augment", "3", "--label-smoothing", "0.1", "--tensorboard", "--ends", "widest",
+    "--rand-augment", "3", "--label-smoothing", "0.1", "--tensorboard", "--always-include", "widest",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_everything_at_once(train, tmp_path, capsys) -> None:
     text = capsys.readouterr().out
     assert "77 training, 19 held-out and 30 test images" in text
     best = max(found, key=lambda row: float(row["accuracy"]))
-    assert f"the weights are those of epoch {best['epoch']}, held-out accuracy {float(best['accuracy']):.2f} %" in text
+    assert f"keeping the weights of epoch {best['epoch']}, held-out accuracy {float(best['accuracy']):.2f} %" in text
     assert "stopped early" not in text
     assert main(["evaluate", str(out), "--widths", "0.5"]) == 0
 
@@ -65,7 +65,7 @@ def test_training_stops_early(train, tmp_path, capsys) -> None:
     )
     done = len(rows(tmp_path / "metrics.csv"))
     assert done < 30
-    assert f"stopped early, after epoch {done} of 30: the score has not risen in 1" in capsys.readouterr().out
+    assert f"stopped early after epoch {done} of 30: no better score for 1" in capsys.readouterr().out
 
 
 def test_images_are_resized_when_asked(train, tmp_path, capsys) -> None:
@@ -90,7 +90,7 @@ def test_a_run_that_is_not_finished_is_no_damaged_one(train, tmp_path, monkeypat
     assert train("--out", str(tmp_path)) == 130
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path)]) == 2
-    assert f"is not finished; go on with: anywidth train --resume {tmp_path}" in capsys.readouterr().err
+    assert f"is incomplete; continue with: anywidth train --resume {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_a_run_that_is_not_finished_is_no_damaged_one(train, tmp_path, monkeypat
     [
         (["--keep", "best"], "give --hold-out 0.1"),
         (["--early-stop", "3"], "give --hold-out 0.1"),
-        (["--keep", "best", "--hold-out", "0.1", "--individual", "2"], "train for the same epochs"),
+        (["--keep", "best", "--hold-out", "0.1", "--individual", "2"], "train networks for equal epochs"),
         (["--average", "1"], "--average is 1"),
-        (["--average", "0.9", "--switches", "0.5,1"], "knows nothing of the batch norms"),
+        (["--average", "0.9", "--switches", "0.5,1"], "does not work with --switches"),
         (["--clip", "0"], "--clip is 0"),
         (["--mixup", "-1"], "--mixup is -1"),
         (["--accumulate", "0"], "--accumulate is 0"),
         (["--optimizer", "adamv"], "did you mean"),
         (["--rand-augment", "31"], "give 0 to 30"),
-        (["--order", "l1"], "that --init gives"),
-        (["--init", "hub", "--individual", "2"], "start from new weights"),
+        (["--order", "l1"], "give them with --init"),
+        (["--init", "hub", "--individual", "2"], "train from new weights"),
         (["--init", "hub"], "no published weights of digits"),
         (["--init", "nowhere.pt"], "cannot read weights"),
     ],
@@ -120,7 +120,7 @@ def test_what_makes_no_sense_is_refused(train, tmp_path, capsys, options, text) 
 
 def test_rand_augment_needs_eight_bits(tmp_path, capsys) -> None:
     assert main(["train", "--rand-augment", "5", "--out", str(tmp_path / "run")]) == 2
-    assert "8 bits" in capsys.readouterr().err
+    assert "8-bit images" in capsys.readouterr().err
 
 
 def test_a_run_starts_from_the_weights_of_another(finished, train, tmp_path, monkeypatch, capsys) -> None:
@@ -133,10 +133,10 @@ def test_a_run_starts_from_the_weights_of_another(finished, train, tmp_path, mon
     assert train("--out", str(tmp_path / "sorted"), *tiny) == 0
     ours = load_file(tmp_path / "sorted" / "supernet.safetensors")
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in names) > 1e-3
-    assert "start anew" not in capsys.readouterr().err
+    assert "newly initialized" not in capsys.readouterr().err
 
 
-def test_random_widths_of_a_ladder(train, tmp_path, monkeypatch) -> None:
+def test_random_widths_of_a_grid(train, tmp_path, monkeypatch) -> None:
     from anywidth.widths import WidthSampler
 
     drawn = set()
@@ -148,23 +148,23 @@ def test_random_widths_of_a_ladder(train, tmp_path, monkeypatch) -> None:
         return widths
 
     monkeypatch.setattr(WidthSampler, "sandwich", watch)
-    assert train("--out", str(tmp_path), "--ladder", "3", "--epochs", "6") == 0
+    assert train("--out", str(tmp_path), "--width-grid", "3", "--epochs", "6") == 0
     assert drawn == {0.25, 0.625, 1.0}
-    assert "ladder: 3" in (tmp_path / "config.yaml").read_text()
+    assert "width_grid: 3" in (tmp_path / "config.yaml").read_text()
 
 
 @pytest.mark.slow
 def test_compiled_widths(train, tmp_path) -> None:
-    assert train("--out", str(tmp_path), "--compile", "--ladder", "2") == 0
+    assert train("--out", str(tmp_path), "--compile", "--width-grid", "2") == 0
     assert main(["evaluate", str(tmp_path), "--widths", "0.5"]) == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ladder", "1"), "--ladder is 1; give at least 2"),
-        (("--compile", "--random", "nonuniform"), "too many networks"),
-        (("--ladder", "3", "--switches", "0.5,1.0"), "leave out --ladder"),
+        (("--width-grid", "1"), "--width-grid is 1; give at least 2"),
+        (("--compile", "--width-sampling", "nonuniform"), "too many networks"),
+        (("--width-grid", "3", "--switches", "0.5,1.0"), "leave out --width-grid"),
         (("--graphs", "--device", "cpu"), "--graphs needs a GPU"),
     ],
 )

@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR100
 
 import anywidth.reproduce.runner as runner
 from anywidth.cli import main
-from anywidth.reproduce import experiment_names
+from anywidth.reproduce import experiment_names, load_experiment
 from small_sets import write_cifar, write_fashion
 
 NAME = "inplace-distillation"
@@ -33,10 +33,10 @@ def test_list_names_all(capsys) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([], "name an experiment, or ask for --list"),
+        ([], "no experiment was given"),
         (["sandwiches"], "there is no experiment 'sandwiches'; there are "),
         (["sandwich", "--seeds", "0"], "--seeds is 0"),
-        (["sandwich", "--model", "resnet19"], "there is no model 'resnet19'"),
+        (["sandwich", "--model", "resnet19"], "unknown model 'resnet19'"),
         (["sandwich", "--data", "npz:nowhere.npz"], "nowhere.npz"),
     ],
 )
@@ -57,11 +57,11 @@ def test_an_interrupted_experiment_goes_on(asked, tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(runner, "_run_cell", stop_at_the_third)
     assert main(asked) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command to continue" in capsys.readouterr().err
     assert len(list((out / "cells").glob("*.json"))) == 3  # two cells and the settings
     kept = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json") if path.name != "setup.json"}
     assert main([*asked, "--epochs", "2"]) == 2
-    assert "of other settings" in capsys.readouterr().err
+    assert "with other settings" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert main(asked) == 0
     assert len(calls) == 3 + 6
@@ -70,7 +70,7 @@ def test_an_interrupted_experiment_goes_on(asked, tmp_path, monkeypatch, capsys)
     assert {len(point["y"]) for points in content["arms"].values() for point in points} == {2}
     capsys.readouterr()
     assert main(asked) == 2
-    assert "holds the result of this already" in capsys.readouterr().err
+    assert "already contains these results" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -87,13 +87,38 @@ def test_the_full_setting_runs_an_epoch_on_the_cpu(tmp_path, monkeypatch) -> Non
     """CIFAR-100's format, ResNet-18, bfloat16, and the supernet, the switches and the networks alone of the headline."""
     write_cifar(CIFAR100, tmp_path, monkeypatch, [*range(0, 96, 4)])
     out = tmp_path / "out"
-    asked = ["reproduce", "individual", "--full", "--epochs", "1", "--seeds", "1", "--jobs", "1", "--device", "cpu"]
+    asked = [
+        "reproduce",
+        "individual",
+        "--scale",
+        "full",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main([*asked, "--data-root", str(tmp_path), "--out", str(out)]) == 0
     content = json.loads((out / "result.json").read_text())
     assert content["setup"] | {"data": "cifar100", "model": "resnet18", "precision": "bf16"} == content["setup"]
     assert {arm: len(points) for arm, points in content["arms"].items()} == {
         "US-Net": 16, "S-Net, 4 switches": 4, "trained alone": 4,
     }  # fmt: skip
+
+
+def test_a_scale_is_part_of_the_result_and_of_the_folder(tiny_data, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["reproduce", "nested", "--scale", "cifar", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
+    assert main([*asked, "--data", f"npz:{tiny_data}"]) == 0
+    content = json.loads((tmp_path / "runs" / "reproduce" / "nested-cifar-tiny" / "result.json").read_text())
+    wanted = {"scale": "cifar", "model": "resnet8", "image_size": 16, "augment": "crop-flip", "widths": 16}
+    assert content["setup"] | wanted == content["setup"]
+    assert set(content["seconds_by_cell"]) == set(load_experiment("nested").cells)
+    assert min(content["seconds_by_cell"].values()) > 0
+    assert [point["x"] for point in content["arms"]["nested"]] == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_fashion_mnist_has_a_preset_of_its_own(tmp_path, monkeypatch) -> None:

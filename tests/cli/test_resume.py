@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from anywidth.cli import main
 from anywidth.runs import supernet_run
+from anywidth.runs.open_run import open_run
 from anywidth.runs.run_folder import RunFolder
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 from anywidth.training.lightning import PlainModule, SandwichModule
@@ -51,7 +52,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monk
         assert train("--out", str(out), "--individual", "2") == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted: ")
-    assert "epoch 1 of 2" in error
+    assert "1 of 2 epochs" in error
     assert f"anywidth train --resume {out}" in error
     assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "data.json", "metrics.csv"}
 
@@ -59,6 +60,23 @@ def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monk
     assert_same_run(out, finished)
     assert not (out / "checkpoints").exists()
     assert len((out / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_nested_run_resumes(train, tmp_path, monkeypatch):
+    unbroken, out = tmp_path / "unbroken", tmp_path / "run"
+    options = ("--nested", "0.25,0.5,1.0")
+    assert train("--out", str(unbroken), *options) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, SandwichModule, step=5)
+        assert train("--out", str(out), *options) == 130
+    assert main(["train", "--resume", str(out)]) == 0
+    ours, theirs = (load_file(path / "supernet.safetensors") for path in (out, unbroken))
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in theirs) <= 1e-6
+    assert (out / "spectrum.csv").read_text() == (unbroken / "spectrum.csv").read_text()
+    net = open_run(out, device="cpu").net
+    assert net.nested == (0.25, 0.5, 1.0)
+    for name, later in net.shells.nesting.later.items():
+        assert not any(bool(part.any()) for part in later.of(net.model.get_parameter(name)))
 
 
 def test_separate_networks_resume_too(train, finished, tmp_path, monkeypatch, capsys):
@@ -95,7 +113,7 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing(train, tmp_path, monk
     interrupt_at(monkeypatch, SandwichModule, step=1)
     before = signal.getsignal(signal.SIGINT)
     assert train("--out", str(tmp_path / "run")) == 130
-    assert "No epoch was finished, so nothing was kept" in capsys.readouterr().err
+    assert "No epoch was finished; nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -118,7 +136,7 @@ def test_an_unfinished_folder_is_offered_to_resume(train, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "is complete, there is nothing to resume"), (["--epochs", "3"], "nothing to resume")],
+    [([], "is complete, so there is nothing to resume"), (["--epochs", "3"], "nothing to resume")],
 )
 def test_a_complete_run_is_not_resumed(finished, capsys, arguments, message):
     assert main(["train", "--resume", str(finished), *arguments]) == 2
@@ -132,12 +150,12 @@ def test_resume_takes_no_other_options(train, tmp_path, monkeypatch, capsys):
         train("--out", str(out))
     capsys.readouterr()
     assert main(["train", "--resume", str(out), "--epochs", "3"]) == 2
-    assert "leave out all others" in capsys.readouterr().err
+    assert "leave out all other options" in capsys.readouterr().err
 
 
 def test_resume_needs_a_run(tmp_path, capsys):
     assert main(["train", "--resume", str(tmp_path)]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

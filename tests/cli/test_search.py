@@ -25,7 +25,7 @@ from anywidth.runs.settings import TrainSettings
 from anywidth.search import Evaluator, SearchResult
 from anywidth.training.lightning import PlainModule
 
-FAST = ["--piece", "0.34"]
+FAST = ["--step-fraction", "0.34"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -37,7 +37,18 @@ def rows(path: Path) -> list[dict[str, str]]:
 def searched(train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with held-out images and the result of a search; do not change it."""
     out = tmp_path_factory.mktemp("runs") / "searched"
-    given = ["--epochs", "1", "--widths", "1", "--random", "nonuniform", "--hold-out", "0.25", "--width-mult", "1.25"]
+    given = [
+        "--epochs",
+        "1",
+        "--widths",
+        "1",
+        "--width-sampling",
+        "nonuniform",
+        "--hold-out",
+        "0.25",
+        "--width-mult",
+        "1.25",
+    ]
     assert train("--out", str(out), *given) == 0
     assert main(["search", str(out), "--budgets", "70%,50%", *FAST]) == 0
     return out
@@ -102,10 +113,10 @@ def test_an_interrupted_search_goes_on(searched, tmp_path, monkeypatch, capsys) 
 
     monkeypatch.setattr(Evaluator, "__call__", stop)
     assert main(asked) == 130
-    assert "4 evaluated networks are kept in" in (error := capsys.readouterr().err)
-    assert "the same command goes on" in error
+    assert "4 scored networks are kept in" in (error := capsys.readouterr().err)
+    assert "run the same command to continue" in error
     assert main(asked) == 0
-    assert "going on with 4 networks" in capsys.readouterr().out
+    assert "continuing with 4 scored networks" in capsys.readouterr().out
     again, before = (SearchResult.from_json(path) for path in (out, searched / "search-macs.json"))
     assert [step.network for step in again.steps] == [step.network for step in before.steps]
     assert not out.with_suffix(".state.json").exists()
@@ -136,10 +147,10 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
 
 def test_what_was_given_counts_also_if_it_is_the_default(searched, tmp_path, capsys) -> None:
     plain = TrainSettings()
-    asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--samples", "4"]
+    asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--widths-per-step", "4"]
     assert main([*asked, "--epochs", "1", "--batch-size", str(plain.data.batch_size), "--out", str(tmp_path)]) == 0
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert (config["batch_size"], config["samples"], config["lr"]) == (plain.data.batch_size, 4, 0.05)
+    assert (config["batch_size"], config["widths_per_step"], config["lr"]) == (plain.data.batch_size, 4, 0.05)
     assert plain.data.batch_size != 32  # that of the searched run
 
 
@@ -159,7 +170,7 @@ def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
     assert result.cost == cost
     assert result.network("80%").cost <= 0.8 * result.steps[0].network.cost
     text = capsys.readouterr().out
-    assert model.exists() == ("on 2 others" in text) == cost.startswith("latency")
+    assert model.exists() == ("2 held-out subnets" in text) == cost.startswith("latency")
     if cost == "latency-onnx":  # what was measured is used again
         monkeypatch.setattr(costs, "fit_latency", None)
         assert main([*asked, "--out", str(tmp_path / "y.json")]) == 0
@@ -174,7 +185,7 @@ def test_other_methods(searched, tmp_path, method, capsys) -> None:
     out = tmp_path / "found.json"
     asked = ["search", str(searched), "--budgets", "macs<=70%", "--method", method, "--evaluations", "6", *FAST]
     assert main([*asked, "--seed", "3", "--out", str(out)]) == 0
-    assert "100 % of the way: 6/6 networks" in capsys.readouterr().out
+    assert "100 % done: 6/6 networks" in capsys.readouterr().out
     result = SearchResult.from_json(out)
     assert {name: result.about[name] for name in ("method", "evaluations", "seed")} == {
         "method": method, "evaluations": 6, "seed": 3
@@ -197,8 +208,8 @@ def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, caps
     with monkeypatch.context() as patch:
         patch.setattr(PlainModule, "training_step", stop)
         assert main([*asked, str(out)]) == 130
-    assert f"{out / 'checkpoints' / 'found.ckpt'} keeps epoch" in (error := capsys.readouterr().err)
-    assert f"Go on with: anywidth train --resume {out}" in error
+    assert f"{out / 'checkpoints' / 'found.ckpt'} has " in (error := capsys.readouterr().err)
+    assert f"Continue with: anywidth train --resume {out}" in error
     assert main(["train", "--resume", str(out)]) == 0
     assert (out / "comparison.csv").read_text() == (whole / "comparison.csv").read_text()
 
@@ -221,11 +232,11 @@ def test_a_retraining_whose_loss_is_not_finite_says_what_is_kept(
     assert f"epoch {epoch}: the loss is not finite" in error
     assert error.count("\n") == 1
     if epoch == 1:
-        assert "No epoch was finished, so nothing was kept" in error
+        assert "No epoch was finished; nothing was kept" in error
         assert not out.exists()
         return
     kept = out / "checkpoints" / "found.ckpt"
-    assert f"{kept} keeps epoch 1 of 3. Go on with: anywidth train --resume {out}" in error
+    assert f"{kept} has 1 of 3 epochs. Continue with: anywidth train --resume {out}" in error
     assert main(["train", "--resume", str(out)]) == 0
 
 
@@ -238,15 +249,15 @@ def test_a_retraining_whose_loss_is_not_finite_says_what_is_kept(
         (["--budgets", "5ms"], "budget 5ms limits a number of ms, not macs"),
         (["--budgets", "50%", "--method", "best"], "search method 'best' is unknown; choose one of"),
         (["--budgets", "50%", "--method", "random", "--evaluations", "0"], "--evaluations is 0"),
-        (["--budgets", "50%", "--piece", "0"], "piece is 0"),
+        (["--budgets", "50%", "--step-fraction", "0"], "step_fraction is 0"),
         (["--budgets", "50%", "--calibration-images", "1"], "--calibration-images is 1"),
         (["--budgets", "50%", "--out", "x.csv"], "ends in .json"),
-        (["--budgets", "50%"], "holds the result of a search"),
+        (["--budgets", "50%"], "already contains search results"),
     ],
 )
 def test_what_does_not_fit_is_one_line(searched, arguments, message, capsys, tmp_path) -> None:
     before = sorted(searched.iterdir())
-    out = [] if "--out" in arguments or message.startswith("holds") else ["--out", str(tmp_path / "x.json")]
+    out = [] if "--out" in arguments or message.startswith("already") else ["--out", str(tmp_path / "x.json")]
     assert main(["search", str(searched), *arguments, *out]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -262,7 +273,7 @@ def test_a_run_without_held_out_images_warns(finished, tmp_path, capsys) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget", "50%"], "--budget chooses among the networks of --from-search"),
+        (["--budget", "50%"], "--budget selects a network of --from-search"),
         (["--from-search", "FILE"], "networks for several budgets, 70%, 50%; choose one with --budget"),
         (["--from-search", "FILE", "--budget", "60%"], "no network for budget 60%; it has 70%, 50%"),
         (["--from-search", "nothing.json"], "cannot read a search from nothing.json"),
@@ -283,7 +294,7 @@ def test_a_result_without_a_run_cannot_be_retrained(searched, tmp_path, capsys) 
     content["about"] = {}
     (tmp_path / "bare.json").write_text(json.dumps(content))
     assert main(["train", "--from-search", str(tmp_path / "bare.json"), "--budget", "50%"]) == 2
-    assert "does not say which model and data it belongs to" in capsys.readouterr().err
+    assert "does not name its model and data" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
         SearchResult.from_json(tmp_path)
 

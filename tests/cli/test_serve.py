@@ -32,7 +32,7 @@ def serving(run: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := re.search(r"served at (http://\S+)", line):
+            if found := re.search(r"available at (http://\S+)", line):
                 yield process, found[1]
                 break
         else:
@@ -78,10 +78,22 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
             metadata = client.get("/v2/models/tiny").json()
             body = {"inputs": [{**BODY["inputs"][0], "name": metadata["inputs"][0]["name"]}]}
             assert client.post("/v2/models/tiny/infer", json=body).status_code == 200
-        assert "stopped after 2 answers" in end(process)
+        assert "stopped after answering 2 requests" in end(process)
     assert (
         len(re.findall(r"DEBUG width 1 \((load|asked)\): 1 of 1 rows", (tmp_path / "decisions.log").read_text())) == 2
     )
+
+
+@pytest.mark.slow
+def test_a_nested_run_is_served_with_refinement(train, tmp_path):
+    assert train("--out", str(tmp_path / "run"), "--nested", "0.25,0.5,1") == 0
+    with serving(tmp_path / "run", "--refine", "--slo-ms", "500", "--max-batch", "4") as (process, address):
+        answer = httpx.post(f"{address}/v2/models/digits/infer", json=BODY).json()
+        assert answer["parameters"]["width"] == 1
+        narrow = httpx.post(f"{address}/v2/models/digits/infer", json={**BODY, "parameters": {"width": 0.5}}).json()
+        assert narrow["parameters"]["width"] == 0.5
+        assert narrow["outputs"][0]["data"] != answer["outputs"][0]["data"]
+        assert "stopped after answering 2 requests" in end(process)
 
 
 class Load:
@@ -128,7 +140,7 @@ def test_killed_and_started_again_under_load_every_request_gets_an_answer_or_a_c
         load = Load(address)
         load.wait_for("200", 6)
         out = end(process)  # asked to end: what was accepted is answered
-        answers = int(re.search(r"stopped after (\d+) answers", out)[1])
+        answers = int(re.search(r"stopped after answering (\d+) requests", out)[1])
         load.wait_for("200", answers)
         counted = load.seen["200"]
         assert counted == answers > 5
@@ -151,11 +163,13 @@ def test_killed_and_started_again_under_load_every_request_gets_an_answer_or_a_c
     [
         (["--slo-ms", "0"], "--slo-ms is 0.0; give a number above 0"),
         (["--load", "1.5"], "--load is 1.5; give a share above 0 and at most 1"),
-        (["--port", "70000"], "--port is 70000; give one from 0 to 65535"),
+        (["--refine"], "--refine needs a nested network"),
+        (["--refine", "--engine", "onnx"], "--refine needs --engine torch"),
+        (["--port", "70000"], "--port is 70000; give a port from 0 to 65535"),
         (["--widths", "0.1"], "width 0.1 is outside [0.25, 1]"),
         (["--token-file", "nowhere"], "cannot read --token-file nowhere"),
         (["--log", "nowhere/log"], "cannot write --log nowhere/log"),
-        (["--name", "a/b"], "the name 'a/b' is part of addresses"),
+        (["--name", "a/b"], "the name 'a/b' is part of URLs"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(finished, capsys, arguments, message):
@@ -173,7 +187,7 @@ def test_a_port_that_is_taken_is_one_line(finished, capfd):
         taken.listen()
         port = str(taken.getsockname()[1])
         assert main(["serve", str(finished), "--port", port, "--max-batch", "1"]) == 2
-    assert f"cannot listen at 127.0.0.1, port {port}; choose another one" in capfd.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {port}; choose another one" in capfd.readouterr().err
 
 
 def test_a_missing_extra_is_one_line(finished, capsys, monkeypatch):
@@ -183,10 +197,11 @@ def test_a_missing_extra_is_one_line(finished, capsys, monkeypatch):
 
 
 def test_beyond_this_machine_without_a_token_is_warned_of(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("{}")
     assert main(["serve", str(tmp_path), "--host", "0.0.0.0"]) == 2
-    assert "warning: whoever reaches 0.0.0.0 can use this server" in capsys.readouterr().err
+    assert "warning: anyone who reaches 0.0.0.0 can use this server" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_one_line(tmp_path, capsys):
     assert main(["serve", str(tmp_path)]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(unbroken: Path, tiny_dat
     done = train(tmp_path, tiny_data, fault="interrupted")
     assert done.returncode != 0
     (line,) = errors(done)
-    assert "keeps epoch 1 of 3" in line
+    assert "has 1 of 3 epochs" in line
     assert f"torchrun --nproc-per-node 2 -m anywidth train --resume {tmp_path / 'run'}" in line
 
     done = together(tmp_path, "train", "--resume", str(tmp_path / "run"))
@@ -156,7 +156,9 @@ def test_the_best_epoch_is_that_of_the_scores(tiny_data: Path, tmp_path: Path) -
 def searched(unbroken: Path) -> Path:
     """The result of a search."""
     file = unbroken / "search.json"
-    assert main(["search", str(unbroken / "run"), "--budgets", "60%", "--piece", "0.5", "--out", str(file)]) == 0
+    assert (
+        main(["search", str(unbroken / "run"), "--budgets", "60%", "--step-fraction", "0.5", "--out", str(file)]) == 0
+    )
     return file
 
 
@@ -185,8 +187,8 @@ def test_a_found_network_is_trained_by_two_processes(searched: Path, tmp_path: P
         ("one fails", "error: cannot read image x.png; remove it"),
         ("all fail", "error: cannot read image x.png; remove it"),
         # torchrun sends the others SIGTERM, which may come before they notice.
-        ("one is killed", ("error: another process of this training has ended", "interrupted: while training")),
-        ("one is ended", ("error: another process of this training has ended", "interrupted: while training")),
+        ("one is killed", ("error: another process of this training ended", "interrupted: while training")),
+        ("one is ended", ("error: another process of this training ended", "interrupted: while training")),
     ],
 )
 def test_the_end_of_one_process_ends_all_with_one_line(
@@ -231,12 +233,12 @@ def test_other_processes_are_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SettingsError, match=r"2 processes on a machine with 1 GPUs; .*--nproc-per-node 1"):
+    with pytest.raises(SettingsError, match=r"2 processes share 1 GPUs; .*--nproc-per-node 1"):
         pick_device("cuda", processes=Processes(count=2, per_machine=2))
 
 
 def test_a_training_goes_on_with_as_many_processes(tmp_path: Path) -> None:
     checkpoint = EpochCheckpoint(tmp_path / "supernet.ckpt")
     checkpoint.load_state_dict(checkpoint.state_dict())
-    with pytest.raises(Exception, match="by 2 processes and this is one by 1; go on with 2"):
+    with pytest.raises(Exception, match="with 2 processes, not 1; resume with 2"):
         checkpoint.load_state_dict({"processes": 2})

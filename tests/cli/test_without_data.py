@@ -29,7 +29,7 @@ def written(folder: Path, *, count: int = 60, pixels: Any = np.uint8) -> Path:
 
 def trained(folder: Path, file: Path, *more: str) -> Path:
     run = folder / "run"
-    fast = ["--epochs", "1", "--batch-size", "16", "--widths", "0.5,1.0", "--samples", "2"]
+    fast = ["--epochs", "1", "--batch-size", "16", "--widths", "0.5,1.0", "--widths-per-step", "2"]
     assert main(["train", "--data", f"npz:{file}", *fast, "--out", str(run), *more]) == 0
     return run
 
@@ -48,7 +48,7 @@ def test_a_width_is_exported_and_its_accuracy_not_measured(moved, tmp_path, caps
     for arguments in (["--width", "0.5"], ["--ladder", "0.5,1"], ["--width", "1", "--format", "torch"]):
         assert main(["export", str(moved), *arguments, "--out", str(tmp_path / "a.onnx")]) == 0
         shown = capsys.readouterr()
-        assert "warning: the accuracy is not measured" in shown.err
+        assert "warning: accuracy was not measured" in shown.err
         assert "not measured" in shown.out
     card = (tmp_path / "a.onnx.md").read_text()
     assert "pixels from 0 to 1, minus 0.5" in card
@@ -119,7 +119,18 @@ def pictures(folder: Path) -> Path:
 
 
 def train_on(folder: Path, run: Path) -> int:
-    fast = ["--epochs", "1", "--batch-size", "4", "--widths", "0.5,1.0", "--samples", "2", "--model", "resnet20"]
+    fast = [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--widths",
+        "0.5,1.0",
+        "--widths-per-step",
+        "2",
+        "--model",
+        "resnet20",
+    ]
     return main(["train", "--data", f"imagefolder:{folder}", *fast, "--out", str(run)])
 
 

@@ -72,7 +72,7 @@ def test_entry_points_add_and_do_not_replace(
 @pytest.mark.parametrize(
     ("value", "message"),
     [("nowhere:GREEN", "green = nowhere:GREEN .* cannot be loaded: No module named 'nowhere'"),
-     ("json:dumps", "is a function; it has to be a Colour")],
+     ("json:dumps", "is a function; it must be a Colour")],
 )  # fmt: skip
 def test_an_entry_point_that_is_wrong_is_named(
     colours: Registry[Colour], tmp_path: Path, value: str, message: str
@@ -80,3 +80,12 @@ def test_an_entry_point_that_is_wrong_is_named(
     entry_points(tmp_path, f"green = {value}")
     with pytest.raises(SearchError, match=message):
         colours.find("green")
+
+
+def test_the_first_of_several_names_that_has_a_record_wins() -> None:
+    colours = Registry(Colour, kind="colour", package="anywidth.core", group="colours", error=SearchError)
+    assert colours.first_of(("red", "blue")) is None
+    blue = colours.add(Colour("blue"))
+    assert colours.first_of(("red", "blue")) is blue
+    assert colours.first_of(("red",), "blue") is blue
+    assert colours.first_of(("red",)) is None

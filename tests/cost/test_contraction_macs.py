@@ -143,7 +143,7 @@ def test_summaries_name_what_adds_up_and_is_not_counted() -> None:
             return torch.linalg.inv(torch.eye(3) + self.o(h) @ self.o(h).transpose(1, 2)) @ self.o(h)
 
     last = aw.Supernet(Inverted(), torch.randn(2, 3, 6)).summary().splitlines()[-1]
-    assert last == "not in the MACs, as are element-wise operators: aten.layer_norm (1), aten.linalg_inv (1)"
+    assert last == "not counted in the MACs, like element-wise operators: aten.layer_norm (1), aten.linalg_inv (1)"
 
 
 class Deformed(nn.Module):

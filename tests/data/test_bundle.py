@@ -41,11 +41,11 @@ def test_bundle_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test": Empty()}, "'mine': test holds no image"),
+        ({"test": Empty()}, "'mine': test is empty"),
         ({"train": Stream()}, "'mine': train has no length"),
         ({"input_shape": (1, 4)}, r"input_shape is \(1, 4\)"),
         ({"input_shape": (1, 0, 4)}, "each at least 1"),
-        ({"classes": ()}, "names no class"),
+        ({"classes": ()}, "no class names"),
     ],
 )
 def test_bundle_refuses(changes: dict[str, object], message: str) -> None:

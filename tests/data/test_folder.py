@@ -102,14 +102,14 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_no_class_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no folder per class"):
+    with pytest.raises(DataError, match="has no class folders"):
         load(tmp_path)
 
 
 def test_empty_class_folder(tmp_path: Path) -> None:
     write_class(tmp_path / "cat", 2)
     (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match=r"classes dog.*add images to it or remove it"):
+    with pytest.raises(DataError, match=r"classes dog.*add images or remove the class folder"):
         load(tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_damaged_image_is_named_when_it_is_read(tmp_path: Path, workers: int) ->
     loaders = make_loaders(bundle, batch_size=4, seed=0, workers=workers)
     # Its message alone, without the traceback of the process that read it.
     with pytest.raises(
-        ImageError, match=r"^cannot read image [^\n]*cat/0\.png[^\n]*; replace or remove the file, or leave such .*$"
+        ImageError, match=r"^cannot read image [^\n]*cat/0\.png[^\n]*; replace or remove the file, or skip .*$"
     ):
         _ = [*loaders.train, *loaders.test]
 
@@ -160,5 +160,5 @@ def test_a_test_part_beside_a_validation_part_is_said_to_be_unused(tmp_path: Pat
         for name in ("cat", "dog"):
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (40, 40)).save(tmp_path / part / name / "0.png")
-    with pytest.warns(UserWarning, match="val/ are the test images, test/ is not used"):
+    with pytest.warns(UserWarning, match="val/ is used for testing, test/ is ignored"):
         load_data(f"imagefolder:{tmp_path}")

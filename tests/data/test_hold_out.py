@@ -70,7 +70,7 @@ class Anything(Dataset):
 def test_what_cannot_be_held_out_is_told() -> None:
     bundle = load_data("digits")
     for share in (0.0, 1.0, -0.5, 0.999):
-        with pytest.raises(DataError, match="held out"):
+        with pytest.raises(DataError, match="cannot hold out"):
             hold_out(bundle, share)
     other = DataBundle(
         name="mine",

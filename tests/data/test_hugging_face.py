@@ -84,16 +84,16 @@ def test_a_folder_of_images_is_read_as_well(tmp_path) -> None:
 
 
 def test_what_is_no_set_of_labelled_images_is_told(tmp_path) -> None:
-    with pytest.raises(DataError, match="has no split train, only other"):
+    with pytest.raises(DataError, match="has no train split, only other"):
         load_data(saved(tmp_path / "a", {"other": split(4)}))
     with pytest.raises(DataError, match=r"no column of type Image, only id \(Value\), label"):
         load_data(saved(tmp_path / "b", split(4).remove_columns("img")))
-    with pytest.raises(DataError, match=r"some training images have no label"):
+    with pytest.raises(DataError, match=r"some training images are unlabelled"):
         load_data(saved(tmp_path / "c", {"train": split(4, label=-1), "test": split(4)}))
     (tmp_path / "d").mkdir()
     with pytest.raises(DataError, match="cannot be opened"):
         load_data(f"hf:{tmp_path / 'd'}")
-    with pytest.raises(DataError, match="names no path; write hf:NAME"):
+    with pytest.raises(DataError, match="needs a path; write hf:NAME"):
         load_data("hf:")
 
 

@@ -158,7 +158,7 @@ def test_processes_share_the_images_and_test_each_once() -> None:
 
 
 def test_workers_for_images_in_memory_warn() -> None:
-    with pytest.warns(NoEffectWarning, match="workers=2 does nothing for 'digits'"):
+    with pytest.warns(NoEffectWarning, match="workers=2 has no effect for 'digits'"):
         make_loaders(load_data("digits"), batch_size=8, seed=0, workers=2)
 
 

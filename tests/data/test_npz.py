@@ -103,7 +103,7 @@ def test_truncated_archive(tmp_path: Path) -> None:
 def test_single_array(tmp_path: Path) -> None:
     with (tmp_path / "set.npz").open("wb") as file:
         np.save(file, BYTES)
-    with pytest.raises(DataError, match="holds a single array"):
+    with pytest.raises(DataError, match="contains a single unnamed array"):
         load_data(f"npz:{tmp_path}/set.npz")
 
 
@@ -115,26 +115,47 @@ NAN[7, 0, 0, 0] = np.nan
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": BYTES}, "has images; give it x_train"),
-        ({"x_train": BYTES, "y_train": LABELS}, "has x_train, y_train; give it"),
-        ({"x": BYTES, "y": LABELS, "x_test": BYTES}, "x_test, x, y; give it"),
+        ({"images": BYTES}, "contains images; it needs x_train"),
+        ({"x_train": BYTES, "y_train": LABELS}, "contains x_train, y_train; it needs"),
+        ({"x": BYTES, "y": LABELS, "x_test": BYTES}, "x_test, x, y; it needs"),
         ({"x": BYTES[:9], "y": LABELS}, "x and y of .*: 9 images but 20 labels"),
         ({"x": BYTES, "y": LABELS - 1}, "label 0 is -1"),
         ({"x": BYTES, "y": LABELS.astype(float)}, "y of .* is float64"),
         ({"x": BYTES, "y": np.eye(20, dtype=int)}, "argmax"),
-        ({"x": NAN, "y": LABELS}, "1 of 20 images hold NaN or infinity, the first is image 7"),
+        ({"x": NAN, "y": LABELS}, "1 of 20 images contain NaN or infinity, the first is image 7"),
         ({"x": BYTES.astype(int), "y": LABELS}, "x of .* is int64; give uint8"),
         ({"x": BYTES[..., None], "y": LABELS}, r"has shape \(20, 6, 7, 3, 1\)"),
         ({"x": BYTES.transpose(0, 3, 1, 2), "y": LABELS}, "channels first; put them last"),
         ({"x": FLOATS.transpose(0, 2, 3, 1), "y": LABELS}, "channels last; put them first"),
-        ({"x": BYTES, "y": LABELS * 1000}, "a label is 3000, more than there are images"),
-        ({"x": BYTES, "y": LABELS, "classes": np.array(["a", "b"])}, "names 2 classes but a label is 3"),
-        ({"x": BYTES[:0], "y": LABELS[:0]}, "there is no image"),
+        ({"x": BYTES, "y": LABELS * 1000}, "label 3000 exceeds the number of images"),
+        ({"x": BYTES, "y": LABELS, "classes": np.array(["a", "b"])}, "has 2 names but a label is 3"),
+        ({"x": BYTES[:0], "y": LABELS[:0]}, "there are no images"),
         ({"x": BYTES, "y": LABELS.astype(object)}, "allow_pickle=False; write plain arrays"),
-        ({"x": BYTES[:5], "y": LABELS[:5]}, "class 1 has one image"),
+        ({"x": BYTES[:5], "y": LABELS[:5]}, "class 1 has only one image"),
         (parts(BYTES, LABELS) | {"x_test": BYTES[:5, :5]}, r"\(3, 6, 7\) but test images \(3, 5, 7\)"),
     ],
 )
 def test_refuses(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(tmp_path, **arrays)
+
+
+def test_crop_flip_changes_training_images_only(tmp_path: Path) -> None:
+    images = np.arange(20 * 8 * 8 * 3, dtype=np.uint8).reshape(20, 8, 8, 3)
+    path = tmp_path / "a.npz"
+    np.savez(path, x=images, y=np.arange(20) % 2)
+    plain, changed = (load_data(f"npz:{path}", augment=kind) for kind in ("auto", "crop-flip"))
+    every = torch.arange(16)
+    torch.manual_seed(0)
+    before, after = stored(plain).take(every)[0], stored(changed).take(every)[0]
+    assert before.shape == after.shape
+    assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) >= 8
+    assert isinstance(plain.test, TensorImages)
+    assert isinstance(changed.test, TensorImages)
+    assert torch.equal(plain.test.take(torch.arange(4))[0], changed.test.take(torch.arange(4))[0])
+
+
+@pytest.mark.parametrize("source", ["digits", "imagefolder:photos"])
+def test_crop_flip_is_refused_where_the_data_has_an_augmentation_of_its_own(source: str) -> None:
+    with pytest.raises(DataError, match="crop-flip is for npz:FILE"):
+        load_data(source, augment="crop-flip")

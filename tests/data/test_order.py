@@ -68,9 +68,9 @@ def test_processes_share_the_images() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 2, "seed": -1}, "seed is -1"),
-        ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2 processes"),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank is 2 with 2 processes"),
         ({"batch_size": 2, "shuffle": "sometimes"}, "choose epoch, once or never"),
-        ({"batch_size": 8, "drop_last": True}, "no batch of 8"),
+        ({"batch_size": 8, "drop_last": True}, "do not fill a batch of 8"),
         ({"batch_size": 2, "world_size": 6}, "5 images over 6 processes"),
     ],
 )

@@ -69,7 +69,7 @@ def test_images_on_disk_are_changed_before_they_become_numbers(tmp_path) -> None
     assert "RandAugment" not in str(transform_of(held))
 
 
-@pytest.mark.parametrize(("dtype", "magnitude", "text"), [(torch.float32, 9, "8 bits"), (torch.uint8, 31, "0 to 30")])
+@pytest.mark.parametrize(("dtype", "magnitude", "text"), [(torch.float32, 9, "8-bit"), (torch.uint8, 31, "0 to 30")])
 def test_what_cannot_be_augmented_is_told(dtype, magnitude, text) -> None:
     with pytest.raises(DataError, match=text):
         with_rand_augment(in_memory(dtype), magnitude=magnitude)

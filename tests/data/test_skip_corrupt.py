@@ -125,7 +125,7 @@ def test_left_out_images_are_told_once_for_all_networks_of_a_run(
 
     assert main([*command, "--individual", "2", "--out", run]) == 0
     assert told() == [training, test]
-    assert main(["search", run, "--budgets", "90%", "--piece", "0.5", "--out", found]) == 0
+    assert main(["search", run, "--budgets", "90%", "--step-fraction", "0.5", "--out", found]) == 0
     capsys.readouterr()
     assert main(["train", "--from-search", found, "--out", str(tmp_path / "again")]) == 0
     assert told() == [training, test]

@@ -21,5 +21,5 @@ def test_two_images_per_class_are_enough() -> None:
 
 
 def test_single_image_of_a_class() -> None:
-    with pytest.raises(DataError, match="faces: class 7 has one image"):
+    with pytest.raises(DataError, match="faces: class 7 has only one image"):
         stratified_split([1, 1, 7], seed=0, where="faces")

@@ -121,7 +121,7 @@ def test_augmentation_draws_from_its_generator_alone(augment: Callable[..., Tens
         (torch.zeros(2, 1, 4, 4), torch.zeros(3).long(), "2 images but 3 labels"),
         (torch.zeros(0, 1, 4, 4), torch.zeros(0).long(), "no image"),
         (torch.zeros(2, 1, 4, 4), torch.tensor([0, -1]), "label 1 is -1"),
-        (torch.full((2, 1, 4, 4), torch.nan), torch.zeros(2).long(), "2 of 2 images hold NaN"),
+        (torch.full((2, 1, 4, 4), torch.nan), torch.zeros(2).long(), "2 of 2 images contain NaN"),
     ],
 )
 def test_refuses(images: torch.Tensor, labels: torch.Tensor, message: str) -> None:

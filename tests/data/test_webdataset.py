@@ -110,7 +110,7 @@ def test_a_part_can_be_held_out(folder: Path) -> None:
     [
         (lambda folder: (folder / "set-train-0000.tar").rename(folder / "set-train-0002.tar"), None),
         (lambda folder: write(folder / "set-train-0003.tar", samples(20, 1)), "number 2 is missing"),
-        (lambda folder: write(folder / "set-train-0002.tar", {}), "set-train-0002.tar holds no image"),
+        (lambda folder: write(folder / "set-train-0002.tar", {}), "set-train-0002.tar contains no images"),
         (lambda folder: (folder / "set-val-0000.tar").write_bytes(b"x" * 2000), "cannot read shard .*val-0000.tar"),
         (lambda folder: write(folder / "set-train-0002.tar", {"a.cls": b"0"}), "sample '/a' has no image"),
         (lambda folder: write(folder / "set-train-0002.tar", {"a.png": png(), "b.png": png(), "b.cls": b"1"}),
@@ -118,9 +118,9 @@ def test_a_part_can_be_held_out(folder: Path) -> None:
         (lambda folder: write(folder / "set-train-0002.tar", {"a.png": png(), "a.cls": b"cat"}),
          "the label a.cls is b'cat'"),
         (lambda folder: write(folder / "set-train-0002.tar", {"a.png": png(), "a.cls": b"2"}),
-         "labels go from 0 to 2, but there are 2 classes"),
+         "labels range from 0 to 2, but there are 2 classes"),
         (lambda folder: (folder / "classes.json").write_text("{"), "cannot read .*classes.json"),
-        (lambda folder: [shard.unlink() for shard in folder.glob("*train*")], "no shard of training images"),
+        (lambda folder: [shard.unlink() for shard in folder.glob("*train*")], "no training shards"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(folder: Path, spoil, message: str | None) -> None:
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_named(folder: Path, spoil, message: str | None) -> Non
 def test_a_shard_that_is_cut_off_is_named(folder: Path, left: float) -> None:
     shard = write(folder / "set-train-0001.tar", {"a.cls": b"0", "a.png": png((200, 200))})
     shard.write_bytes(shard.read_bytes()[: int(left * 120_000)])
-    with pytest.raises(DataError, match="cannot read shard .*set-train-0001.tar: .*it is cut off"):
+    with pytest.raises(DataError, match="cannot read shard .*set-train-0001.tar: .*it is truncated"):
         load_data(f"webdataset:{folder}")
 
 

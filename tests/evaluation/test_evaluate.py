@@ -61,7 +61,7 @@ def test_own_score(net: aw.Supernet, data: tuple[Tensor, Tensor]) -> None:
 def test_errors(net: aw.Supernet, data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UncalibratedError, match="width 0.7 has no .*calibrated: 0.5"):
         aw.evaluate(net, [data], 0.7)
-    with pytest.raises(DataError, match="gave no data"):
+    with pytest.raises(DataError, match="loader is empty"):
         aw.evaluate(net, [], 0.5)
     with pytest.raises(DataError, match="pairs"):
         aw.evaluate(net, [(data[0], data[1], data[1])], 0.5)

@@ -26,7 +26,7 @@ UNFIT = [
     (torch.randn(4, 3), LONG[:3], r"int64 of shape \(3,\)"),
     (torch.randn(4), LONG, r"float32 of shape \(4,\)"),
     (torch.randn(4, 3), None, "NoneType"),
-    (torch.randn(4, 3), torch.tensor([0, 3, 0, 0]), "class 3, but the output has 3 classes, which are 0 to 2"),
+    (torch.randn(4, 3), torch.tensor([0, 3, 0, 0]), "class 3, but the output has 3 classes, numbered 0 to 2"),
     (torch.randn(4, 3), torch.tensor([0, -100, 0, 0]), "class -100, but the output has 3"),
 ]
 
@@ -47,10 +47,10 @@ def test_top1_by_hand(dtype: torch.dtype) -> None:
 
 
 SCORES = [
-    (lambda output, target: F.cross_entropy(output, target), r"gave float32 of shape \(\) for 4 samples"),
-    (lambda output, target: 1.0, "gave float for 4 samples"),
-    (lambda output, target: output, r"gave float32 of shape \(4, 3\) for 4 samples"),
-    (lambda output, target: output.argmax(1)[:2], r"gave int64 of shape \(2,\) for 4 samples"),
+    (lambda output, target: F.cross_entropy(output, target), r"returned float32 of shape \(\) for 4 samples"),
+    (lambda output, target: 1.0, "returned float for 4 samples"),
+    (lambda output, target: output, r"returned float32 of shape \(4, 3\) for 4 samples"),
+    (lambda output, target: output.argmax(1)[:2], r"returned int64 of shape \(2,\) for 4 samples"),
     (lambda output, target: output[:, 0] / 0, "for 4 of 4 samples"),
     (lambda output, target: torch.where(target == 1, float("nan"), output[:, 0]), "is nan for 1 of 4 samples"),
 ]

@@ -88,7 +88,7 @@ def test_json_there_and_back(curve: Spectrum, tmp_path: Path) -> None:
 
 def test_writing_into_a_file_as_a_folder_is_a_clear_error(curve: Spectrum, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match="could not write"):
+    with pytest.raises(CheckpointError, match="cannot write"):
         curve.to_csv(tmp_path / "file" / "curve.csv")
 
 

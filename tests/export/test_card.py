@@ -20,7 +20,7 @@ def test_a_card_has_a_header_for_hubs_and_the_facts():
     text = model_card(written(Path("a/small.onnx"), ("0.35",)), CardFacts(**FACTS, license="mit", accuracy=[97.25]))
     _, header, body = text.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "mit"
-    for fact in ("DigitsNet on digits, width 0.35", "`small.onnx`, 4,321 bytes", "1 x 8 x 8", "10 classes", "| licence | mit |",
+    for fact in ("DigitsNet on digits, width 0.35", "`small.onnx`, 4,321 bytes", "1 x 8 x 8", "10 classes", "| license | mit |",
                  "| 0.35 | 97.25 % | 1,000 | 1,000 |"):  # fmt: skip
         assert fact in body
     assert "input `width`" not in body
@@ -30,7 +30,7 @@ def test_a_ladder_lists_its_widths_and_what_is_not_known_is_said():
     text = model_card(written(Path("l.onnx"), ("0.25", "1")), CardFacts(**FACTS, accuracy=[90.0, None]))
     assert "| 0.25 | 90.00 % |" in text
     assert "| 1 | not measured | 2,000 |" in text
-    assert "licence | unknown: ask" in text
+    assert "license | unknown: ask" in text
     assert "input `width`" in text
 
 
@@ -47,4 +47,4 @@ def test_a_card_says_what_goes_in_and_what_comes_out():
     text = model_card(written(Path("m.onnx"), ("1",)), facts)
     assert "batches of 3 x 32 x 32: pixels from 0 to 1, minus 0.5, 0.25, 0.1, divided by 1, 2, 3 by channel" in text
     assert "2 classes, in this order: cat, a\\|b" in text
-    assert "their numbers do not go from 0 to 1" in model_card(written(Path("m.onnx"), ("1",)), CardFacts(**FACTS))
+    assert "values are not pixels from 0 to 1" in model_card(written(Path("m.onnx"), ("1",)), CardFacts(**FACTS))

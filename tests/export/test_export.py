@@ -143,7 +143,7 @@ def test_a_forward_for_one_batch_size_is_an_error_with_a_way_out(tmp_path):
 def test_the_format_comes_from_the_ending_or_is_asked_for(net, tmp_path):
     assert aw.export(net, 0.5, tmp_path / "a.bin", "torch").format == "torch"
     assert load_dense(tmp_path / "a.bin", Residual()).head.in_features == 8
-    with pytest.raises(ExportError, match="'a.bin' means no format"):
+    with pytest.raises(ExportError, match="'a.bin' matches no format"):
         aw.export(net, 0.5, tmp_path / "a.bin")
     with pytest.raises(ExportError, match="'tflite' is unknown; choose one of onnx, pt2, torch"):
         aw.export(net, 0.5, tmp_path / "a.onnx", "tflite")

@@ -64,6 +64,6 @@ def test_a_trained_network_with_batch_norms_loses_little(tmp_path):
 
 
 def test_no_images_are_an_error(wide, tmp_path):
-    with pytest.raises(DataError, match="gave no data"):
+    with pytest.raises(DataError, match="loader is empty"):
         export_int8(wide, 0.5, tmp_path / "small.onnx", [])
     assert not list(tmp_path.iterdir())

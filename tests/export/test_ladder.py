@@ -108,7 +108,7 @@ def test_switches_and_channels_that_are_no_leading_block(tmp_path):
 
 def test_wrong_widths_are_errors(net, tmp_path):
     path = tmp_path / "a.onnx"
-    with pytest.raises(WidthError, match="two widths or more"):
+    with pytest.raises(WidthError, match="at least two widths"):
         aw.export_ladder(net, [0.5, 0.5], path)
     with pytest.raises(WidthError, match=r"0.5 and 0.501 are the same network"):
         aw.export_ladder(net, [0.5, 0.501], path)

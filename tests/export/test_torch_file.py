@@ -53,9 +53,9 @@ def test_wrong_files_are_errors_and_leave_the_model(tmp_path):
     damaged, foreign = tmp_path / "damaged.safetensors", tmp_path / "foreign.safetensors"
     damaged.write_bytes(good.read_bytes()[:500])
     save_file({"weight": torch.zeros(2)}, foreign)
-    for path, message in ((tmp_path / "no", "there is no file"), (damaged, "is damaged"), (foreign, "was not written")):
+    for path, message in ((tmp_path / "no", "does not exist"), (damaged, "is damaged"), (foreign, "was not written")):
         with pytest.raises(CheckpointError, match=message):
             load_dense(path, model)
-    with pytest.raises(CheckpointError, match=r"of another model \(written from Residual, loaded into Sequential\)"):
+    with pytest.raises(CheckpointError, match=r"to another model \(written from Residual, loaded into Sequential\)"):
         load_dense(good, nn.Sequential(nn.Linear(3, 4)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -76,7 +76,7 @@ class Stubborn(nn.ReLU):
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
-    (made_for_inference, r"^a.weight was made under torch.inference_mode.*clone"),
+    (made_for_inference, r"^a.weight was created under torch.inference_mode.*clone"),
     (meta, r"^a.weight is on the meta device.*to_empty"),
     (lazy, r"^middle.weight has no shape yet; call the model once"),
     (scripted, r"^middle \(RecursiveScriptModule\) is a scripted module"),
@@ -141,3 +141,67 @@ def test_things_that_cannot_be_copied_are_shared(extra: Callable[[], Any]) -> No
         torch.testing.assert_close(net.extract(1.0)(x), model(x))
     if hasattr(model.extra, "close"):
         model.extra.close()
+
+
+class Carrying(nn.Module):
+    """A layer that adds what the last call left in an attribute."""
+
+    def __init__(self, *, uses: bool) -> None:
+        super().__init__()
+        self.a, self.o, self.uses = nn.Linear(6, 32), nn.Linear(32, 4), uses
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        if self.uses and self.last is not None:
+            hidden = hidden + self.last
+        self.last = hidden
+        return self.o(hidden)
+
+
+def test_state_in_a_plain_attribute_is_refused() -> None:
+    x = torch.randn(2, 6)
+    with pytest.raises(AnalysisError, match=r"forward of Carrying keeps 'last' .* register it as a buffer"):
+        aw.Supernet(Carrying(uses=True), x)
+    assert aw.Supernet(Carrying(uses=False), x).elastic_share == 1
+
+
+class Writing(nn.Module):
+    """A layer that changes its input in place."""
+
+    def __init__(self, write: Callable[[Tensor], object], *, in_training_only: bool = False) -> None:
+        super().__init__()
+        self.a, self.o, self.write, self.only = nn.Linear(6, 32), nn.Linear(32, 4), write, in_training_only
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or not self.only:
+            self.write(x)
+        return self.o(self.a(x).relu())
+
+
+@pytest.mark.parametrize("in_training_only", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [lambda x: x.mul_(2), lambda x: x[:, 0].fill_(1), lambda x: x.view(-1).detach().zero_(), nn.ReLU(inplace=True)],
+    ids=["whole", "part", "view", "module"],
+)
+def test_a_forward_that_changes_its_input_is_refused(write: Callable[[Tensor], object], in_training_only: bool) -> None:
+    x = torch.randn(2, 6)
+    before = x.clone()
+    with pytest.raises(AnalysisError, match=r"forward of Writing changes its input of shape \(2, 6\) .* x.clone"):
+        aw.Supernet(Writing(write, in_training_only=in_training_only), x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.eye(6).to_sparse(), r"sparse tensor \(torch.sparse_coo\)"),
+        (torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(2, 6)], layout=torch.jagged), "nested tensor"),
+        (torch.ones(2, 6, device="meta"), "on the meta device"),
+    ],
+    ids=["sparse", "nested", "meta"],
+)
+def test_inputs_that_are_not_dense_are_refused(inputs: Tensor, message: str) -> None:
+    with pytest.raises(AnalysisError, match=f"one of example_inputs is .*{message}"):
+        aw.Supernet(Net(), inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.groups.branches import compares
+from anywidth.groups.branches import compared_numbers
+
+LIMIT = 40
 
 
 class Net(nn.Module):
@@ -149,10 +152,41 @@ def test_what_compares() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return helper(x)
 
-    assert not compares(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
-    assert compares(Block(3, 3))
-    assert compares(Helper())
+    assert compared_numbers(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) is None
+    assert compared_numbers(Block(3, 3)) is not None
+    assert compared_numbers(Helper()) is not None
 
 
 def helper(x: Tensor) -> Tensor:
     return x if x.shape[0] > 2 else -x
+
+
+class Limited(nn.Module):
+    """Turns channels round in sequences that are longer than a limit."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.where, self.limit, self.config = where, 40, SimpleNamespace(limit=40)
+        limit = 40
+        self.reached = lambda length: length > limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        if self.where == "attribute":
+            reached = x.shape[1] > self.limit
+        elif self.where == "config":
+            reached = x.shape[1] > self.config.limit
+        elif self.where == "global":
+            reached = x.shape[1] > LIMIT
+        else:
+            reached = self.reached(x.shape[1])
+        return self.o(self.b(x.flip(-1) if reached else x).relu())
+
+
+@pytest.mark.parametrize("where", ["attribute", "config", "global", "closure"])
+def test_limits_that_are_not_in_code_are_found(where: str) -> None:
+    net = aw.Supernet(Limited(where), torch.randn(2, 16, 8))
+    frozen = {group.name: group.frozen for group in net.groups}
+    assert frozen["b"] is None
+    assert "for inputs of shape (2, 41, 8)" in str(frozen["a"])

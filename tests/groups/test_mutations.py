@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,43 +16,42 @@ import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.groups.flow import Flow, Value
 from anywidth.groups.labels import FIXED, Array, varying
-from anywidth.groups.rules import registry
-from anywidth.groups.rules.registry import Call, Result, Rule
+from anywidth.groups.operators import OPERATORS, Call, Result, Rule
 from proofs import masked
 from zoo import Case
 
 Mutation = Callable[[Flow, Array], "Array | None"]
 
 
-def _last(facet: Array) -> int:
-    return max(varying(facet), key=lambda dim: facet.shape[dim])
+def _last(label_array: Array) -> int:
+    return max(varying(label_array), key=lambda dim: label_array.shape[dim])
 
 
-def reversed_order(flow: Flow, facet: Array) -> Array:
+def reversed_order(flow: Flow, label_array: Array) -> Array:
     """The labels in reverse."""
-    return np.flip(facet, _last(facet))
+    return np.flip(label_array, _last(label_array))
 
 
-def off_by_one(flow: Flow, facet: Array) -> Array:
+def off_by_one(flow: Flow, label_array: Array) -> Array:
     """The labels moved by one position."""
-    return np.roll(facet, 1, _last(facet))
+    return np.roll(label_array, 1, _last(label_array))
 
 
-def off_by_half(flow: Flow, facet: Array) -> Array:
+def off_by_half(flow: Flow, label_array: Array) -> Array:
     """The labels moved by half of their number."""
-    dim = _last(facet)
-    return np.roll(facet, facet.shape[dim] // 2, dim)
+    dim = _last(label_array)
+    return np.roll(label_array, label_array.shape[dim] // 2, dim)
 
 
-def dropped(flow: Flow, facet: Array) -> None:
+def dropped(flow: Flow, label_array: Array) -> None:
     """No labels at all."""
 
 
-def first_for_all(flow: Flow, facet: Array) -> Array:
+def first_for_all(flow: Flow, label_array: Array) -> Array:
     """The labels of a part of the positions, repeated."""
-    dim = _last(facet)
-    size = facet.shape[dim]
-    return np.take(facet, np.arange(size) % max(1, size // 2), dim)
+    dim = _last(label_array)
+    size = label_array.shape[dim]
+    return np.take(label_array, np.arange(size) % max(1, size // 2), dim)
 
 
 MUTATIONS: dict[str, Mutation] = {
@@ -70,8 +70,10 @@ def mutated(rule: Rule, mutation: Mutation) -> Rule:
         result = rule(flow, call)
         for value in result if isinstance(result, list) else [result]:
             if isinstance(value, Value) and value.tensor is None:
-                facets = [mutation(flow, f) if varying(f) and (f != FIXED).all() else f for f in value.facets]
-                value.facets = [facet for facet in facets if facet is not None]
+                label_arrays = [
+                    mutation(flow, f) if varying(f) and (f != FIXED).all() else f for f in value.label_arrays
+                ]
+                value.label_arrays = [label_array for label_array in label_arrays if label_array is not None]
         return result
 
     return broken
@@ -84,11 +86,15 @@ def transposed(rule: Rule) -> Rule:
         result = rule(flow, call)
         for value in result if isinstance(result, list) else [result]:
             if isinstance(value, Value) and value.tensor is None and len(value.shape) > 1:
-                for number, facet in enumerate(value.facets):
-                    dim = _last(facet) if varying(facet) else 0
+                for number, label_array in enumerate(value.label_arrays):
+                    dim = _last(label_array) if varying(label_array) else 0
                     for other in range(len(value.shape)):
-                        if varying(facet) == {dim} and other != dim and value.shape[other] == facet.shape[dim]:
-                            value.facets[number] = np.swapaxes(facet, dim, other)
+                        if (
+                            varying(label_array) == {dim}
+                            and other != dim
+                            and value.shape[other] == label_array.shape[dim]
+                        ):
+                            value.label_arrays[number] = np.swapaxes(label_array, dim, other)
                             break
         return result
 
@@ -119,7 +125,7 @@ class Net(nn.Module):
 
 NETS: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "convolution": ("aten.conv1d", lambda net, x, h: h),
-    "addition": ("aten.where", lambda net, x, h: h + net.other(x).sigmoid()),
+    "addition": ("aten.add", lambda net, x, h: h + net.other(x).sigmoid()),
     "linear": ("aten.linear", lambda net, x, h: net.mix(h.transpose(1, 2)).transpose(1, 2)),
     "matmul": ("aten.matmul", lambda net, x, h: net.mix.weight @ h),
     "einsum": ("aten.einsum", lambda net, x, h: torch.einsum("oc,bcn->bon", net.mix.weight, h)),
@@ -173,10 +179,12 @@ def wrong(net: aw.Supernet, x: Tensor) -> list[str]:
     found = []
     elastic = net.analysis.elastic
     generator = torch.Generator().manual_seed(1)
-    configs = [{g.name: int(torch.randint(1, g.units + 1, (), generator=generator)) * g.unit for g in elastic}]
+    configs = [{g.name: int(torch.randint(1, g.blocks + 1, (), generator=generator)) * g.block_size for g in elastic}]
     for group in elastic:
         whole = {g.name: g.channels for g in elastic}
-        configs += [whole | {group.name: units * group.unit} for units in {1, (group.units + 1) // 2, group.units - 1}]
+        configs += [
+            whole | {group.name: blocks * group.block_size} for blocks in {1, (group.blocks + 1) // 2, group.blocks - 1}
+        ]
     case = Case(name="mutated", build=lambda: net.model, inputs=lambda: x)
     for channels in configs:
         config = aw.WidthConfig(channels)
@@ -203,14 +211,15 @@ def supernet(name: str, x: Tensor) -> aw.Supernet:
 def check(name: str, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 3, 12)
     operator, calls = NETS[name][0], []
-    rule = registry._RULES[operator]
+    record = OPERATORS.find(operator)
+    rule = record.labels
     broken = transposed(rule) if mutation == "transposed" else mutated(rule, MUTATIONS[mutation])
 
     def counted(flow: Flow, call: Call) -> Result:
         calls.append(call)
         return broken(flow, call)
 
-    monkeypatch.setitem(registry._RULES, operator, counted)
+    monkeypatch.setitem(OPERATORS._records, operator, replace(record, labels=counted))
     try:
         net = supernet(name, x)
     except ValueError:  # labels that do not fit the shapes: as loud as can be

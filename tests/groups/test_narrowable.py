@@ -73,7 +73,7 @@ def test_pixel_shuffles_by_hand_leave_channels_elastic(
 ) -> None:
     model, x = Between(lambda _, h: how(h), read=4).eval(), torch.randn(2, 3, SIDE, SIDE)
     net = aw.Supernet(model, x, divisor=1)
-    assert [(group.name, group.unit) for group in net.analysis.elastic] == [("a", 4)]
+    assert [(group.name, group.block_size) for group in net.analysis.elastic] == [("a", 4)]
     for kept in (4, 12):
         assert_built_alike(net, x, kept, rows(kept), range(kept // 4), lambda _, h: how(h))
 

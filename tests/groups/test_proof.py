@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ import anywidth as aw
 from anywidth.core.errors import AnalysisError
 from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.flow import Flow, Value
+from anywidth.groups.observed import Reads
+from anywidth.groups.operators import OPERATORS, Call, Result
 from anywidth.groups.prover import Failure, Prover
-from anywidth.groups.rules import registry
-from anywidth.groups.rules.registry import Call, Result
 
 
 @torch.library.custom_op("anywidth_tests::reverse_channels", mutates_args=())
@@ -54,11 +55,11 @@ def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
 
 def unmoved(flow: Flow, call: Call) -> Result:
     """A rule that is wrong for every operator that moves anything."""
-    return Value(call.shape, flow.facets(call.args[0]))
+    return Value(call.shape, flow.label_arrays(call.args[0]))
 
 
 def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
+    monkeypatch.setitem(OPERATORS._records, "aten.flip", replace(OPERATORS.find("aten.flip"), labels=unmoved))
     net = aw.Supernet(Net(), torch.randn(1, 1, 4, 4))
     reasons = {group.name: group.frozen for group in net.groups}
     assert "differs from the masked one" in (reasons["first"] or "")
@@ -90,7 +91,7 @@ def test_attention_is_narrowed_by_whole_heads() -> None:
     net = aw.Supernet(model, torch.randn(2, 7, 5), divisor=1)
     heads = next(group for group in net.groups if group.name == "1.qkv")
     assert heads.frozen is None
-    assert (heads.channels, heads.unit) == (72, 24)
+    assert (heads.channels, heads.block_size) == (72, 24)
     sub = net.subnet(aw.WidthConfig({"0": 10, "1.qkv": 48, "1.proj": 12}))
     assert sub.get_submodule("1").num_heads == 2
     assert model.get_submodule("1").num_heads == 3
@@ -106,7 +107,7 @@ def test_a_model_that_cannot_be_captured_says_so() -> None:
 
     with pytest.raises(AnalysisError, match="Branches could not be captured"):
         aw.Supernet(Branches(), torch.randn(1, 4))
-    with pytest.raises(AnalysisError, match="example_inputs has no tensor"):
+    with pytest.raises(AnalysisError, match="example_inputs contains no tensor"):
         aw.Supernet(nn.Linear(2, 2), "an image")
 
 
@@ -173,7 +174,7 @@ def test_what_fails_twice_in_a_class_is_frozen_in_all_of_it(monkeypatch: pytest.
         proofs.append(len(groups))
         return prove(self, analysis, groups, draws)
 
-    monkeypatch.setitem(registry._RULES, "aten.flip", unmoved)
+    monkeypatch.setitem(OPERATORS._records, "aten.flip", replace(OPERATORS.find("aten.flip"), labels=unmoved))
     monkeypatch.setattr(Prover, "prove", counted)
     net = aw.Supernet(nn.Sequential(Layer(1, 4), *(Flipped() for _ in range(16))), torch.randn(1, 1, 4, 4))
     assert [group.name for group in net.groups if group.name.endswith("first.conv") and not group.frozen] == []
@@ -272,4 +273,34 @@ class WithoutValueBias(nn.Module):
 def test_what_is_written_through_a_view_reaches_the_masked_reference() -> None:
     net = aw.Supernet(WithoutValueBias(), torch.randn(2, 5, 6), divisor=1)
     assert net.elastic_share == 1, net.summary()
-    assert {group.name: group.unit for group in net.analysis.elastic} == {"enter": 1, "qkv": 18}
+    assert {group.name: group.block_size for group in net.analysis.elastic} == {"enter": 1, "qkv": 18}
+
+
+class Regridding(nn.Module):
+    """Replaces a buffer in its forward, whose memory the next tensors take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.gate, self.o = nn.Linear(6, 32), nn.Parameter(torch.zeros(32)), nn.Linear(32, 4)
+        self.register_buffer("grid", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.grid = torch.linspace(0, 1, x.shape[0])
+        patch = self.q(x).sigmoid()
+        place = (self.grid * 9).sigmoid()[:, None].expand_as(patch)
+        return self.o((1.0 - self.gate.sigmoid()) * patch + self.gate.sigmoid() * place)
+
+
+def test_tensors_of_a_forward_are_not_taken_for_replaced_buffers() -> None:
+    weights = {"buffer": torch.zeros(3), "weight": nn.Parameter(torch.ones(2))}
+    old = id(weights["buffer"])
+    received: list[int] = []
+    reads = Reads(weights, lambda key, index, tensors: received.append(len(tensors)))
+    del weights["buffer"]
+    made = [torch.ones(2) for _ in range(200)]
+    assert all(id(tensor) != old for tensor in made)
+    with reads:
+        for tensor in made:
+            torch.mul(weights["weight"], tensor)
+    assert received == [1] * len(made)
+    assert aw.Supernet(Regridding(), torch.randn(5, 6)).analysis.groups[0].frozen is None

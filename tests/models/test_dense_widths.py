@@ -169,7 +169,7 @@ def test_width_must_be_positive(width: float) -> None:
 
 
 def test_unknown_depth_stem_and_downsamplings() -> None:
-    with pytest.raises(ModelError, match=r"no ResNet of depth 19; choose one of \[18, 20, 50, 56\]"):
+    with pytest.raises(ModelError, match=r"unknown ResNet depth 19; choose one of \[8, 18, 20, 50, 56\]"):
         ResNet(19)
     with pytest.raises(ModelError, match="stem must be 'imagenet' or 'cifar', not 'mnist'"):
         ResNet(18, stem="mnist")  # pyright: ignore[reportArgumentType]

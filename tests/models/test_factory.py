@@ -23,6 +23,7 @@ def test_names() -> None:
         "mnasnet",
         "mobilenet_v1",
         "mobilenet_v2",
+        "resnet8",
         "resnet18",
         "resnet20",
         "resnet50",
@@ -73,14 +74,14 @@ def test_libraries(name: str, shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet81", r"no model 'resnet81'; did you mean resnet18"),
+        ("resnet81", r"unknown model 'resnet81'; did you mean resnet8 or resnet18"),
         ("MobileNetV2", "did you mean mobilenet_v2"),
-        ("zzz", "some are: digits, mnasnet.*or torchvision/NAME or timm/NAME"),
-        ("keras/resnet18", "did you mean resnet18"),
+        ("zzz", "known names include digits, mnasnet.*or torchvision/NAME or timm/NAME"),
+        ("keras/resnet18", "did you mean resnet18 or resnet8"),
         ("torchvision/resnt18", "did you mean torchvision/resnet18"),
         ("torchvision/fcn_resnet50", "no classification model"),
         ("timm/resnt18", "did you mean timm/resnet18"),
-        ("", "there is no model ''"),
+        ("", "unknown model ''"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
@@ -90,7 +91,7 @@ def test_unknown_names(name: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
 def test_width_is_only_for_our_own(name: str) -> None:
-    with pytest.raises(ModelError, match=f"{name} cannot be built at width 0.5: only our own models"):
+    with pytest.raises(ModelError, match=f"{name} cannot be built at width 0.5, only built-in models"):
         build_model(name, num_classes=2, input_shape=(3, 32, 32), width=0.5)
 
 
@@ -99,7 +100,7 @@ def test_width_is_only_for_our_own(name: str) -> None:
     [
         ("torchvision/alexnet", (3, 8, 8), r"does not run on images of \(3, 8, 8\)"),
         ("torchvision/vit_b_16", (3, 30, 30), "cannot be built for images"),
-        ("torchvision/vit_b_16", (3, 32, 48), "takes square images, not 32x48"),
+        ("torchvision/vit_b_16", (3, 32, 48), "needs square images, not 32x48"),
         ("timm/vit_tiny_patch16_224", (3, 8, 8), "timm/vit_tiny_patch16_224"),
         ("resnet18", (3, 0, 8), "needs at least one class and an input shape"),
     ],

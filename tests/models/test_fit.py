@@ -16,12 +16,12 @@ class Pair(nn.Module):
 
 
 def test_wrong_number_of_logits() -> None:
-    with pytest.raises(ModelError, match=r"flat gives \(1, 12\) for one image"):
+    with pytest.raises(ModelError, match=r"flat returns \(1, 12\) for one image"):
         check_fit(nn.Flatten(), name="flat", num_classes=10, input_shape=(3, 2, 2))
 
 
 def test_output_that_is_no_tensor() -> None:
-    with pytest.raises(ModelError, match="pair gives tuple"):
+    with pytest.raises(ModelError, match="pair returns tuple"):
         check_fit(Pair(), name="pair", num_classes=10, input_shape=(3, 2, 2))
 
 

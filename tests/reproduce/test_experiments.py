@@ -15,7 +15,7 @@ NAMES = experiment_names()
 DONE = [name for name in NAMES if (experiments_folder() / name / "result.json").exists()]
 WANTED = {
     "switchable-bn", "sandwich", "inplace-distillation", "post-statistics", "naturally-slimmable", "nonuniform",
-    "error-bound", "lower-bound", "individual", "beyond", "autoslim",
+    "error-bound", "lower-bound", "individual", "beyond", "autoslim", "nested",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def settings(tiny_data: Path, out: Path) -> TrainSettings:
     return TrainSettings(
         data=DataSettings(source=f"npz:{tiny_data}", batch_size=32),
         optimization=OptimizationSettings(epochs=1, lr=0.05, warmup_epochs=0),
-        widths=WidthSettings(samples=2, evaluated=(0.25, 1.0)),
+        widths=WidthSettings(widths_per_step=2, evaluated=(0.25, 1.0)),
         output=OutputSettings(folder=out),
     )
 
@@ -57,7 +57,7 @@ def test_a_run_is_interrupted_resumed_and_evaluated(tiny_data, tmp_path, monkeyp
     asked = settings(tiny_data, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(supernet_run, "calibrate", interrupt)
-        with pytest.raises(TrainingInterrupted, match="keeps epoch 1 of 1. Go on with"):
+        with pytest.raises(TrainingInterrupted, match="has 1 of 1 epochs. Continue with"):
             train(asked)
     told = Told()
     result = resume(tmp_path / "run", reporter=told)
@@ -69,7 +69,7 @@ def test_a_run_is_interrupted_resumed_and_evaluated(tiny_data, tmp_path, monkeyp
     assert list(opened.evaluate()) == list(result.spectrum)
     assert [row.width for row in opened.evaluate((0.5,))] == [0.5]
     assert capsys.readouterr() == ("", "")  # only a command prints
-    with pytest.raises(TrainingError, match="already holds a run"):
+    with pytest.raises(TrainingError, match="already contains a run"):
         train(asked)
     with pytest.raises(TrainingError, match="is complete"):
         resume(tmp_path / "run")
@@ -85,7 +85,7 @@ def test_the_example_of_the_page_runs(tiny_data, tmp_path, monkeypatch) -> None:
 
 
 def test_an_unknown_option_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="there is no option 'epoch'; there are data, "):
+    with pytest.raises(SettingsError, match="unknown option 'epoch'; available: data, data_root, "):
         with_options(TrainSettings(), {"epoch": 3})
 
 
@@ -100,7 +100,9 @@ def test_what_belongs_to_two_owners_is_checked() -> None:
     with pytest.raises(SettingsError, match="give --hold-out 0.1"):
         TrainSettings(optimization=OptimizationSettings(keep="best"))
     with pytest.raises(SettingsError, match="too many networks"):
-        TrainSettings(optimization=OptimizationSettings(compile=True), widths=WidthSettings(random="nonuniform"))
+        TrainSettings(
+            optimization=OptimizationSettings(compile=True), widths=WidthSettings(width_sampling="nonuniform")
+        )
 
 
 def test_random_numbers_are_left_to_the_run(tiny_data, tmp_path) -> None:

@@ -17,14 +17,14 @@ from anywidth.search import Evaluator, Scorer, SearchData, SearchResult, SearchS
 from anywidth.search.methods.greedy import descend
 from anywidth.search.plan import narrower, space
 
-SMALL = SearchSettings(piece=0.25)
+SMALL = SearchSettings(step_fraction=0.25)
 
 
 def test_the_removal_that_costs_least_accuracy_stays(toy, loader, held_out) -> None:
     """The same descent as one that is written down here with the public functions alone."""
     found = aw.autoslim(toy, loader, "40%", held_out=held_out(), settings=SMALL)
     inputs = torch.cat([x for x, _ in loader])
-    options, config, path = space(toy, piece=0.25), toy.config(1.0), []
+    options, config, path = space(toy, step_fraction=0.25), toy.config(1.0), []
     while aw.macs(toy, config) > 0.4 * aw.macs(toy):
         scored = []
         for number, (name, candidate) in enumerate(narrower(config, options).items()):
@@ -75,7 +75,7 @@ def test_an_interval_is_not_jumped_over(toy, loader, held_out) -> None:
     full = aw.macs(toy)
     found = aw.autoslim(toy, loader, f"{0.86 * full}-{0.93 * full}", held_out=held_out(), settings=SMALL)
     assert 0.86 * full <= aw.macs(toy, found[0]) <= 0.93 * full
-    with pytest.raises(SearchError, match=r"no removal from the network of .* ends in budget .*: they lead to"):
+    with pytest.raises(SearchError, match=r"no removal from the network of .* meets budget .*: they lead to"):
         aw.autoslim(toy, loader, f"{0.990 * full}-{0.995 * full}", held_out=held_out(), settings=SMALL)
 
 
@@ -144,7 +144,7 @@ def test_a_state_of_something_else_is_told(toy, loader, held_out, tmp_path) -> N
     state = tmp_path / "state.json"
     aw.autoslim(toy, loader, "80%", held_out=held_out(), settings=SMALL, state=state)
     before = state.read_bytes()
-    with pytest.raises(SearchError, match=r"another kind \(cost differ\)"):
+    with pytest.raises(SearchError, match=r"belongs to another search \(cost differ\)"):
         aw.autoslim(toy, loader, "80%", aw.params, held_out=held_out(), settings=SMALL, state=state)
     with torch.no_grad():
         toy.model[0].weight.add_(1.0)
@@ -152,14 +152,17 @@ def test_a_state_of_something_else_is_told(toy, loader, held_out, tmp_path) -> N
         aw.autoslim(toy, loader, "80%", held_out=held_out(), settings=SMALL, state=state)
     assert state.read_bytes() == before
     state.write_text("{")
-    with pytest.raises(CheckpointError, match="remove it to start again"):
+    with pytest.raises(CheckpointError, match="remove it to start over"):
         aw.autoslim(toy, loader, "80%", held_out=held_out(), settings=SMALL, state=state)
 
 
 @pytest.mark.parametrize(
     ("cost", "message"),
     [
-        (lambda net, config: float("nan"), "cost '<lambda>' of config .* is nan; a cost is a finite number above 0"),
+        (
+            lambda net, config: float("nan"),
+            "cost '<lambda>' of config .* is nan; a cost must be a finite number above 0",
+        ),
         (lambda net, config: "cheap", "is 'cheap'"),
         (lambda net, config: None, "is None"),
         (lambda net, config: -1.0, "is -1"),
@@ -203,17 +206,17 @@ def test_what_cannot_be_searched_is_told(toy, loader, held_out) -> None:
     for budget, message in (("1%", "below the narrowest network"), ("200%", "not below the widest")):
         with pytest.raises(SearchError, match=message):
             aw.autoslim(toy, loader, budget)
-    with pytest.raises(SearchError, match="no image is held out"):
+    with pytest.raises(SearchError, match="no images are held out"):
         aw.autoslim(toy, loader, "50%", held_out=[])
-    with pytest.raises(SearchError, match="no image is held out"):
+    with pytest.raises(SearchError, match="no images are held out"):
         aw.autoslim(toy, [(x[:2], y[:2]) for x, y in loader[:1]], "50%")
-    with pytest.raises(SearchError, match="the loader gave no data"):
+    with pytest.raises(SearchError, match="the loader is empty"):
         aw.autoslim(toy, [], "50%")
-    with pytest.raises(SearchError, match="gives no targets"):
+    with pytest.raises(SearchError, match="returns no targets"):
         aw.autoslim(toy, [x for x, _ in loader], "50%")
     with pytest.raises(SearchError, match="have no targets"):
         aw.autoslim(toy, loader, "50%", held_out=[x for x, _ in held_out()])
-    for wrong in ({"piece": 0}, {"objective": "best"}, {"memory": -1}):
+    for wrong in ({"step_fraction": 0}, {"objective": "best"}, {"memory": -1}):
         with pytest.raises(SearchError, match=next(iter(wrong))):
             SearchSettings(**wrong)
     with torch.no_grad():

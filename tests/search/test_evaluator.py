@@ -68,7 +68,7 @@ def test_shared_activations_change_no_bit(name: str, memory: float) -> None:
     net = net_of(name)
     data = SearchData.of(images(24), images(20) + images(9))
     plain, shared = Evaluator(net, data), Evaluator(net, data, memory=memory)
-    options = space(net, piece=0.3)
+    options = space(net, step_fraction=0.3)
     config = net.config(1.0)
     for _ in range(2):
         shared.set_base(config)
@@ -94,7 +94,7 @@ def test_shared_activations_are_right_for_any_forward(case: Case, supernet_of) -
         evaluators.append(Evaluator(net, data, memory=memory, **flat))
     plain, shared = evaluators
     shared.set_base(net.config(1.0))
-    candidates = narrower(net.config(1.0), space(net, piece=0.5))
+    candidates = narrower(net.config(1.0), space(net, step_fraction=0.5))
     for candidate in list(candidates.values())[:3]:
         one, other = plain.logits(candidate)[0], shared.logits(candidate)[0]
         assert torch.equal(one, other)
@@ -134,7 +134,7 @@ def test_forwards_that_write_in_place() -> None:
     net = aw.Supernet(Awkward(), torch.randn(1, 1, 8, 8))
     data = SearchData.of(images(24), images(20))
     plain, shared = Evaluator(net, data), Evaluator(net, data, memory=1e9)
-    options = space(net, piece=0.3)
+    options = space(net, step_fraction=0.3)
     config = net.config(1.0)
     for _ in range(2):
         shared.set_base(config)
@@ -168,7 +168,7 @@ def test_a_narrowed_convolution_is_cut_once_it_is_known_to_be_the_same(monkeypat
     shared.base = None
     shared.activation_cache.clear()
     shared.set_base(net.config(1.0))
-    candidate = narrower(net.config(1.0), space(net, piece=0.3))["stages.2.2.conv1"]
+    candidate = narrower(net.config(1.0), space(net, step_fraction=0.3))["stages.2.2.conv1"]
     numbers = []
     for _ in range(2):
         calls.clear()
@@ -219,7 +219,7 @@ def test_what_was_not_computed_again(monkeypatch) -> None:
     shared = Evaluator(net, SearchData.of(images(24), images(20)), memory=1e9)
     shared.set_base(net.config(1.0))
     last = list(net.config(1.0))[-1]
-    candidate = narrower(net.config(1.0), space(net, piece=0.3))[last]
+    candidate = narrower(net.config(1.0), space(net, step_fraction=0.3))[last]
     calls.clear()
     shared(candidate)
     few = len(calls)

@@ -20,20 +20,22 @@ from anywidth.widths import round_channels
 
 
 @given(
-    units=st.integers(1, 300), unit=st.sampled_from([1, 1, 2, 6]), divisor=st.sampled_from([1, 2, 8]),
-    piece=st.floats(0.02, 1), min_width=st.floats(0.05, 1),
+    blocks=st.integers(1, 300), block_size=st.sampled_from([1, 1, 2, 6]), divisor=st.sampled_from([1, 2, 8]),
+    step_fraction=st.floats(0.02, 1), min_width=st.floats(0.05, 1),
 )  # fmt: skip
-def test_sizes_fall_from_all_channels_to_the_fewest(units, unit, divisor, piece, min_width) -> None:
-    group = ChannelGroup(name="g", channels=units * unit, unit=unit)
-    found = sizes(group, piece=piece, divisor=divisor, min_width=min_width)
+def test_sizes_fall_from_all_channels_to_the_fewest(blocks, block_size, divisor, step_fraction, min_width) -> None:
+    group = ChannelGroup(name="g", channels=blocks * block_size, block_size=block_size)
+    found = sizes(group, step_fraction=step_fraction, divisor=divisor, min_width=min_width)
     assert found[0] == group.channels
     assert found[-1] == round_channels(group, min_width, divisor)
     assert all(a > b for a, b in itertools.pairwise(found))
-    assert all(size % unit == 0 for size in found)
+    assert all(size % block_size == 0 for size in found)
 
 
 def test_ten_pieces_as_in_the_paper() -> None:
-    assert sizes(ChannelGroup(name="g", channels=320), piece=0.1, divisor=8, min_width=0.1) == tuple(range(320, 0, -32))
+    assert sizes(ChannelGroup(name="g", channels=320), step_fraction=0.1, divisor=8, min_width=0.1) == tuple(
+        range(320, 0, -32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def mobilenet() -> aw.Supernet:
 
 def test_every_config_of_the_space_is_one_of_the_network(mobilenet) -> None:
     net = mobilenet
-    options = space(net, piece=0.1)
+    options = space(net, step_fraction=0.1)
     config = net.config(1.0)
     for name, one_less in narrower(config, options).items():
         assert net.config(one_less)[name] == options[name][1]
@@ -55,10 +57,10 @@ def test_every_config_of_the_space_is_one_of_the_network(mobilenet) -> None:
 def test_nothing_to_choose_is_told() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     with pytest.raises(SearchError, match="no group of the network can be narrowed at divisor 8 and min_width 0.9"):
-        space(aw.Supernet(model, torch.randn(1, 4), min_width=0.9), piece=0.1)
+        space(aw.Supernet(model, torch.randn(1, 4), min_width=0.9), step_fraction=0.1)
     switches = aw.Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4), switches=(0.5, 1.0))
     with pytest.raises(SearchError, match="switches has no other widths"):
-        space(switches, piece=0.1)
+        space(switches, step_fraction=0.1)
 
 
 def test_a_found_mobilenet_from_its_list_of_channels() -> None:
@@ -120,7 +122,7 @@ def test_the_networks_that_the_paper_found_have_its_macs(mmacs, channels) -> Non
     ("channels", "message"),
     [
         ([1, 2, 3], "3 numbers of channels fit neither the"),
-        ({"nonsense": 8}, "'nonsense' is no channel group and no layer"),
+        ({"nonsense": 8}, "'nonsense' is neither a channel group nor a layer"),
         ({"features.1.project": 24, "features.2.project": 16}, "belong together"),
         ({"stem.conv": 1000}, "cannot have 1000 channels"),
         ({"head.conv": 8}, "cannot be narrowed to 8: asked for"),

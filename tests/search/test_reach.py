@@ -16,9 +16,9 @@ def test_budgets_are_checked_sorted_and_counted_once() -> None:
     found = reachable("20,50%,20", MACS, widest=100, narrowest=10)
     assert [(str(b), b.high) for b in found] == [("50%", 50), ("20", 20)]
     for budget, message in (
-        ("5", "budget 5 is below the narrowest network, which takes 10 MACs"),
+        ("5", "budget 5 is below the narrowest network's cost of 10 MACs"),
         ("5%", "budget 5% is below the narrowest"),
-        ("150", "budget 150 is not below the widest network, which takes 100 MACs"),
+        ("150", "budget 150 is not below the widest network's cost of 100 MACs"),
         ("100%", "is not below the widest"),
     ):
         with pytest.raises(SearchError, match=message):

@@ -13,7 +13,7 @@ from anywidth.search import Score, Scorer, SearchData, SearchSettings, pareto, s
 
 @pytest.fixture
 def scorer(toy, loader, held_out) -> Scorer:
-    return Scorer(toy, SearchData.of(loader, held_out()), aw.macs, settings=SearchSettings(piece=0.1))
+    return Scorer(toy, SearchData.of(loader, held_out()), aw.macs, settings=SearchSettings(step_fraction=0.1))
 
 
 @pytest.mark.parametrize("method", ["evolution", "random"])
@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_told(scorer, monkeypatch) -> None:
         search(scorer, "50%", "random", evaluations=0)
     with pytest.raises(SearchError, match="below the narrowest"):
         search(scorer, "1%", "evolution")
-    with pytest.raises(SearchError, match="met no network within budget 95%-95.001%"):
+    with pytest.raises(SearchError, match="found no network within budget 95%-95.001%"):
         search(scorer, "50%,95%-95.001%", evaluations=3, method="random")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r"anywidth\[search\]"):

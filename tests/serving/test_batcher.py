@@ -82,7 +82,7 @@ def test_a_width_that_is_asked_for_is_run(held):
 def test_a_full_queue_refuses_and_so_does_one_that_takes_too_long(held):
     batcher, _ = blocked(held, make_governor(), queue=2)
     accepted = [batcher.submit(rows(1)) for _ in range(2)]
-    with pytest.raises(Refusal, match="2 requests wait already") as full:
+    with pytest.raises(Refusal, match="2 requests are already waiting") as full:
         batcher.submit(rows(1))
     assert (full.value.status, full.value.reason) == (503, "full")
     held.go.set()
@@ -96,7 +96,7 @@ def test_a_full_queue_refuses_and_so_does_one_that_takes_too_long(held):
         for _ in range(50):
             batcher.submit(rows(1))
 
-    with pytest.raises(Refusal, match="above the 4 ms aimed at") as overload:
+    with pytest.raises(Refusal, match="above the target of 4 ms") as overload:
         flood()
     assert overload.value.reason == "overload"
     assert overload.value.retry_after > 0.004
@@ -138,7 +138,7 @@ def test_what_is_late_is_answered_unless_others_can_be_in_time():
     assert first.result(10).width == 1.0
     assert fresh.result(10).batch == 1
     for future in late:
-        with pytest.raises(Refusal, match="not answered within the time aimed at; it waited 1500 ms") as refused:
+        with pytest.raises(Refusal, match="not answered within the target latency; it waited 1500 ms") as refused:
             future.result(10)
         assert (refused.value.status, refused.value.reason) == (503, "late")
     assert batcher.drain(10)
@@ -171,7 +171,7 @@ def test_one_bad_request_does_not_spoil_its_batch(held):
     held.go.set()
     assert other.result(10).outputs[0][0, 0] == 3.0
     assert good.result(10).outputs[0][0, 0] == 1.0
-    with pytest.raises(Refusal, match="the network does not take this input: thirteen"):
+    with pytest.raises(Refusal, match="the network does not accept this input: thirteen"):
         bad.result(10)
     assert batcher.open
     batcher.drain(10)
@@ -258,3 +258,76 @@ def test_batches_are_reported(served):
     assert (decision.rows, decision.width) == (2, 1.0)
     assert 0 < seconds < 10
     assert batcher.governor.drift.ratio != 1.0
+
+
+class Refined:
+    """A ladder that refines, where every width takes a second of a clock of its own; it adds the width to its input."""
+
+    def __init__(self) -> None:
+        self.now, self.computed, self.meanwhile = 0.0, [], lambda width: None
+        self.ladder = Ladder(dict.fromkeys((0.25, 0.5, 1.0), self._step), [X], [X], "test", refinement=self._refine)
+
+    def _step(self, inputs):
+        raise AssertionError("nothing starts from the inputs")
+
+    def _refine(self, inputs):
+        for width in (0.25, 0.5, 1.0):
+            if (inputs[0] == 13).any() and width > 0.25:
+                raise ValueError("thirteen")
+            self.now += 1.0
+            self.computed.append(width)
+            self.meanwhile(width)
+            yield width, [inputs[0] + width]
+
+    def batcher(self, target: float, **options: Any) -> Batcher:
+        return Batcher(self.ladder, make_governor(target, margin=0.0, adapt=1e-9), clock=lambda: self.now, **options)
+
+
+@pytest.mark.parametrize(("target", "width"), [(3.5, 1.0), (2.0005, 0.5), (1.2, 0.5), (0.9, 0.25)])
+def test_refinement_ends_when_the_deadline_comes(target, width):
+    """The governor believes a step to take a quarter or half of a millisecond: it looks at the clock after each."""
+    refined, seen = Refined(), []
+    batcher = refined.batcher(target, on_batch=lambda decision, seconds: seen.append((decision, seconds)))
+    answer = batcher.submit(rows(2, 5.0)).result(10)
+    assert (answer.width, answer.ran) == (width, len(refined.computed))
+    assert np.array_equal(answer.outputs[0], rows(2, 5.0 + width)[0])
+    batcher.drain(10)
+    ((decision, seconds),) = seen
+    assert (decision.width, decision.reason, seconds) == (width, "load" if width == 1 else "deadline", answer.ran)
+    assert batcher.governor.decisions[-1] is decision
+
+
+def test_refinement_ends_for_those_who_arrive_meanwhile():
+    refined, later = Refined(), []
+    batcher = refined.batcher(10.0)
+
+    def arrive(width: float) -> None:
+        if not later:
+            later.extend(batcher.submit(rows(8)) for _ in range(3))
+            refined.now += 9.9985  # a step more would make them late
+
+    refined.meanwhile = arrive
+    assert batcher.submit(rows(1)).result(10).width == 0.25
+    assert all(future.result(10) for future in later)
+    batcher.drain(10)
+
+
+def test_a_width_that_is_asked_for_is_reached_whatever_the_time():
+    refined = Refined()
+    batcher = refined.batcher(0.5)
+    assert batcher.submit(rows(1), width=1.0).result(10).width == 1.0
+    assert batcher.submit(rows(1), at_most=0.5).result(10).width in (0.25, 0.5)
+    batcher.drain(10)
+
+
+def test_what_fails_while_it_is_refined_is_refused_alone():
+    refined, started = Refined(), threading.Event()
+    refined.meanwhile = lambda width: started.wait(10)
+    batcher = refined.batcher(100.0)
+    first = batcher.submit(rows(1))
+    futures = [batcher.submit(rows(1, value)) for value in (1.0, 13.0)]
+    started.set()
+    assert first.result(10).width == futures[0].result(10).width == 1.0
+    with pytest.raises(Refusal, match="does not accept this input"):
+        futures[1].result(10)
+    batcher.drain(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 
@@ -262,3 +263,54 @@ def test_the_wait_grows_with_the_queue(rows):
     one = governor()
     assert one.wait(rows) <= one.wait(rows + 1) + 1e-12
     assert (one.wait(rows) == 0) == (rows == 0)
+
+
+def disturbed(width: float, rows: int, now: float) -> float:
+    """The machine is four times slower now and then, which nobody can foresee."""
+    return exact(width, rows, now) * (4 if now % 0.7 < 0.1 else 1)
+
+
+def test_refinement_answers_in_time_what_a_fixed_choice_does_not():
+    arrivals = poisson(0.7 * CAPACITY, 30, seed=5)
+    refined = simulate(governor(), arrivals, disturbed, refine=True)
+    chosen = simulate(governor(), arrivals, disturbed)
+    assert refined.answered_within(TARGET) > chosen.answered_within(TARGET)
+    assert {decision.reason for decision in refined.decisions} > {"deadline", "load"}
+    assert refined.decisions == simulate(governor(), arrivals, disturbed, refine=True).decisions
+
+
+def test_without_haste_refinement_reaches_the_full_width():
+    outcome = simulate(governor(), poisson(0.1 * CAPACITY, 10), exact, refine=True)
+    assert outcome.answered_within(TARGET) == 1
+    assert outcome.mean_width > 0.99
+
+
+@given(
+    age=st.floats(0, 0.05),
+    late=st.floats(0, 0.05),
+    count=st.integers(0, 6),
+    rows=st.integers(1, 8),
+    place=st.integers(0, 2),
+)
+def test_refinement_goes_on_only_if_all_can_be_in_time(age: float, late: float, count: int, rows: int, place: int):
+    one = governor()
+    decision = one.decide(0.0, [Waiting(arrived=-age, rows=rows)])
+    decision = dataclasses.replace(decision, width=1.0)
+    queue = waiting(count, late)
+    on = one.goes_on(0.0, decision, WIDTHS[place], [Waiting(arrived=-age, rows=rows)], queue)
+    step = one.seconds(WIDTHS[place + 1], rows) - one.seconds(WIDTHS[place], rows)
+    limit = TARGET * (1 - one.settings.margin)
+    if on:
+        assert age + step <= limit
+        assert not count or one.hopeless(0.0, queue[0]) or late + step + one.seconds(0.25, 1) <= limit
+    elif not count:
+        assert age + step > limit
+
+
+def test_refinement_starts_below_the_bounds_and_reaches_what_is_asked_for():
+    bounded = governor(min_width=0.5)
+    decision = bounded.decide(0.0, waiting(1, age=10.0))
+    assert decision.width == 0.5
+    assert bounded.goes_on(10.0, decision, 0.25, waiting(1, age=10.0), [])
+    asked = [Waiting(arrived=-10.0, width=1.0)]
+    assert governor().goes_on(0.0, governor().decide(0.0, asked), 0.25, asked, waiting(3))

@@ -56,7 +56,7 @@ def declared_png(width: int, height: int) -> bytes:
         (json.dumps(body(name="x")), "there is no input 'x'; the network has input"),
         (json.dumps(body(datatype="FP64")), "input 'input' is FP32, not 'FP64'"),
         (json.dumps(body(datatype="BYTES")), "input 'input' is FP32, not 'BYTES'"),
-        (json.dumps(body(shape=[1, 3, 8])), "has shape [1, 3, 8], and the network takes (rows, 3, 8, 8)"),
+        (json.dumps(body(shape=[1, 3, 8])), "has shape [1, 3, 8], but the network takes (rows, 3, 8, 8)"),
         (json.dumps(body(shape=[1, 3, 8, 9])), "has shape [1, 3, 8, 9]"),
         (json.dumps(body(shape=[0, 3, 8, 8], data=[])), "has 0 rows; give 1 to 8"),
         (json.dumps(body(shape=[9, 3, 8, 8])), "has 9 rows; give 1 to 8"),
@@ -66,18 +66,18 @@ def declared_png(width: int, height: int) -> bytes:
         (json.dumps(body(shape=[-1, 3, 8, 8])), "cannot read the request at inputs.0.shape.0"),
         (json.dumps(body(shape=[1.5, 3, 8, 8])), "cannot read the request at inputs.0.shape.0"),
         (json.dumps(body(shape=[True, 3, 8, 8])), "cannot read the request at inputs.0.shape.0"),
-        (json.dumps(body(shape=[1] * 10_000)), "and the network takes (rows, 3, 8, 8)"),
+        (json.dumps(body(shape=[1] * 10_000)), "but the network takes (rows, 3, 8, 8)"),
         (json.dumps(body(data=[0.0] * 191)), "has 191 numbers of shape (191,), not [1, 3, 8, 8]"),
         (json.dumps(body(data=[[0.0] * 96] * 2)), "has 192 numbers of shape (2, 96)"),
-        (json.dumps(body(data=["a"] * 192)), "are no rectangular array of FP32 numbers"),
-        (json.dumps(body(data=[[0.0], [0.0, 1.0]])), "are no rectangular array"),
-        (json.dumps(body(data=[{}] * 192)), "are no rectangular array"),
-        (json.dumps(body(data=[None] * 192)), "are no rectangular array"),
-        (json.dumps(body(data=[True] * 192)), "are no rectangular array"),
-        (json.dumps(body(data=[float("nan")] * 192)), "no finite FP32|cannot read the request"),
-        (json.dumps(body(data=[float("-inf")] * 192)), "no finite FP32|cannot read the request"),
-        (json.dumps(body(data=[1e39] * 192)), "no finite FP32 numbers"),
-        (json.dumps(body(data=[10**30] * 192)), "are no rectangular array|no finite"),
+        (json.dumps(body(data=["a"] * 192)), "are not a rectangular array of FP32 numbers"),
+        (json.dumps(body(data=[[0.0], [0.0, 1.0]])), "are not a rectangular array"),
+        (json.dumps(body(data=[{}] * 192)), "are not a rectangular array"),
+        (json.dumps(body(data=[None] * 192)), "are not a rectangular array"),
+        (json.dumps(body(data=[True] * 192)), "are not a rectangular array"),
+        (json.dumps(body(data=[float("nan")] * 192)), "not finite FP32|cannot read the request"),
+        (json.dumps(body(data=[float("-inf")] * 192)), "not finite FP32|cannot read the request"),
+        (json.dumps(body(data=[1e39] * 192)), "not finite FP32 numbers"),
+        (json.dumps(body(data=[10**30] * 192)), "are not a rectangular array|not finite"),
         (json.dumps(body(data=[3e38] * 192)), "is not finite for this input"),
         (json.dumps({"inputs": body()["inputs"] * 2}), "input 'input' is given twice"),
         (json.dumps({**body(), "parameters": {"width": "wide"}}), "cannot read the request at parameters.width"),
@@ -85,8 +85,8 @@ def declared_png(width: int, height: int) -> bytes:
         (json.dumps({**body(), "parameters": {"width": 1, "budget": "macs<=1e9"}}), "a width or a budget, not both"),
         (json.dumps({**body(), "parameters": {"budget": "time<=3"}}), "cannot read a budget from 'time<=3'"),
         (json.dumps({**body(), "outputs": [{"name": "y"}]}), "there is no output 'y'"),
-        (json.dumps({**body(), "outputs": [{"name": "output"}] * 2}), "output 'output' is asked for twice"),
-        (json.dumps({**body(), "outputs": [{"name": "output", "parameters": {"classification": 3}}]}), "classifications are not offered"),
+        (json.dumps({**body(), "outputs": [{"name": "output"}] * 2}), "output 'output' is requested twice"),
+        (json.dumps({**body(), "outputs": [{"name": "output", "parameters": {"classification": 3}}]}), "classification outputs are not supported"),
         (json.dumps({**body(), "id": 7}), "cannot read the request at id"),
         (json.dumps(body(parameters={"binary_data_size": 768})), "has both data and a binary_data_size"),
         (json.dumps(body(data=None)), "has neither data nor a binary_data_size"),
@@ -109,7 +109,7 @@ def test_malformed_requests_are_refused_with_a_reason(client, content, message):
         (768, 768, "٣", "Inference-Header-Content-Length is"),
         (768, 768, "5", "cannot read the request"),
         (768, 700, None, "binary_data_size is 768, and 700 bytes are there"),
-        (768, 800, None, "32 bytes are left behind the tensors"),
+        (768, 800, None, "32 bytes are left after the tensors"),
         (764, 764, None, "takes 768 bytes; binary_data_size is 764"),
         (10**15, 768, None, "takes 768 bytes"),
         (-1, 768, None, "cannot read the request at inputs.0.parameters.binary_data_size"),
@@ -127,7 +127,7 @@ def test_infinite_binary_numbers_are_refused(client):
     tensor = np.full((1, 3, 8, 8), np.nan, np.float32).tobytes()
     head = json.dumps(body(data=None, parameters={"binary_data_size": len(tensor)})).encode()
     response = client.post(INFER, content=head + tensor, headers={HEAD: str(len(head))})
-    assert (response.status_code, "no finite FP32" in response.json()["error"]) == (400, True)
+    assert (response.status_code, "not finite FP32" in response.json()["error"]) == (400, True)
 
 
 def test_large_bodies_and_bombs_are_refused(client):
@@ -216,7 +216,7 @@ def test_slow_clients_are_let_go(served, start):
     limits = Limits(receive=0.4)
     address = start(create_app(Service(served, make_governor(), limits)), limits)
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
-    for parts, message in (((b"",), b"did not come within 0.4 s"), ((head[:30],), b"the request did not come"), ((head, b"{"), b"the body did not come within 0.4 s")):  # fmt: skip
+    for parts, message in (((b"",), b"did not arrive within 0.4 s"), ((head[:30],), b"the request did not arrive"), ((head, b"{"), b"the body did not arrive within 0.4 s")):  # fmt: skip
         said = talk(address, *parts)
         assert said.startswith(b"HTTP/1.1 408"), said
         assert message in said

@@ -82,7 +82,7 @@ def test_a_request_sets_a_budget(public, served, images):
     assert used(f"params<={served.point(1.0).params - 1}") == 0.5
     assert used("latency<=100s") == 1.0
     for budget, message in (
-        ("macs<=1", "no width keeps 'macs<=1'"),
+        ("macs<=1", "no width meets 'macs<=1'"),
         ("size<=1MB", "limits size, not latency or macs or params"),
         ("x", "cannot read"),
     ):

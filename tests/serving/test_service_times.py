@@ -29,7 +29,7 @@ def test_what_was_measured_comes_back_and_between_is_a_line():
 
 def test_wrong_tables_are_errors():
     for table in ({}, {1.0: {}}, {0.5: {1: 1.0}, 1.0: {2: 1.0}}):
-        with pytest.raises(WidthError, match="a width at least, and the same batch sizes"):
+        with pytest.raises(WidthError, match="at least one width, and the same batch sizes"):
             ServiceTimes(table)
     with pytest.raises(WidthError, match=r"width 1 was measured to take 0.0 s"):
         ServiceTimes({1.0: {1: 0.0}})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.supernet.dense_copies import _copies
+from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
 from zoo import Case, cases, find
 
@@ -70,7 +71,7 @@ def test_training_goes_on_alike_when_it_is_compiled(name: str) -> None:
         optimizer = torch.optim.SGD(net.model.parameters(), lr=0.1)
         seen = []
         for _ in range(4):
-            step(net, x, wrap=wrap)
+            step(net, x, execution=Execution(wrap=wrap))
             seen.append(float(squares(net.subnet(0.5)(x)).detach()))
             optimizer.step()
         losses.append(seen)

@@ -331,7 +331,7 @@ def test_a_number_is_refused_with_an_order_only_where_groups_change(elastic: boo
     if elastic:
         torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
     for _ in range(0 if elastic else 2):
-        with pytest.raises(ModelChangedError, match="alpha of the model itself has another value"):
+        with pytest.raises(ModelChangedError, match="alpha of the model itself has a different value"):
             net.subnet(0.5)
 
 
@@ -359,6 +359,7 @@ class Configured(nn.Module):
         self.space = SimpleNamespace(scale=1.0, layer=nn.Linear(2, 2), kind=int | None, picked=slice(1))
         self.slots, self.array, self.raw = Slotted(), np.ones(1), bytearray(b"\x01")
         self.tensor, self.tensors = torch.ones(1), [torch.ones(1)]
+        self.large, self.large_array, self.act = torch.ones(2000), np.ones(2000), nn.Identity()
         self.many, self.deep = [1.0] * 2000, {"a": {"b": {"c": {"d": {"e": 1.0}}}}}
         self.layers = [nn.Linear(5, 5)]
         self.times = functools.partial(scaled, scale=1.0)
@@ -367,7 +368,8 @@ class Configured(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.config.scale * self.config.inner.scale * self.space.scale * self.slots.scale * self.many[0]
         scale *= float(self.array[0]) * self.raw[0] * self.deep["a"]["b"]["c"]["d"]["e"]
-        h = self.config.act(self.a(x)) * scale * self.tensor * self.tensors[0]
+        scale *= float(self.large_array[7])
+        h = self.act(self.config.act(self.a(x))) * scale * self.tensor * self.tensors[0] * self.large[7]
         return self.times(self.layers[0](self.b(h)))
 
 
@@ -385,6 +387,9 @@ CONTENTS: dict[str, Callable[[Any], object]] = {
     "bytes": lambda model: model.raw.__setitem__(0, 3),
     "tensor data": lambda model: model.tensor.data.fill_(3.0),
     "tensor memory": lambda model: model.tensors[0].numpy().fill(3.0),
+    "large tensor": lambda model: model.large.data.fill_(3.0),
+    "large array": lambda model: model.large_array.__setitem__(7, 3.0),
+    "class": lambda model: setattr(model.act, "__class__", nn.Tanhshrink),
     "long list": lambda model: model.many.__setitem__(0, 3.0),
     "deep dict": lambda model: model.deep["a"]["b"]["c"]["d"].__setitem__("e", 3.0),
     "layer of a list": lambda model: setattr(model.layers[0], "weight", nn.Parameter(torch.randn(5, 5))),

@@ -17,7 +17,7 @@ from zoo import Case, cases
 
 
 def random_order(group: ChannelGroup, parts: Mapping[str, Tensor]) -> Tensor:
-    return torch.rand(group.units, generator=torch.Generator().manual_seed(len(group.name)))
+    return torch.rand(group.blocks, generator=torch.Generator().manual_seed(len(group.name)))
 
 
 @pytest.mark.parametrize("case", cases(lambda case: case.elastic and not case.slow))
@@ -82,7 +82,7 @@ def test_channels_that_cannot_change_places_keep_their_order() -> None:
     torch.manual_seed(0)
     model = ByPosition()
     before = copy.deepcopy(model.state_dict())
-    with pytest.warns(NoEffectWarning, match="first cannot change places"):
+    with pytest.warns(NoEffectWarning, match="first cannot be permuted"):
         net = aw.Supernet(model, torch.randn(2, 3, 4, 4), order="l1")
     assert net.analysis.elastic
     for name, tensor in model.state_dict().items():
@@ -129,7 +129,7 @@ def test_a_model_that_an_order_would_change_stays_as_it_was(kind, x) -> None:
     model = kind().train()
     inputs = [x, torch.cat([x, x])]
     before = [model(each) for each in inputs]
-    with pytest.warns(NoEffectWarning, match="cannot change places"):
+    with pytest.warns(NoEffectWarning, match="cannot be permuted"):
         aw.Supernet(model, x, divisor=1, order="l1")
     torch.testing.assert_close([model(each) for each in inputs], before)
 
@@ -149,7 +149,7 @@ def test_gradients_change_places_with_their_parameters() -> None:
     ("order", "message"),
     [
         ("l2", "order is 'l2'; give 'l1'"),
-        (lambda group, parts: torch.ones(3), r"order gave \(3,\) numbers for the 16 units of group '0'"),
+        (lambda group, parts: torch.ones(3), r"order gave \(3,\) numbers for the 16 blocks of group '0'"),
         (lambda group, parts: torch.full((16,), torch.nan), "not finite"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Buffers that forwards write: every width has its own values."""
+"""Buffers that forwards write: every width has its own values, and all share counters."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_width_moves_its_own_value(how) -> None:
         torch.testing.assert_close(subnet.mean, mean_of(model, times))
         assert subnet.steps == times
     assert torch.equal(model.mean, torch.ones(32))  # type: ignore[arg-type]
-    assert model.steps == 0
+    assert model.steps == 2
     subnet.eval()(X)
     dense = net.extract(0.5)
     torch.testing.assert_close(dense.mean, mean_of(model, 2))
@@ -91,6 +91,47 @@ def test_a_step_moves_the_full_network_as_training_alone(how) -> None:
         aw.sandwich_step(net, X, torch.zeros(8, dtype=torch.long), widths=[1.0, 0.5, 1.0])
     torch.testing.assert_close(model.mean, alone.mean)
     assert model.steps == 3
+
+
+class WarmUp(nn.Module):
+    """Scales its output by the share of a warm-up that is over."""
+
+    def __init__(self, how: str = "in place") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.how == "in place":
+            self.steps += 1
+        elif self.training:
+            self.steps = self.steps + 1
+        return self.c(self.b(self.a(x).relu()).relu()) * (self.steps / 10).clamp(max=1)
+
+
+@HOW
+@pytest.mark.parametrize("nested", [(), (0.25, 0.5, 1.0)])
+def test_a_step_counts_once_for_all_widths(how, nested) -> None:
+    model = WarmUp(how).train()
+    net = aw.Supernet(model, X, divisor=1, nested=nested) if nested else aw.Supernet(model, X, divisor=1)
+    targets = torch.arange(8) % 5
+    for step in range(1, 4):
+        if nested:
+            losses = aw.nested_step(net, X, targets, distillation=None).losses
+            widths = list(reversed(nested))
+        else:
+            widths = [1.0, 0.5, 1.0, 0.25]
+            losses = aw.sandwich_step(net, X, targets, widths=widths, distillation=None).losses
+        assert model.steps == step
+        for width, loss in zip(widths, losses, strict=True):
+            dense = net.extract(width)
+            wanted = F.cross_entropy(dense.eval()(X), targets)
+            torch.testing.assert_close(loss, wanted.detach())
+    for width in (0.25, 0.75 if not nested else 0.5):
+        assert net.extract(width).steps == 3
+        torch.testing.assert_close(net.subnet(width).eval()(X), net.extract(width).eval()(X))
 
 
 @HOW

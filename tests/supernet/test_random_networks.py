@@ -140,7 +140,7 @@ def check(model: Network, divisor: int, min_width: float, draw: st.DataObject) -
         assert not [group.frozen for group in net.groups if "narrowed" in (group.frozen or "")]
     chosen = [net.config(draw.draw(st.floats(min_width, 1.0)))]
     elastic = net.analysis.elastic
-    chosen.append(aw.WidthConfig({g.name: draw.draw(st.integers(1, g.units)) * g.unit for g in elastic}))
+    chosen.append(aw.WidthConfig({g.name: draw.draw(st.integers(1, g.blocks)) * g.block_size for g in elastic}))
     for config in chosen:
         share_statistics(net, [config])
         sub, full, dense = net.subnet(config), masked(net, config, case), net.extract(config)
@@ -180,3 +180,21 @@ def test_random_networks(model: Network, divisor: int, min_width: float, draw: s
 @given(**_ARGUMENTS)
 def test_many_random_networks(model: Network, divisor: int, min_width: float, draw: st.DataObject) -> None:
     check(model, divisor, min_width, draw)
+
+
+def test_pieces_of_different_sizes_are_frozen() -> None:
+    """The groups of two grouped convolutions and an excitation meet, so that channels come in uneven pieces."""
+    pieces = [
+        Piece(kind="grouped", channels=13, number=4, norm=False),
+        Piece(kind="dense", channels=11, number=2, norm=True),
+        Piece(kind="grouped", channels=13, number=4, norm=False),
+        Piece(kind="excite", channels=13, number=4, norm=False),
+        Piece(kind="dense", channels=6, number=2, norm=True),
+    ]
+    x = torch.randn(4, 3, 4, 4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="only .* of the MACs")
+        net = aw.Supernet(Network(pieces=pieces, stem=15, flat=True).eval(), x, divisor=1)
+    assert any("pieces of different sizes" in str(group.frozen) for group in net.groups)
+    share_statistics(net, [0.5])
+    torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))

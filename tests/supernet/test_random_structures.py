@@ -196,10 +196,14 @@ def check(stages: list[tuple[int, str, bool]], end: str, dtype: torch.dtype, see
     draw = torch.Generator().manual_seed(seed)
     configs = []
     for _ in range(3):
-        configs.append({g.name: int(torch.randint(1, g.units + 1, (), generator=draw)) * g.unit for g in elastic})
+        configs.append(
+            {g.name: int(torch.randint(1, g.blocks + 1, (), generator=draw)) * g.block_size for g in elastic}
+        )
     for group in elastic:
-        configs.append({g.name: g.channels for g in elastic} | {group.name: (group.units // 2 + 1) * group.unit})
-        configs.append({g.name: g.channels for g in elastic} | {group.name: max(1, group.units // 3) * group.unit})
+        configs.append({g.name: g.channels for g in elastic} | {group.name: (group.blocks // 2 + 1) * group.block_size})
+        configs.append(
+            {g.name: g.channels for g in elastic} | {group.name: max(1, group.blocks // 3) * group.block_size}
+        )
     tolerance = 1e-9 if dtype == torch.float64 else 1e-3
     for channels in configs:
         config = aw.WidthConfig(channels)

@@ -193,7 +193,7 @@ def test_a_subclass_that_computes_the_same_is_known() -> None:
 
 @pytest.mark.parametrize("loss", [partial(F.mse_loss, reduction="none"), nn.CrossEntropyLoss(reduction="none")])
 def test_a_loss_per_element_is_refused(loss: Callable[..., Tensor]) -> None:
-    with pytest.raises(LossError, match='choose reduction="mean" or "sum"'):
+    with pytest.raises(LossError, match='use reduction="mean" or "sum"'):
         recognise(loss)
 
 

@@ -139,7 +139,7 @@ def test_one_distillation_of_all_tensors() -> None:
 @pytest.mark.parametrize(
     ("distillation", "message"),
     [
-        ({"logits": F.mse_loss}, r"given for \['logits'\], but logits= finds a dict of \['logits', 'box'\]"),
+        ({"logits": F.mse_loss}, r"given for \['logits'\], but logits= returns a dict of \['logits', 'box'\]"),
         ((F.mse_loss, F.mse_loss), r"given for \[0, 1\]"),
         ({"logits": {"a": F.mse_loss}, "box": None}, "needs a function, 'auto' or None"),
     ],
@@ -236,5 +236,5 @@ def test_a_wrong_label_stops_every_entry_point() -> None:
         lambda: aw.autoslim(net, [(X, wrong)], "60%"),
         lambda: module.training_step((X, wrong), 0),
     ):
-        with pytest.raises(LossError, match=r"class 3\b.* the output has 3 classes, which are 0 to 2"):
+        with pytest.raises(LossError, match=r"class 3\b.* the output has 3 classes, numbered 0 to 2"):
             call()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import TrainingError
+from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
 
 
@@ -48,7 +49,7 @@ def test_every_width_is_compiled_once_however_many_there_are(net: aw.Supernet) -
     widths = [1.0, *(0.25 + 0.75 * number / 11 for number in range(11))]
     wanted = gradients(net, widths=widths)
     for _ in range(2):
-        found = gradients(net, widths=widths, wrap=compiled)
+        found = gradients(net, widths=widths, execution=Execution(wrap=compiled))
         assert len(compiled) == compiler.graphs == len({net.config(width) for width in widths}) == 10
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
@@ -67,7 +68,7 @@ def test_what_lightning_notes_of_compiling_changes_no_subnet(net: aw.Supernet) -
 
 def test_the_one_used_longest_ago_goes_first(net: aw.Supernet) -> None:
     compiled = CompiledSubnets(limit=2, backend="eager")
-    gradients(net, widths=[1.0, 0.25, 0.5], wrap=compiled)
+    gradients(net, widths=[1.0, 0.25, 0.5], execution=Execution(wrap=compiled))
     assert len(compiled) == 2
 
 
@@ -76,12 +77,12 @@ def test_a_compiler_that_fails_is_told(net: aw.Supernet) -> None:
         raise RuntimeError("no compiler here")
 
     with pytest.raises(TrainingError, match=r"torch.compile failed.*install a C\+\+ compiler"):
-        gradients(net, widths=2, wrap=CompiledSubnets(backend=fail))
+        gradients(net, widths=2, execution=Execution(wrap=CompiledSubnets(backend=fail)))
 
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_gradients(net: aw.Supernet) -> None:
     wanted = gradients(net, widths=[1.0, 0.25])
-    found = gradients(net, widths=[1.0, 0.25], wrap=CompiledSubnets())
+    found = gradients(net, widths=[1.0, 0.25], execution=Execution(wrap=CompiledSubnets()))
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10)

@@ -49,7 +49,7 @@ def test_the_classes_of_a_language_model_are_in_the_last_dimension() -> None:
     [
         (torch.zeros(4, 1), torch.zeros(4, 1), "single class"),
         (torch.zeros(4, 3), torch.zeros(1, 3), "differ in shape"),
-        (torch.zeros(4), torch.zeros(4), "dimension 1 as the classes, which an output"),
+        (torch.zeros(4), torch.zeros(4), "classes from dimension 1, which the output"),
     ],
 )
 def test_what_has_no_classes_is_refused(student: torch.Tensor, teacher: torch.Tensor, message: str) -> None:

@@ -48,6 +48,21 @@ def test_a_step_by_lightning_synchronises_once(found) -> None:
         assert all(step == {"all_reduce": 2} for step in process["skipping"])
 
 
+def test_a_nested_step_synchronises_once(found) -> None:
+    net = two.nested(0, 1)
+    later = net.shells.nesting.later["2.weight"]
+    for process in found:
+        assert_close(process["nested"], two.gradients(net), 1e-12)
+        assert process["nested counted"] == {"all_reduce": 1}
+        trained = process["trained nested"]
+        assert len(trained["collectives"]) >= 8
+        assert all(step == {"all_reduce": 1} for step in trained["collectives"])
+        assert not any(bool(part.any()) for part in later.of(trained["weights"]["3.weight"]))
+    first, second = (process["trained nested"] for process in found)
+    assert_close(first["weights"], second["weights"], 0.0)
+    assert first["accuracy"] == second["accuracy"]
+
+
 def test_all_know_what_one_process_found(found) -> None:
     assert [process["any_rank"] for process in found] == [[True, False]] * 2
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.core.errors import TrainingError
 from anywidth.models import build_model
+from anywidth.training import Execution
 from anywidth.training.pass_graphs import PassGraphs, require_replaceable, run_directly
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -23,7 +24,7 @@ def test_a_network_on_the_cpu_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
     net = aw.Supernet(model, torch.randn(1, 4))
     with pytest.raises(TrainingError, match="on a GPU"):
-        aw.sandwich_step(net, torch.randn(8, 4), torch.randint(3, (8,)), runner=PassGraphs(net))
+        aw.sandwich_step(net, torch.randn(8, 4), torch.randint(3, (8,)), execution=Execution(runner=PassGraphs(net)))
 
 
 def _trained(model: nn.Module, steps: int, *, graphs: bool, **options: object) -> tuple[list[Tensor], nn.Module, int]:
@@ -74,7 +75,7 @@ def test_weights_that_moved_are_recorded_again() -> None:
 
     def step(runner: Callable[..., object]) -> Tensor:
         model.zero_grad()
-        return aw.sandwich_step(net, x, y, widths=WIDTHS, runner=runner).losses  # type: ignore[arg-type]
+        return aw.sandwich_step(net, x, y, widths=WIDTHS, execution=Execution(runner=runner)).losses  # type: ignore[arg-type]
 
     for _ in range(3):
         step(graphs)
@@ -98,7 +99,7 @@ def test_half_precision_and_gradients_of_several_batches_add_up() -> None:
         model.zero_grad()
         with torch.autocast("cuda", torch.bfloat16):
             for _ in range(batches):
-                aw.sandwich_step(net, x, y, widths=WIDTHS, scale=scale, runner=graphs)
+                aw.sandwich_step(net, x, y, widths=WIDTHS, scale=scale, execution=Execution(runner=graphs))
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
     for scale in (0.5, 1.0):  # recorded by the second pass
@@ -109,5 +110,5 @@ def test_half_precision_and_gradients_of_several_batches_add_up() -> None:
 
 def test_a_teacher_that_a_recording_cannot_replace_is_refused() -> None:
     require_replaceable({"a": (torch.ones(1), None, "x"), "b": [torch.ones(1)]})
-    with pytest.raises(TrainingError, match="tensors inside of a SimpleNamespace"):
+    with pytest.raises(TrainingError, match="tensors inside the teacher's SimpleNamespace"):
         require_replaceable((SimpleNamespace(logits=torch.ones(1)),))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.training import soft_cross_entropy
+from anywidth.training import Execution, soft_cross_entropy
 from anywidth.training.compiled import CompiledSubnets
 
 X = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(1))
@@ -99,9 +99,11 @@ def test_compiled_widths_drop_nothing() -> None:
     expected = soft_cross_entropy(net.subnet(0.5).eval()(X), torch.zeros(8, 3)).item()
     compiled = CompiledSubnets(backend="eager")
     for _ in range(2):
-        assert student_loss(net, wrap=compiled) == pytest.approx(expected, abs=1e-6)
+        assert student_loss(net, execution=Execution(wrap=compiled)) == pytest.approx(expected, abs=1e-6)
     alone = {
-        aw.sandwich_step(net, X, Y, widths=[1.0, 0.5], distillation=None, wrap=compiled).losses[1].item()
+        aw.sandwich_step(net, X, Y, widths=[1.0, 0.5], distillation=None, execution=Execution(wrap=compiled))
+        .losses[1]
+        .item()
         for _ in range(3)
     }
     assert len(alone) > 1

@@ -18,7 +18,7 @@ from anywidth.core.inputs import normalise_inputs
 from anywidth.models import channels_last_
 from anywidth.supernet import gradients_together
 from anywidth.tasks import logits_of
-from anywidth.training import SandwichResult, follow_mode, soft_cross_entropy
+from anywidth.training import Execution, SandwichResult, follow_mode, soft_cross_entropy
 from anywidth.widths import WidthSampler
 from proofs import assert_close
 from zoo import Case, cases, find
@@ -69,7 +69,8 @@ def added(*parts: Gradients) -> Gradients:
 
 
 def test_gradients_are_the_sum_of_those_of_every_width(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
-    result = aw.sandwich_step(net, x, y, widths=5, sampler=WidthSampler(0.25, seed=3))
+    net.sampler = WidthSampler(0.25, seed=3)
+    result = aw.sandwich_step(net, x, y, widths=5)
     together = gradients(net)
     widths = WidthSampler(0.25, seed=3).sandwich(5)
     assert result.configs == tuple(net.config(width) for width in widths)
@@ -153,7 +154,7 @@ def _mean_square(output: Any) -> Tensor:
 
 
 def test_labels_are_added_to_the_distillation_of_narrow_widths(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
-    both = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], labels=0.3).losses
+    both = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], label_loss_weight=0.3).losses
     soft = aw.sandwich_step(net, x, y, widths=[1.0, 0.5]).losses
     hard = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], distillation=None).losses
     assert_close(both[0], soft[0])
@@ -192,7 +193,7 @@ def test_losses_are_weighted_by_config(net: aw.Supernet, x: Tensor, y: Tensor) -
     widest = gradients(net)
     both = aw.sandwich_step(net, x, y, widths=[1.0, 0.5])
     narrow = added(gradients(net), {name: -gradient for name, gradient in widest.items()})
-    weighted = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], weight=weights.__getitem__, scale=2.0)
+    weighted = aw.sandwich_step(net, x, y, widths=[1.0, 0.5], scale=lambda config: 2.0 * weights[config])
     quarter = {name: gradient * 0.5 for name, gradient in narrow.items()}
     assert_same(gradients(net), added({name: 2 * gradient for name, gradient in widest.items()}, quarter), 1e-10)
     assert_close(weighted.losses, both.losses, 1e-10)  # told as they are, not as they count
@@ -202,9 +203,11 @@ def test_losses_are_weighted_by_config(net: aw.Supernet, x: Tensor, y: Tensor) -
 def test_samplers_of_one_seed_choose_alike(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
     first, second = WidthSampler(0.25, seed=5), WidthSampler(0.25, seed=5)
     for _ in range(3):
-        a = aw.sandwich_step(net, x, y, sampler=first)
+        net.sampler = first
+        a = aw.sandwich_step(net, x, y)
         torch.rand(5)
-        b = aw.sandwich_step(net, x, y, sampler=second)
+        net.sampler = second
+        b = aw.sandwich_step(net, x, y)
         assert a.configs == b.configs
         assert len(a.configs) == 4
         assert a.configs[:2] == (net.config(1.0), net.config(0.25))
@@ -339,7 +342,7 @@ def test_loss_that_is_not_finite_names_the_width(net: aw.Supernet, x: Tensor, y:
         aw.sandwich_step(net, x, y, widths=[1.0, 0.25, 0.6], distillation=distillation)
     with pytest.raises(TrainingError, match=r"at width 1, 0.25;"):
         aw.sandwich_step(net, x * float("nan"), y, widths=[1.0, 0.25])
-    result = aw.sandwich_step(net, x * float("nan"), y, widths=[1.0, 0.25], check_finite=False)
+    result = aw.sandwich_step(net, x * float("nan"), y, widths=[1.0, 0.25], execution=Execution(check_finite=False))
     assert result.losses.isnan().all()
 
 

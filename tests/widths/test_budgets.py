@@ -54,7 +54,7 @@ def test_several() -> None:
     assert [b.high for b in parse_budgets("30e6, 20e6")] == [30e6, 20e6]
     assert [b.high for b in parse_budgets(["50%", 3])] == [0.5, 3]
     assert [b.high for b in parse_budgets(7)] == [7]
-    with pytest.raises(BudgetError, match="no budget"):
+    with pytest.raises(BudgetError, match="list of budgets is empty"):
         parse_budgets([])
 
 
@@ -65,8 +65,8 @@ def test_what_a_budget_limits() -> None:
     assert parse_budget("latency<=5ms").quantity_among({"latency-onnx": "ms"}) == "latency-onnx"
     assert parse_budget("8.5").quantity_among({"energy": "nJ"}) == "energy"
     for text, message in (
-        ("300M", "budget 300M does not say what it limits; give such as macs<=300M"),
-        ("50%", "give such as latency<=50%"),
+        ("300M", "budget 300M does not name a quantity; write macs<=300M"),
+        ("50%", "write latency<=50%"),
         ("memory<=1MB", "limits memory, not latency or macs or params or size"),
     ):
         with pytest.raises(BudgetError, match=message):

@@ -130,8 +130,8 @@ def test_ends_of_the_range_are_widths_in_spite_of_rounding_errors(net: aw.Supern
 
 
 def test_full_width_is_full_even_where_rounding_would_not_be() -> None:
-    groups = [ChannelGroup(name="odd", channels=13), ChannelGroup(name="units", channels=18, unit=6)]
-    assert resolve(groups, 1.0, divisor=8, min_width=0.1) == WidthConfig({"odd": 13, "units": 18})
+    groups = [ChannelGroup(name="odd", channels=13), ChannelGroup(name="blocks", channels=18, block_size=6)]
+    assert resolve(groups, 1.0, divisor=8, min_width=0.1) == WidthConfig({"odd": 13, "blocks": 18})
 
 
 # -- patterns ----------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_pattern_means_the_modules_that_make_the_channels_too(net: aw.Supernet) 
 
 
 def test_unknown_pattern_and_pattern_on_frozen_channels_are_told_apart(net: aw.Supernet) -> None:
-    with pytest.raises(WidthError, match="'layer9.*' matches no channel group; some are: stem"):
+    with pytest.raises(WidthError, match="'layer9.*' matches no channel group; groups include stem"):
         net.config({"layer9.*": 0.5})
     with pytest.raises(WidthError, match="'head' matches only frozen channels"):
         net.config({"head": 0.5})
@@ -181,7 +181,7 @@ def test_config_with_impossible_channels_is_refused(net: aw.Supernet, channels: 
 def test_config_that_breaks_units_is_refused(supernet_of: SupernetOf) -> None:
     net = supernet_of(find("glu"))
     (group,) = net.analysis.elastic
-    assert group.unit == 2
+    assert group.block_size == 2
     with pytest.raises(WidthError, match="multiple of 2"):
         net.config(WidthConfig({group.name: 7}))
 
@@ -211,7 +211,7 @@ def test_sandwich_has_both_ends_and_random_widths_between() -> None:
     ("ends", "fixed"), [("both", [1.0, 0.3]), ("widest", [1.0]), ("narrowest", [0.3]), ("none", [])]
 )
 def test_sandwich_has_the_ends_that_are_asked_for(ends: Ends, fixed: list[float]) -> None:
-    widths = WidthSampler(0.3, seed=1, ends=ends).sandwich(6)
+    widths = WidthSampler(0.3, seed=1, always_include=ends).sandwich(6)
     assert widths[: len(fixed)] == fixed
     assert len(widths) == 6
     assert widths[len(fixed) :] == WidthSampler(0.3, seed=1).sandwich(8)[2 : 8 - len(fixed)]

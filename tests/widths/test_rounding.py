@@ -10,8 +10,8 @@ from anywidth.groups import ChannelGroup
 from anywidth.widths import make_divisible, round_channels
 
 
-def group(channels: int, unit: int = 1, ratio: int = 1) -> ChannelGroup:
-    return ChannelGroup(name="conv", channels=channels, unit=unit, ratio=ratio)
+def group(channels: int, block_size: int = 1, ratio: int = 1) -> ChannelGroup:
+    return ChannelGroup(name="conv", channels=channels, block_size=block_size, ratio=ratio)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_make_divisible(value: float, divisor: int, rounded: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "unit", "ratio", "divisor", "width", "rounded"),
+    ("channels", "block_size", "ratio", "divisor", "width", "rounded"),
     [
         (64, 1, 1, 8, 0.5, 32),
         (64, 1, 1, 8, 0.01, 8),
@@ -45,26 +45,28 @@ def test_make_divisible(value: float, divisor: int, rounded: int) -> None:
         (7, 7, 1, 1, 0.3, 7),
     ],
 )
-def test_round_channels(channels: int, unit: int, ratio: int, divisor: int, width: float, rounded: int) -> None:
-    assert round_channels(group(channels, unit, ratio), width, divisor) == rounded
+def test_round_channels(channels: int, block_size: int, ratio: int, divisor: int, width: float, rounded: int) -> None:
+    assert round_channels(group(channels, block_size, ratio), width, divisor) == rounded
 
 
 @dataclass(frozen=True)
 class Size:
-    units: int
-    unit: int
+    blocks: int
+    block_size: int
     ratio: int
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(
-    size=st.builds(Size, units=st.integers(1, 60), unit=st.integers(1, 6), ratio=st.sampled_from([1, 1, 1, 2, 3, 6])),
+    size=st.builds(
+        Size, blocks=st.integers(1, 60), block_size=st.integers(1, 6), ratio=st.sampled_from([1, 1, 1, 2, 3, 6])
+    ),
     divisor=st.integers(1, 17),
     widths=st.lists(st.floats(0.001, 1.0), min_size=2, max_size=6),
 )
 def test_rounded_channels_are_permitted_and_grow_with_the_width(size: Size, divisor: int, widths: list[float]) -> None:
-    whole = group(size.units * size.unit * size.ratio, size.unit, size.ratio)
+    whole = group(size.blocks * size.block_size * size.ratio, size.block_size, size.ratio)
     found = [round_channels(whole, width, divisor) for width in sorted(widths)]
-    assert all(size.unit <= channels <= whole.channels for channels in found)
-    assert all(channels % size.unit == 0 for channels in found)
+    assert all(size.block_size <= channels <= whole.channels for channels in found)
+    assert all(channels % size.block_size == 0 for channels in found)
     assert found == sorted(found)

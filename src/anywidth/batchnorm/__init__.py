@@ -1,4 +1,4 @@
-"""Batch-norm statistics of every width."""
+"""Computes the batch-norm statistics of every width; `anywidth.supernet.statistics` stores them."""
 
 from anywidth.batchnorm.post_statistics import calibrate, share_statistics
 

@@ -1,4 +1,4 @@
-"""Moments of what batch norms see that are not modules of torch: calls of `F.batch_norm` with buffers of a module."""
+"""Moments of batch norms that are not modules of torch: calls of `F.batch_norm` with buffers of a module."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CALLS = {
 
 
 class _Measure(TorchFunctionMode):
-    """Lets batch norms on given buffers normalise by each batch, whose moments it keeps."""
+    """Makes batch norms on given buffers normalize by each batch, and records its moments."""
 
     def __init__(self, moments: dict[int, Moments]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def collecting_handmade(
     """Context manager that collects the moments of batch norms by the names of their running mean and variance.
 
     Raises:
-        AnywidthError: at the end, if a forward in evaluation mode does not give these buffers to `F.batch_norm`.
+        AnywidthError: at the end, if the forward in evaluation mode does not pass these buffers to `F.batch_norm`.
     """
     own = dict(subnet.named_buffers(remove_duplicate=False))
     moments = {pair: Moments.of(own[pair[0]], own[pair[1]], momentum) for pair in pairs}
@@ -68,6 +68,6 @@ def collecting_handmade(
         if not found.seen:
             raise AnywidthError(
                 f"{mean} is the running mean of a batch norm in training, but in evaluation mode the forward does not "
-                "give it to F.batch_norm, so that it cannot be calibrated: call F.batch_norm there too, or use "
+                "pass it to F.batch_norm, so it cannot be calibrated: call F.batch_norm there too, or use "
                 "nn.BatchNorm1d, 2d or 3d"
             )

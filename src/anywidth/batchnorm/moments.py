@@ -1,4 +1,4 @@
-"""Moments of what norm layers see, collected while a network runs."""
+"""Moments of the inputs of norm layers, collected while a network runs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FOLD = 32
 
 
 class Moments:
-    """Pooled count, mean and variance of the batches that one norm layer has seen.
+    """Pooled count, mean and variance of the batches of one norm layer.
 
-    The kernel of the layer itself writes the moments of each batch, one to a row of the running buffers. With a
-    `momentum`, they are moving averages as in training instead, which start at 0 and 1.
+    The layer's kernel writes the moments of each batch to one row of the running buffers. With a `momentum`, they are
+    moving averages as in training, which start at 0 and 1.
     """
 
     def __init__(self, norm: _NormBase, momentum: float | None = None) -> None:
@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def of(cls, mean: Tensor, variance: Tensor, momentum: float | None = None) -> Moments:
-        """Those of a batch norm with this running mean and variance."""
+        """Moments for a batch norm with this running mean and variance."""
         moments = cls.__new__(cls)
         moments._start(mean, variance, momentum, instance=False)
         return moments
@@ -53,11 +53,11 @@ class Moments:
 
     @property
     def seen(self) -> bool:
-        """Whether any batch came."""
+        """Whether a batch was recorded."""
         return self.mean is not None or bool(self._counts)
 
     def row(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the mean and unbiased variance of this batch shall be written."""
+        """The rows to which to write the mean and unbiased variance of this batch."""
         if len(self._counts) == _FOLD:
             self._fold()
         self._counts.append(x.numel() // x.shape[1] if x.ndim > 1 else x.shape[0])
@@ -100,18 +100,18 @@ class Moments:
             self.square += momentum * (variance - self.square)
 
     def pool(self) -> None:
-        """Take in what the same layer has seen in all other processes."""
+        """Add the moments of the same layer in all other processes."""
         self._fold()
         assert self.mean is not None
         assert self.square is not None
         parts = all_gather((self.count, self.mean.cpu(), self.square.cpu()))
         device = self.mean.device
         self.mean = self.square = None
-        for count, mean, square in parts:  # in one order, so that all processes end with the same numbers
+        for count, mean, square in parts:  # in a fixed order, so that all processes get the same numbers
             self._merge(count, mean.to(device), square.to(device))
 
     def result(self, *, unbiased: bool = True) -> tuple[Tensor, Tensor]:
-        """Mean and variance (unbiased, as batch norms store it) of everything seen."""
+        """Mean and variance (unbiased, as batch norms store it) over all batches."""
         self._fold()
         assert self.mean is not None
         assert self.square is not None
@@ -123,9 +123,9 @@ class Moments:
 def collecting(
     subnet: nn.Module, norms: Sequence[_NormBase], momentum: float | None = None
 ) -> Iterator[dict[_NormBase, Moments]]:
-    """Within it, forward passes of `subnet` collect the moments of `norms`; then everything is as it was.
+    """Context manager in which forward passes of `subnet` collect the moments of `norms`.
 
-    What a norm layer does not see is not in the dictionary afterwards.
+    Norm layers that were not called are not in the dictionary afterwards. All other state is restored.
     """
     moments = {norm: Moments(norm, momentum) for norm in norms}
     kept = [(n, n.momentum, n.track_running_stats, n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
@@ -135,10 +135,10 @@ def collecting(
             for norm in norms:
                 # With momentum 1 the kernel leaves exactly this batch's moments in the running buffers.
                 norm.momentum, norm.track_running_stats = 1.0, True
-                # Counting batches takes as long as a small kernel, but a forward of the user may rely on the counter.
+                # Counting batches takes as long as a small kernel, but the user's forward may rely on the counter.
                 norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked) if stubborn(norm) else None  # type: ignore[arg-type]
                 norm.training = True
-                # A hook would send each call down the slow path of nn.Module, which a small width notices.
+                # A hook would use the slow path of nn.Module, which matters at small widths.
                 norm.forward = _into_rows(norm, moments[norm])
             yield moments
         for norm in norms:
@@ -154,8 +154,8 @@ def collecting(
 
 
 def _into_rows(norm: _NormBase, moments: Moments) -> Callable[..., Tensor]:
-    """The forward of a norm layer, with running buffers of its own for each batch."""
-    # What processes have seen is pooled at the end; meeting at every batch would hang where one has fewer batches.
+    """The forward of a norm layer, with separate running buffers for each batch."""
+    # Processes pool their moments at the end; pooling per batch would hang if one has fewer batches.
     forward = MethodType(_BatchNorm.forward, norm) if isinstance(norm, nn.SyncBatchNorm) else norm.forward
     buffers = norm._buffers
 

@@ -33,29 +33,29 @@ def calibrate(
     sequential: bool = False,
     momentum: float | None = None,
 ) -> None:
-    """Compute the batch-norm statistics of widths from training data, in place; weights do not change.
+    """Compute the batch-norm statistics of widths from training data, in place, without changing weights.
 
-    First and second moments are pooled exactly over all batches, whatever their sizes and order, in double
-    precision; the batch norms' own kernels compute those of each batch. Only norm layers are in training mode, and
-    the random generators are as before afterwards. Processes that train together pool what each has seen: give each
-    its part of the batches, or all of them to every one.
+    First and second moments are pooled exactly over all batches, in double precision, regardless of their sizes and
+    order. The batch norms' kernels compute the moments of each batch. Only norm layers are in training mode, and the
+    random generators are restored afterwards. Processes that train together pool their moments: give each its part of
+    the batches, or give all batches to each.
 
     Args:
         net: The supernet.
         loader: Batches of training data with training transforms; iterated once per width (per width and norm
             layer if `sequential`).
-        widths: What `Supernet.config` takes; any config, nonuniform ones too. Width 1.0 sets the model's own
-            running statistics.
+        widths: Widths as in `Supernet.config`, including nonuniform ones. Width 1.0 sets the model's own running
+            statistics.
         images: Stop after this many samples per width; None for all. One to two thousand suffice (US-Nets,
             arXiv 1903.05134, section 3.4).
-        sequential: Fix the layers one after the other, each on inputs normalised by the final statistics of those
-            before it. The default normalises by each batch, as in training and in the papers, in a single pass.
-        momentum: Take a moving average of the batches' moments instead of pooling them, as training does; for
-            comparison, because it depends on the order of the batches and forgets the first ones.
+        sequential: Calibrate one layer after another, each on inputs normalized by the final statistics of the layers
+            before it. The default normalizes by each batch in a single pass, as in training and in the papers.
+        momentum: Use a moving average of the batches' moments instead of pooling them, as training does. For comparison
+            only: it depends on the order of the batches and forgets the first ones.
 
     Raises:
         AnywidthError: `momentum` is out of range, or given with `sequential` or in several processes.
-        DataError: the loader is empty, or one sample is all it gives.
+        DataError: the loader is empty or has only one sample.
         WidthError: a width does not fit the supernet.
 
     >>> import torch
@@ -67,17 +67,19 @@ def calibrate(
     torch.Size([3, 2])
     """
     if momentum is not None and (sequential or not 0 < momentum <= 1):
-        raise AnywidthError(f"momentum {momentum} must be in (0, 1], and goes with sequential=False only")
+        raise AnywidthError(f"momentum {momentum} must be in (0, 1], and needs sequential=False")
     if momentum is not None and several_processes():
         raise AnywidthError("a moving average depends on the order of the batches; calibrate without momentum")
     if sequential and net.effects.norms:
         raise AnywidthError(
             f"{net.effects.norms[0][0]} does not belong to an nn.BatchNorm1d, 2d or 3d; calibrate with sequential=False"
         )
-    if not net.statistics.needed:
+    if net.nested:
+        # All widths share the statistics of the full network, except for batch norms of the tail.
+        widths = [1.0, *(width for width in widths if net.statistics.needed and net.config(width) != net.config(1.0))]
+    elif not net.statistics.needed:
         return
-    configs = [(net.config(width), net.label(width)) for width in widths]
-    for config, label in configs:
+    for config in [net.config(width) for width in widths]:
         subnet = net.subnet(config)
         dense = nullcontext() if subnet is net.model else contiguous(subnet)
         values = {}
@@ -85,7 +87,7 @@ def calibrate(
             if sequential:
                 moments = _sequential(subnet, loader, images)
             else:
-                # A forward of the user may ignore the momentum that it is given.
+                # The user's forward may ignore the momentum.
                 stubborn_ones = [name for name, norm in norm_modules(subnet).items() if stubborn(norm)]
                 prefixes = [f"{name}." if name else "" for name in stubborn_ones]
                 pairs = [*net.effects.norms, *((f"{p}running_mean", f"{p}running_var") for p in prefixes)]
@@ -104,30 +106,30 @@ def calibrate(
                 mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type]
             values[f"{prefix}running_mean"] = mean.to(norm.running_mean)  # type: ignore[arg-type]
             values[f"{prefix}running_var"] = variance.to(norm.running_var)  # type: ignore[arg-type]
-        _store(net, config, label, values, subnet)
+        _store(net, config, values, subnet)
 
 
 def share_statistics(net: Supernet, widths: Sequence[Width]) -> None:
-    """Give widths slices of the supernet's own running statistics instead of their own, in place.
+    """Set the statistics of widths to slices of the supernet's running statistics, in place.
 
-    This is what a naive implementation does, and it ruins the accuracy of narrow widths (S-Nets, arXiv 1812.08928,
-    section 3.2); it serves ablations, and comparisons with the masked full network.
+    A naive implementation does this, and it ruins the accuracy of narrow widths (S-Nets, arXiv 1812.08928, section
+    3.2). Use it for ablations, and for comparisons with the masked full network.
     """
     own = dict(net.model.named_buffers(remove_duplicate=False))
     for width in widths:
         config = net.config(width)
         subnet = net.subnet(config)
         values = {}
-        units = net.analysis.units(config)
+        blocks = net.analysis.blocks(config)
         for name in dict.fromkeys(net.analysis.names[name] for name in net.statistics.names):
-            (kept,) = net.analysis.kept(name, units)
+            (kept,) = net.analysis.kept(name, blocks)
             index = slice(None) if kept is None else slice(kept) if isinstance(kept, int) else kept
             values[name] = own[name][index]
-        _store(net, config, net.label(width), values, subnet)
+        _store(net, config, values, subnet)
 
 
 def _handmade_values(subnet: nn.Module, found: dict[tuple[str, str], Moments]) -> dict[str, Tensor]:
-    """The running statistics of batch norms written by hand, by the names of their buffers."""
+    """The running statistics of handmade batch norms, by the names of their buffers."""
     own = dict(subnet.named_buffers(remove_duplicate=False))
     values = {}
     for (mean, variance), moments in found.items():
@@ -137,18 +139,18 @@ def _handmade_values(subnet: nn.Module, found: dict[tuple[str, str], Moments]) -
     return values
 
 
-def _store(net: Supernet, config: WidthConfig, label: str, values: dict[str, Tensor], subnet: nn.Module) -> None:
+def _store(net: Supernet, config: WidthConfig, values: dict[str, Tensor], subnet: nn.Module) -> None:
     if subnet is net.model:
         own = dict(net.model.named_buffers(remove_duplicate=False))
         for name, value in values.items():
             own[name].copy_(value)
     else:
-        net.statistics.store(config, values, label)
+        net.statistics.store(config, values)
 
 
 @contextmanager
 def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Put the random generators of the CPU and of the model's device back at the end."""
+    """Context manager that restores the random generators of the CPU and of the model's device."""
     device = model_device(model)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
@@ -166,11 +168,11 @@ def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
             raise DataError("one sample has no variance; calibrate with at least two images") from error
         fed = True
     if not all(all_gather(fed)):
-        raise DataError("the calibration loader gave no data; give batches of training images")
+        raise DataError("the calibration loader is empty; give batches of training images")
 
 
 def _without_singles(batches: Iterable[Inputs]) -> Iterator[Inputs]:
-    """The same samples with no batch of one, which has no variance: it goes with the next batch, or the last."""
+    """The same samples without batches of one, which have no variance: such a batch joins the next, or the last."""
     ready: Inputs | None = None
     single: Inputs | None = None
     for inputs in batches:
@@ -196,7 +198,7 @@ def _single_pass(
 
 
 def _pooled(moments: dict[_NormBase, Moments]) -> dict[_NormBase, Moments]:
-    """The same, in place, of all processes together."""
+    """Pool moments over all processes, in place."""
     if several_processes():
         for each in moments.values():
             each.pool()
@@ -219,7 +221,7 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
             with collecting(subnet, [norm]) as moments:
                 _feed(subnet, loader, images)
             final[norm] = _pooled(moments)[norm]
-            # A batch norm in training divides by the count, so the layers after this one see what one batch gives.
+            # A batch norm in training divides by the count, so later layers receive the same as for one batch.
             mean, variance = moments[norm].result(unbiased=False)
             norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
     return final
@@ -227,7 +229,7 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
 
 @contextmanager
 def _replaced(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Gives norms running buffers of their own, that may be replaced; then everything is as it was."""
+    """Context manager in which norms have separate running buffers, which may be replaced."""
     kept = [(norm, norm.running_mean, norm.running_var) for norm in norms]
     try:
         for norm in norms:

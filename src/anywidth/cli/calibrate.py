@@ -1,4 +1,4 @@
-"""`anywidth calibrate`: batch-norm statistics of more widths, into the checkpoint of a run."""
+"""`anywidth calibrate`: add the batch-norm statistics of more widths to the checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anywidth.runs.options import option
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.settings import Device
 from anywidth.runs.values import AnyWidths, parse_any_widths
 
@@ -18,14 +19,17 @@ class CalibrateSettings:
 
     run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
     widths: AnyWidths = option(
-        parse=parse_any_widths, metavar="W,W,...|N", help="widths to calibrate: 0.3,0.55, or how many, evenly spaced"
+        parse=parse_any_widths,
+        metavar="W,W,...|N",
+        help="widths to calibrate: 0.3,0.55, or a number of evenly spaced widths",
     )
     device: Device = option("auto", help="auto, cpu or cuda")
-    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
+    data_root: Path | None = option(None, help="folder of downloaded datasets, if it moved after training")
 
 
 def run(settings: CalibrateSettings) -> int:
-    """Compute batch-norm statistics of more widths and add them to the checkpoint of a run."""
+    """Calibrate more widths of a run and add their batch-norm statistics to its checkpoint."""
+    RunFolder.open(settings.run)  # a wrong path need not wait for the imports below
     from rich.console import Console
 
     from anywidth.cli.console_reporter import ConsoleReporter
@@ -41,9 +45,9 @@ def run(settings: CalibrateSettings) -> int:
     with fitting_threads(opened.net, opened.settings.data.batch_size):
         new = opened.calibrate_missing(widths)
     if not new:
-        console.print("these widths are calibrated already; nothing was written")
+        console.print("these widths are already calibrated; nothing was written")
         return 0
     opened.net.save(settings.run)
     total = len(opened.net.statistics.configs)
-    console.print(f"{settings.run} now holds batch-norm statistics of {total} narrow networks", soft_wrap=True)
+    console.print(f"{settings.run} now contains the batch-norm statistics of {total} narrow widths", soft_wrap=True)
     return 0

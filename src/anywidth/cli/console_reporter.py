@@ -1,4 +1,4 @@
-"""What a run tells, printed: lines, warnings and progress bars."""
+"""Progress of a run on the console: lines, warnings and progress bars."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ConsoleReporter(Reporter):
         log("warning", text)
 
     def training(self, label: str) -> Sequence[ProgressBar]:
-        """A bar over the steps of a training."""
-        from anywidth.cli.progress_bar import ProgressBar  # needs Lightning, which most commands do without
+        """Progress bar over the steps of one training."""
+        from anywidth.cli.progress_bar import ProgressBar  # imports Lightning, which most commands do not need
 
         return [ProgressBar(self.console, label)]
 
     def calibrating(self, widths: Sequence[float]) -> Iterable[float]:
-        """The widths, with a bar in a terminal."""
+        """The widths, with a progress bar if the console is a terminal."""
         quiet = not self.console.is_terminal
         return track(widths, "calibrating", console=self.console, transient=True, disable=quiet)

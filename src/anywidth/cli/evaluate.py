@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.settings import Device
 from anywidth.runs.values import AnyWidths, parse_any_widths
 
@@ -22,22 +23,23 @@ class EvaluateSettings:
         None,
         parse=parse_any_widths,
         metavar="W,W,...|N",
-        help="widths to evaluate: 0.3,0.55, or how many; by default those of the run",
+        help="widths to evaluate: 0.3,0.55, or a number of widths; by default the run's widths",
     )
-    nonuniform: float | None = option(None, help="also narrow every stage alone, by this factor, such as 0.6")
-    out: Path | None = option(None, metavar="FILE", help="also write the table to this file, .csv or .json")
+    nonuniform: float | None = option(None, help="also narrow each stage alone by this factor, such as 0.6")
+    out: Path | None = option(None, metavar="FILE", help="also write the table to this .csv or .json file")
     device: Device = option("auto", help="auto, cpu or cuda")
-    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
+    data_root: Path | None = option(None, help="folder of downloaded datasets, if it moved after training")
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.suffix not in (".csv", ".json"):
-            raise SettingsError(f"--out {self.out}: give a name that ends in .csv or .json")
+            raise SettingsError(f"--out {self.out} has an unknown format; use a name that ends in .csv or .json")
         if self.nonuniform is not None and not 0 < self.nonuniform < 1:
             raise SettingsError(f"--nonuniform is {self.nonuniform:g}; give a factor between 0 and 1, such as 0.6")
 
 
 def run(settings: EvaluateSettings) -> int:
     """Print MACs, parameters and accuracy of a run at chosen widths."""
+    RunFolder.open(settings.run)  # a wrong path need not wait for the imports below
     from rich.console import Console
 
     from anywidth.cli.console_reporter import ConsoleReporter

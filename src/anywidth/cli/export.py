@@ -1,4 +1,4 @@
-"""`anywidth export`: a width of a run, or several, as a file that other programs run."""
+"""`anywidth export`: write one or several widths of a run to a file that other programs can run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.values import parse_ladder, parse_width
 
 if TYPE_CHECKING:
@@ -27,29 +28,30 @@ class ExportSettings:
     """The options of `anywidth export`."""
 
     run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
-    out: Path = option(metavar="FILE", help="file to write; a model card is written beside it")
+    out: Path = option(metavar="FILE", help="file to write; its model card is written next to it")
     width: float | dict[str, float] | None = option(
-        None, parse=parse_width, metavar="W", help="the width to write: 0.35, or by pattern such as layer3.*=0.6+*=0.5"
+        None, parse=parse_width, metavar="W", help="width to write: 0.35, or by pattern: layer3.*=0.6+*=0.5"
     )
     budget: str | None = option(
         None,
         metavar="LIMIT",
-        help="write the widest calibrated width within 5ms or 1MB, or with macs<=20e6, params<=0.5x or latency<=5ms",
+        help="write the widest calibrated width within this limit: 5ms, 1MB, macs<=20e6, params<=0.5x or latency<=5ms",
     )
     ladder: tuple[float, ...] | None = option(
         None,
         parse=parse_ladder,
         metavar="W,W,...",
-        help="write several widths into one ONNX file with one copy of the weights: 0.25,0.5,0.75,1.0",
+        help="write these widths to one ONNX file that stores the weights once: 0.25,0.5,0.75,1.0",
     )
     format: str | None = option(
         None,
         metavar="NAME",
-        help="onnx, torch (safetensors) or pt2 (torch.export); by default what the ending of --out means",
+        help="onnx, torch (safetensors) or pt2 (torch.export); by default chosen by the extension of --out",
     )
-    int8: bool = option(False, help="8-bit integers in ONNX, calibrated on training images")
-    license: str = option("unknown", help="licence of the weights for the model card, as an SPDX identifier")
-    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
+    int8: bool = option(False, help="quantize the ONNX file to 8-bit integers, calibrated on training images")
+    blocked: bool = option(False, help="skip the zero weights of a nested network (formats onnx and pt2)")
+    license: str = option("unknown", help="license of the weights for the model card, as an SPDX identifier")
+    data_root: Path | None = option(None, help="folder of downloaded datasets, if it moved after training")
 
     def __post_init__(self) -> None:
         given = [name for name in ("width", "budget", "ladder") if getattr(self, name) is not None]
@@ -57,11 +59,15 @@ class ExportSettings:
             found = f"not {' and '.join(f'--{name}' for name in given)}" if given else "such as --width 0.5"
             raise SettingsError(f"give one of --width, --budget and --ladder, {found}")
         if self.ladder is not None and self.int8:
-            raise SettingsError("--int8 goes with one width; leave it or --ladder out")
+            raise SettingsError("--int8 writes a single width and does not work with --ladder; leave one of them out")
+        if self.blocked and (self.int8 or self.ladder is not None):
+            other = "--int8" if self.int8 else "--ladder"
+            raise SettingsError(f"--blocked does not work with {other}; leave one of them out")
 
 
 def run(settings: ExportSettings) -> int:
-    """Write a width of a run, or several, as an ONNX, PyTorch or torch.export file, with a model card."""
+    """Export one or several widths of a run to ONNX, PyTorch or torch.export, with a model card."""
+    RunFolder.open(settings.run)  # a wrong path need not wait for the imports below
     from rich.console import Console
 
     from anywidth.export import CardFacts, format_of, write_card
@@ -74,9 +80,9 @@ def run(settings: ExportSettings) -> int:
     console = Console(highlight=False)
     kind = format_of(settings.out, settings.format).name
     if kind != "onnx" and (settings.int8 or settings.ladder):
-        raise SettingsError(f"{'--int8' if settings.int8 else '--ladder'} is for --format onnx, not {kind}")
+        raise SettingsError(f"{'--int8' if settings.int8 else '--ladder'} needs --format onnx, not {kind}")
     if settings.out.is_dir():
-        raise SettingsError(f"--out {settings.out} is a folder; give the name of a file")
+        raise SettingsError(f"--out {settings.out} is a folder; give a file name")
     if settings.budget is not None:
         parse_budget(settings.budget).quantity_among(QUANTITIES)
     opened = open_run(settings.run, device="cpu", data_root=settings.data_root)
@@ -131,7 +137,7 @@ def _single(
     if settings.budget is not None:
         write = partial(_write_int8, opened) if settings.int8 else None
         width: Width = widest_within(net, parse_budget(settings.budget), format=kind, write=write)
-        console.print(f"the widest with {settings.budget} is {net.label(width)}", soft_wrap=True, markup=False)
+        console.print(f"widest width within {settings.budget}: {net.config(width)}", soft_wrap=True, markup=False)
     else:
         assert settings.width is not None
         width = settings.width
@@ -148,9 +154,9 @@ def _single(
         written = _write_int8(opened, width, settings.out)
         rows = [plain, row(written, "int8")]
         if written.size >= plain[4]:
-            log("warning", "8-bit integers do not make this file smaller: the network has few weights for its layers")
+            log("warning", "8-bit weights do not make this file smaller: the network has few weights per layer")
     else:
-        written = export(net, width, settings.out, kind)
+        written = export(net, width, settings.out, kind, blocked=settings.blocked)
         rows = [row(written, "float32")]
     return rows, written, [rows[-1][-1]]
 
@@ -162,30 +168,28 @@ def _write_int8(opened: OpenRun, width: Width, path: Path) -> Exported:
 
 
 def _measured(opened: OpenRun, accuracy: Callable[..., float]) -> float | None:
-    """The accuracy on the run's test images; None, and a warning, if they are not there."""
+    """Accuracy on the run's test images; if they are missing, a warning and None."""
     from anywidth.cli.messages import log
     from anywidth.core.errors import DataError
 
     try:
         images = opened.loaders.test
     except DataError as error:
-        log("warning", f"the accuracy is not measured: {error}")
+        log("warning", f"accuracy was not measured: {error}")
         return None
     return accuracy(images)
 
 
 def _check_calibrated(opened: OpenRun, width: Width, run: Path) -> None:
-    """Say by which command a width is calibrated, where it is not."""
+    """Raise an error with the command that calibrates a width, unless the width is calibrated."""
     from anywidth.core.errors import UncalibratedError
 
     net = opened.net
     config = net.config(width)
     if config == net.config(1.0) or net.statistics.is_usable(config):
         return
-    label = net.label(width)
-    known = ", ".join(net.label(c) for c in net.statistics.configs if net.statistics.is_current(c)) or "none"
-    asked = "+".join(f"{p}={w:g}" for p, w in width.items()) if isinstance(width, dict) else label
+    known = ", ".join(str(c) for c in net.statistics.configs if net.statistics.is_current(c)) or "none"
     raise UncalibratedError(
-        f"width {label} has no batch-norm statistics; calibrated: {known}, 1. "
-        f"First run: anywidth calibrate {run} --widths {asked}"
+        f"width {config} has no batch-norm statistics; calibrated: {known}, 1. "
+        f"Run first: anywidth calibrate {run} --widths {config}"
     )

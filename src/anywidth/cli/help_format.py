@@ -1,4 +1,4 @@
-"""How `--help` looks: every option with one sentence and its default."""
+"""Format of `--help`: one sentence and the default for every option."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["HelpFormat"]
 
 
 class HelpFormat(DefaultHelpFormatter):
-    """jsonargparse's help without Python types, which say nothing to a user."""
+    """jsonargparse's help formatter without Python types, which mean nothing to most users."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "max_help_position": 28})
@@ -22,7 +22,7 @@ class HelpFormat(DefaultHelpFormatter):
         return (action.help or "") + (f" (default: {action.default})" if shown and action.option_strings else "")
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        # Options are described below the bare list of commands, by each command's own help.
+        # The list of commands stays bare; each command's own help describes its options.
         if isinstance(action, argparse._SubParsersAction):
             return "COMMAND"
         return super()._format_action_invocation(action)

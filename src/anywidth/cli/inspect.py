@@ -1,4 +1,4 @@
-"""`anywidth inspect`: what of a model can be narrowed, and what its widths cost."""
+"""`anywidth inspect`: which channels of a model can be narrowed, and the cost of its widths."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ class InspectSettings:
     )
     model: str | None = option(None, help="digits, mobilenet_v2, resnet18, ..., torchvision/NAME or timm/NAME")
     widths: Widths = option(
-        4, parse=parse_widths, metavar="W,W,...|N", help="widths to count at: 0.25,0.5,1.0, or how many, evenly spaced"
+        4,
+        parse=parse_widths,
+        metavar="W,W,...|N",
+        help="widths to report: 0.25,0.5,1.0, or a number of evenly spaced widths",
     )
     input_shape: tuple[int, int, int] | None = option(
         None,
         parse=parse_shape,
         metavar="C,H,W",
-        help="channels, height and width; by default 1,8,8 for digits and else 3,224,224",
+        help="channels, height and width of an image; by default 1,8,8 for digits, otherwise 3,224,224",
     )
-    num_classes: int | None = option(None, help="outputs of the classifier; by default 10 for digits and else 1000")
-    min_width: float | None = option(None, help="narrowest width; by default the model's own, or 0.25")
+    num_classes: int | None = option(None, help="outputs of the classifier; by default 10 for digits, otherwise 1000")
+    min_width: float | None = option(None, help="narrowest width; by default the model's, or 0.25")
     divisor: int | None = option(
-        None, help="channels are rounded to multiples of this; by default the model's own, or 8"
+        None, help="round channel numbers to multiples of this; by default the model's divisor, or 8"
     )
-    width_mult: float = option(
-        1.0, help="build the model wider than its class says, such as 1.5; only for our own models"
-    )
+    width_mult: float = option(1.0, help="widen the model by this factor, such as 1.5; built-in models only")
     frozen: tuple[str, ...] = option(
-        (), metavar="PATTERN", help="groups or modules whose channels are never narrowed, as glob patterns"
+        (), metavar="PATTERN", help="glob patterns of groups or modules that are never narrowed"
     )
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class InspectSettings:
 
 
 def run(settings: InspectSettings) -> int:
-    """Print what of a model is elastic or frozen and why, and MACs and parameters at chosen widths."""
+    """Print which channels of a model are elastic or frozen and why, with MACs and parameters by width."""
     from rich.console import Console
 
     from anywidth.cost import macs, params, uncounted_operators

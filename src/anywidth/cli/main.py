@@ -1,4 +1,4 @@
-"""The entry point: parse, run the command, turn errors into one line."""
+"""Entry point: parse the command line, run the command and print errors in one line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["COMMANDS", "Command", "main"]
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command: its options, how they are read, and what runs it.
+    """One command: its options, how they are read, and the function that runs it.
 
     Attributes:
-        settings: The dataclass that the options come from.
-        run: Runs the command with what `read` returns, and returns an exit code.
-        read: Makes something of the values that are given, by option name; by default the settings.
+        settings: The dataclass that defines the options.
+        run: Runs the command on the result of `read` and returns an exit code.
+        read: Converts the given values, by option name, to the argument of `run`; by default to `settings`.
     """
 
     settings: type
@@ -38,7 +38,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
+        """First line of the docstring of `run`."""
         return (self.run.__doc__ or "").split("\n", 1)[0].rstrip(".")
 
 
@@ -55,13 +55,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C.
+    """Run a command line and return its exit code: 0, 2 after a user error, 130 after Ctrl-C.
 
     Args:
-        argv: The arguments; by default those of the process.
+        argv: Command-line arguments; by default those of the process.
 
     Raises:
-        SystemExit: the arguments are wrong (code 2), or help was asked for (code 0).
+        SystemExit: the arguments are invalid (code 2), or help was requested (code 0).
     """
     processes = Processes.of_environment()
     with quiet_others(processes):
@@ -72,7 +72,7 @@ def _run(argv: Sequence[str] | None, processes: Processes) -> int:
     parsed = _parser().parse_args(argv, defaults=False)
     command, given = COMMANDS[parsed.command], values_of(parsed[parsed.command])
     if processes.together and parsed.command != "train":
-        log("error", f"only anywidth train runs in several processes; start anywidth {parsed.command} without torchrun")
+        log("error", f"only anywidth train supports torchrun; start anywidth {parsed.command} without it")
         return 2
     try:
         with warnings_in_one_line():
@@ -84,7 +84,7 @@ def _run(argv: Sequence[str] | None, processes: Processes) -> int:
         log("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does; Python would complain once more when it flushes.
+        # The reader of the pipe has closed it, as `head` does; without this, Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
@@ -99,7 +99,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(
-        dest="command", title="commands", metavar="COMMAND", description=None, help="anywidth COMMAND --help says more"
+        dest="command", title="commands", metavar="COMMAND", description=None, help="see anywidth COMMAND --help"
     )
     for name, command in COMMANDS.items():
         prog = f"anywidth {name}"

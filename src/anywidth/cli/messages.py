@@ -19,7 +19,7 @@ def log(kind: str, message: object = "") -> None:
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Context manager in which a warning is one line, without its source line; restores the warning filters."""
+    """Context manager that prints each warning on one line, without its source line."""
 
     def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
         log("warning", message)

@@ -1,4 +1,4 @@
-"""From a settings dataclass to the parser of a command."""
+"""Builds the parser of a command from its settings dataclass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["make_parser"]
 
 
 def make_parser(settings: type, *, prog: str, description: str) -> ArgumentParser:
-    """A parser with every option of a settings dataclass."""
+    """Parser with one argument for every option of a settings dataclass."""
     positional = [item for item in options_of(settings) if item.field.metadata["positional"]]
     names = "".join(f" {item.flag}" if item.required else f" [{item.flag}]" for item in positional)
     parser = ArgumentParser(

@@ -1,4 +1,4 @@
-"""One bar for a whole training."""
+"""One progress bar for a whole training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar(Callback):
-    """A bar over all steps with the losses of the last one; in a file or pipe, a line for every tenth of the epochs."""
+    """Progress bar over all steps, with the latest losses; in a file or pipe, one line per tenth of the epochs."""
 
     def __init__(self, console: Console, label: str) -> None:
         self.console = console
@@ -24,7 +24,7 @@ class ProgressBar(Callback):
         self._task: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
+        """Show the progress bar."""
         if not self.console.is_terminal:
             return
         self._progress = Progress(
@@ -49,17 +49,17 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Advance the progress bar."""
         if self._progress is not None:
             losses = _text({name: value for name, value in outputs.items() if name.startswith("loss")})
             self._progress.update(self._task, advance=1, epoch=trainer.current_epoch + 1, losses=losses)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print a line now and then if there is no terminal."""
+        """Without a terminal, print a line about every tenth of the epochs."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         if epoch % max(1, epochs // 10) and epoch != epochs:
             return
-        found = epoch_means(trainer)  # all processes take part, also if only some have a terminal
+        found = epoch_means(trainer)  # a collective: every process must call it, with or without a terminal
         if self._progress is None:
             means = {n.removesuffix("_epoch"): value for n, value in found.items() if n.endswith("_epoch")}
             losses = _text({name: value for name, value in means.items() if name.startswith("loss")})
@@ -68,11 +68,11 @@ class ProgressBar(Callback):
             self.console.print(f"{self.label}: epoch {epoch}/{epochs}  {losses}", soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar and leave it on the screen."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Release the terminal after an error."""
         self._stop()
 
     def _stop(self) -> None:

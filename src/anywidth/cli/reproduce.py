@@ -1,10 +1,10 @@
-"""`anywidth reproduce`: an experiment of the papers, run again."""
+"""`anywidth reproduce`: run an experiment of the papers again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option
@@ -20,29 +20,39 @@ __all__ = ["ReproduceSettings", "run"]
 class ReproduceSettings:
     """The options of `anywidth reproduce`."""
 
-    name: str | None = option(None, positional=True, metavar="NAME", help="the experiment, one of --list")
-    list: bool = option(False, help="name all experiments and what they compare")
+    name: str | None = option(None, positional=True, metavar="NAME", help="name of the experiment; --list prints all")
+    list: bool = option(False, help="list all experiments and what they compare")
     data: str | None = option(
-        None, help="digits, fashion-mnist or another data set of anywidth train; by default digits"
+        None, help="digits, fashion-mnist or another dataset of anywidth train; by default the one of --scale"
     )
-    full: bool = option(False, help="the setting of the papers' followers for a GPU: CIFAR-100, ResNet-18, 100 epochs")
-    model: str | None = option(None, help="another model, such as mobilenet_v2")
+    scale: Literal["digits", "cifar", "full"] = option(
+        "digits", metavar="SCALE",
+        help="digits: minutes; cifar: CIFAR-100 at 16x16 pixels, ResNet-8, hours on two cores; full: CIFAR-100, "
+        "ResNet-18, 100 epochs on a GPU",
+    )  # fmt: skip
+    model: str | None = option(None, help="model to train instead, such as mobilenet_v2")
     epochs: int | None = option(
-        None, help="passes over the training images, of every arm; by default what config.yaml of the experiment says"
+        None, help="passes over the training images per network; by default from config.yaml of the experiment"
     )
-    seeds: int | None = option(None, help="runs of every arm")
-    data_root: Path = option(Path("data"), help="folder of downloaded data sets")
+    seeds: int | None = option(None, help="number of seeds for each setup compared")
+    data_root: Path = option(Path("data"), help="folder of downloaded datasets")
+    networks: Path | None = option(
+        None, metavar="DIR",
+        help="folder of networks that experiments share; by default runs/reproduce/networks, or none with --out",
+    )  # fmt: skip
     jobs: int | None = option(
-        None, help="networks that train at the same time, each on one core; by default one per core, or 1 on a GPU"
+        None, help="networks trained in parallel, one core each; by default one per core, or 1 on a GPU"
     )
     device: Device = option(
-        "auto", help="auto, cpu or cuda; auto takes a GPU for --full if there is one, and else the CPU"
+        "auto", help="auto, cpu or cuda; auto uses a GPU for --scale full if there is one, otherwise the CPU"
     )
-    out: Path | None = option(None, metavar="DIR", help="folder to write; by default runs/reproduce/NAME-DATA")
+    out: Path | None = option(
+        None, metavar="DIR", help="folder to write; by default runs/reproduce/NAME-SCALE, or NAME-DATA"
+    )
 
     def __post_init__(self) -> None:
         if not self.list and self.name is None:
-            raise SettingsError("name an experiment, or ask for --list")
+            raise SettingsError("no experiment was given; name one, or print all of them with --list")
         for name in ("epochs", "seeds", "jobs"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -50,7 +60,7 @@ class ReproduceSettings:
 
 
 def run(settings: ReproduceSettings) -> int:
-    """Run an experiment of the papers again: table, verdicts, picture and JSON."""
+    """Run an experiment of the papers again and write its table, verdicts, picture and JSON."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -92,25 +102,30 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
     assert settings.name is not None
     experiment = load_experiment(settings.name)
     setup = _setup(settings, experiment)
-    device = pick_device("cpu" if settings.device == "auto" and not settings.full else settings.device)
+    device = pick_device("cpu" if settings.device == "auto" and settings.scale != "full" else settings.device)
     jobs = settings.jobs or (1 if device.type == "cuda" else os.cpu_count() or 1)
-    folder = settings.out or Path(
-        "runs", "reproduce", f"{settings.name}-{Path(setup.data.partition(':')[2] or setup.data).stem}"
-    )
+    folder = settings.out or Path("runs", "reproduce", f"{settings.name}-{_where(settings, setup)}")
     if (folder / "result.json").exists() and not (folder / "cells").exists():
-        raise SettingsError(f"{folder} holds the result of this already; choose another folder with --out DIR")
+        raise SettingsError(f"{folder} already contains these results; choose another folder with --out DIR")
     cells = len(experiment.cells) * setup.seeds
     console.print(
         f"{experiment.title}\n{setup.data}, {setup.model}, {setup.epochs} epochs, {setup.seeds} seeds: {cells} cells, "
-        f"{jobs} at a time; what is done is kept in {folder}", soft_wrap=True,
+        f"{jobs} at a time; finished cells are kept in {folder}", soft_wrap=True,
     )  # fmt: skip
     try:
         with _Progress(console, cells) as progress:
             record = run_experiment(
-                settings.name, setup, folder, device=device, data_root=settings.data_root, jobs=jobs, progress=progress
+                settings.name,
+                setup,
+                folder,
+                device=device,
+                data_root=settings.data_root,
+                jobs=jobs,
+                networks=settings.networks or (None if settings.out else folder.parent / "networks"),
+                progress=progress,
             )
     except KeyboardInterrupt:
-        log("interrupted", f"finished cells are kept in {folder}; the same command goes on")
+        log("interrupted", f"finished cells are kept in {folder}; run the same command to continue")
         return 130
     record.to_json(folder / "result.json", experiment)
     text = page(experiment, record)
@@ -126,7 +141,7 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
             picture(record.results, folder / name)
             names += f", {name}"
     except MissingExtraError as error:
-        log("warning", f"no picture was drawn: {error}")
+        log("warning", f"picture was not drawn: {error}")
     finish(folder)
     console.print(Markdown(text))
     console.print(f"results in {folder}: {names}", soft_wrap=True)
@@ -134,10 +149,12 @@ def _run(settings: ReproduceSettings, console: Console) -> int:
 
 
 def _setup(settings: ReproduceSettings, experiment: Any) -> Any:
-    if settings.full and settings.data not in (None, "cifar100"):
-        base = experiment.setup("full").changed(data=settings.data)
-    elif settings.full:
-        base = experiment.setup("full")
+    from anywidth.data.load import CROP_FLIP
+
+    if settings.scale != "digits":
+        base = experiment.setup(settings.scale).changed(data=settings.data)
+        if base.data.partition(":")[0] not in CROP_FLIP:
+            base = base.changed(augment="auto")
     elif settings.data in (None, "digits"):
         base = experiment.setup("digits")
     else:
@@ -148,15 +165,24 @@ def _setup(settings: ReproduceSettings, experiment: Any) -> Any:
     return base.changed(**changes)
 
 
+def _where(settings: ReproduceSettings, setup: Any) -> str:
+    data = Path(setup.data.partition(":")[2] or setup.data).stem
+    if settings.scale == "digits":
+        return data
+    return settings.scale if settings.data is None else f"{settings.scale}-{data}"
+
+
 def _note(setup: Any, seeds: int) -> str:
+    from anywidth.reproduce.page import images_of
+
     return (
-        f"data {setup['data']}, model {setup['model']}, {setup['epochs']} epochs; "
+        f"data {images_of(setup)}, model {setup['model']}, {setup['epochs']} epochs; "
         f"mean and standard deviation over {seeds} seeds"
     )
 
 
 class _Progress:
-    """A bar over cells in a terminal, a line per cell elsewhere."""
+    """Progress bar over cells in a terminal, one line per cell elsewhere."""
 
     def __init__(self, console: Console, total: int) -> None:
         from rich.progress import (
@@ -183,7 +209,7 @@ class _Progress:
         self._bar.stop()
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """Note a finished cell."""
+        """Report a finished cell."""
         self._bar.update(self._task, completed=done, description=name)
         if not self.console.is_terminal:
             self.console.print(f"{done}/{total}: {name}", soft_wrap=True)

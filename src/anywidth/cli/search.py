@@ -1,4 +1,4 @@
-"""`anywidth search`: the best channel numbers for budgets, from the supernet of a run."""
+"""`anywidth search`: find the best channel numbers within budgets, from the supernet of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.settings import Device
 from anywidth.runs.values import parse_budget_list
 
@@ -28,56 +29,57 @@ class SearchCommandSettings:
     run: Path = option(
         positional=True,
         metavar="RUN",
-        help="folder that anywidth train wrote, best with --random nonuniform --hold-out 0.1",
+        help="folder that anywidth train wrote, preferably with --width-sampling nonuniform --hold-out 0.1",
     )
     budgets: tuple[str, ...] = option(
         parse=parse_budget_list,
         metavar="B,B,...",
-        help="what networks may cost: 30e6,20M or 20ms, a share of the widest such as 50%, or an interval such as "
+        help="cost limits: 30e6,20M or 20ms, a share of the widest network such as 50%, or an interval such as "
         "90M-100M",
     )
-    method: str = option("greedy", metavar="NAME", help="greedy (AutoSlim's), or evolution or random, to compare with")
-    evaluations: int = option(200, help="networks that evolution and random search score")
-    seed: int = option(0, help="seed of evolution and random search")
+    method: str = option("greedy", metavar="NAME", help="search method: greedy (AutoSlim), evolution or random")
+    evaluations: int = option(200, help="number of networks to score in evolution and random search")
+    seed: int = option(0, help="random seed of evolution and random search")
     cost: Literal["macs", "params", "memory", "latency", "latency-compiled", "latency-onnx"] = option(
         "macs",
         metavar="NAME",
-        help="what budgets are of: macs, params, memory (bytes of activations), latency, latency-compiled or "
+        help="cost that the budgets limit: macs, params, memory (bytes of activations), latency, latency-compiled or "
         "latency-onnx (milliseconds)",
     )
     latency_model: Path | None = option(
         None,
         metavar="FILE",
-        help="file of a latency model; made by measuring subnets if it is not there; by default RUN/COST.json",
+        help="latency model file; if missing, it is built by measuring subnets; by default RUN/COST.json",
     )
     objective: Literal["accuracy", "per-cost"] = option(
         "accuracy",
         metavar="NAME",
-        help="what a removal is chosen by: accuracy, or per-cost, the accuracy lost per cost saved",
+        help="criterion for removing channels: accuracy, or per-cost (accuracy lost per cost saved)",
     )
-    piece: float = option(0.1, help="share of a group's channels that is removed at once")
-    calibration_images: int = option(2048, help="training images for the batch-norm statistics of a candidate")
-    held_out_images: int = option(5000, help="held-out training images to score a candidate on, at most")
-    memory: float = option(2e9, help="bytes of activations that candidates share")
+    step_fraction: float = option(0.1, help="share of a group's channels to remove per step")
+    calibration_images: int = option(2048, help="training images for the batch-norm statistics of each candidate")
+    held_out_images: int = option(5000, help="maximum number of held-out images to score each candidate on")
+    memory: float = option(2e9, help="memory for cached activations, in bytes")
     out: Path | None = option(
         None,
         metavar="FILE",
-        help="file to write, .json; a log of the steps (.csv) and a picture (.png) go beside it; by default "
+        help="JSON file to write, with a log of the steps (.csv) and a picture (.png) next to it; by default "
         "RUN/search-COST.json, or RUN/search-COST-METHOD.json if the method is not greedy",
     )
     device: Device = option("auto", help="auto, cpu or cuda")
-    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
+    data_root: Path | None = option(None, help="folder of downloaded datasets, if it moved after training")
 
     def __post_init__(self) -> None:
         for name, low in (("calibration_images", 2), ("held_out_images", 1), ("evaluations", 1)):
             if getattr(self, name) < low:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give at least {low}")
         if self.out is not None and self.out.suffix != ".json":
-            raise SettingsError(f"--out {self.out}: give a name that ends in .json")
+            raise SettingsError(f"--out {self.out} has an unknown format; use a name that ends in .json")
 
 
 def run(settings: SearchCommandSettings) -> int:
-    """Search for the channel numbers of the most accurate network for every budget."""
+    """Search for the most accurate network within every budget."""
+    RunFolder.open(settings.run)  # a wrong path need not wait for the imports below
     from dataclasses import replace
 
     from rich.console import Console
@@ -96,11 +98,11 @@ def run(settings: SearchCommandSettings) -> int:
     console = Console(highlight=False)
     parse_budgets(settings.budgets)
     METHODS.find(settings.method)
-    asked = SearchSettings(objective=settings.objective, piece=settings.piece, memory=settings.memory)
+    asked = SearchSettings(objective=settings.objective, step_fraction=settings.step_fraction, memory=settings.memory)
     by = "" if settings.method == "greedy" else f"-{settings.method}"
     out = settings.out or settings.run / f"search-{settings.cost}{by}.json"
     if out.exists():
-        raise SettingsError(f"{out} holds the result of a search; choose another file with --out, or remove it")
+        raise SettingsError(f"{out} already contains search results; choose another file with --out, or remove it")
     opened = open_run(settings.run, device=settings.device, data_root=settings.data_root)
     data = _data(settings, opened, console)
     state = out.with_suffix(".state.json")
@@ -108,7 +110,7 @@ def run(settings: SearchCommandSettings) -> int:
         model = _latency_model(settings, opened, console) if settings.cost.startswith("latency") else None
         scorer = Scorer(opened.net, data, cost_by_name(settings.cost, model), settings=asked, state=state)
         if scorer.state.scores:
-            console.print(f"going on with {len(scorer.state.scores)} networks of {state}", soft_wrap=True)
+            console.print(f"continuing with {len(scorer.state.scores)} scored networks from {state}", soft_wrap=True)
         try:
             with SearchProgress(console, scorer.cost) as progress:
                 result = search(
@@ -117,7 +119,7 @@ def run(settings: SearchCommandSettings) -> int:
                 )  # fmt: skip
         except KeyboardInterrupt:
             known = len(scorer.state.scores)
-            log("interrupted", f"{known} evaluated networks are kept in {state}; the same command goes on")
+            log("interrupted", f"{known} scored networks are kept in {state}; run the same command to continue")
             return 130
     config = write_settings(opened.settings, header=f"of the run {settings.run}")
     about = {**result.about, "run": str(settings.run), "config": config}
@@ -130,20 +132,20 @@ def run(settings: SearchCommandSettings) -> int:
         result.plot(out.with_suffix(".png"), title=f"{type(opened.net.model).__name__} on {opened.data.name}")
         names += f", {out.with_suffix('.png').name}"
     except MissingExtraError as error:
-        log("warning", f"no picture was drawn: {error}")
+        log("warning", f"picture was not drawn: {error}")
     result.to_json(out)
     state.unlink(missing_ok=True)
     console.print(search_table(result, _uniform(scorer, result)))
     console.print(f"written to {names}", soft_wrap=True)
     console.print(
-        f"train them from scratch with: anywidth train --from-search {out} --budget {result.found[0].budget}",
+        f"to train them from scratch:  anywidth train --from-search {out} --budget {result.found[0].budget}",
         soft_wrap=True, markup=False,
     )  # fmt: skip
     return 0
 
 
 def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) -> SearchData:
-    """Calibration and held-out images of a run: those that it did not train on, if it left any."""
+    """Calibration and held-out images of a run. A run without held-out images holds out a tenth now."""
     from dataclasses import replace
 
     from anywidth.cli.messages import log
@@ -155,8 +157,8 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     if not run.data.hold_out:
         log(
             "warning",
-            "the run trained on all its training images: a tenth of those is held out, on which accuracy is too "
-            "high; train with --hold-out 0.1 for a better search",
+            "the run held out no images, so a tenth of its training images is used for scores, which are too high; "
+            "for a better search, train with --hold-out 0.1",
         )
         run = with_options(run, {"hold_out": 0.1})
     if settings.data_root is not None:
@@ -170,14 +172,14 @@ def _data(settings: SearchCommandSettings, opened: OpenRun, console: Console) ->
     count = sum(targets.shape[0] for _, targets in data.held_out)
     calibration = data.calibration[0].tensors()[0].shape[0]
     console.print(
-        f"{opened.data.name}: networks are scored on {count:,} held-out training images, with batch-norm statistics of "
-        f"{calibration:,} others", soft_wrap=True,
+        f"{opened.data.name}: networks are scored on {count:,} held-out images; batch-norm statistics come from "
+        f"{calibration:,} training images", soft_wrap=True,
     )  # fmt: skip
     return data
 
 
 def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Console) -> LatencyModel:
-    """A model of this machine's latencies, measured now or before."""
+    """Latency model of this machine: read from its file, or measured now."""
     from rich.progress import Progress
 
     from anywidth.core.modules import model_device
@@ -192,14 +194,14 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     console.print(
-        f"latency by a model of {model.measured} measured subnets, {file}: median error {model.error:.1%} on "
-        f"{model.held_out} others, at most {model.worst:.1%}", soft_wrap=True,
+        f"latency model from {model.measured} measured subnets, {file}: median error {model.error:.1%} on "
+        f"{model.held_out} held-out subnets, maximum {model.worst:.1%}", soft_wrap=True,
     )  # fmt: skip
     return model
 
 
 def _uniform(scorer: Scorer, result: SearchResult) -> list[tuple[float, float]]:
-    """Cost and held-out accuracy of uniform widths, which the table compares with."""
+    """Cost and held-out accuracy of uniform widths, for comparison in the table."""
     from anywidth.search import uniform_costs
 
     costs = uniform_costs(scorer.net, scorer.cost_of, 40)

@@ -1,4 +1,4 @@
-"""How far a search is."""
+"""Progress of a search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SearchProgress"]
 
 
 class SearchProgress:
-    """A bar for a search; in a file or pipe, a line for every tenth of it."""
+    """Progress bar for a search; in a file or pipe, one line per tenth of it."""
 
     def __init__(self, console: Console, cost: NamedCost) -> None:
         self.console, self.cost = console, cost
@@ -33,7 +33,7 @@ class SearchProgress:
         self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Move the bar."""
+        """Advance the progress bar."""
         counted = f"{progress.candidate}/{progress.candidates}" if progress.candidates else ""
         if progress.steps:
             last = progress.steps[-1]
@@ -46,4 +46,4 @@ class SearchProgress:
         tenth = int(10 * progress.share)
         if not self.console.is_terminal and tenth > self._told:
             self._told = tenth
-            self.console.print(f"{10 * tenth} % of the way: {text}", soft_wrap=True)
+            self.console.print(f"{10 * tenth} % done: {text}", soft_wrap=True)

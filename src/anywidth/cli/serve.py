@@ -1,4 +1,4 @@
-"""`anywidth serve`: a run's network over HTTP, as wide as the load allows."""
+"""`anywidth serve`: serve a run over HTTP, at the width that the load allows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.settings import Device
 from anywidth.runs.values import Widths, parse_widths
 
@@ -30,50 +31,53 @@ class ServeSettings:
 
     run: Path = option(positional=True, metavar="RUN", help="folder that anywidth train wrote")
     slo_ms: float = option(
-        50.0, metavar="MS", help="milliseconds from a request's arrival to its answer that the width is chosen for"
+        50.0, metavar="MS", help="target latency in milliseconds, from a request's arrival to its answer"
     )
     load: float = option(
         0.85,
         metavar="SHARE",
-        help="share of the time, at most 1, that the network may run on average; less saves energy at narrower widths",
+        help="highest average share of time that the network runs, at most 1; less saves energy at narrower widths",
     )
     widths: Widths | None = option(
         None,
         parse=parse_widths,
         metavar="W,W,...|N",
-        help="widths to choose from: 0.25,0.5,1.0, or how many; by default those of the run",
+        help="widths to choose from: 0.25,0.5,1.0, or a number of widths; by default the run's widths",
     )
     engine: Literal["torch", "onnx"] = option(
-        "torch", help="torch, with all widths on one copy of the weights, or onnx, ONNX Runtime on the CPU"
+        "torch", help="torch, on GPU or CPU, or onnx, ONNX Runtime on the CPU; both keep one copy of the weights"
     )
-    name: str | None = option(None, help="of the model in addresses; by default the run's model")
-    host: str = option(
-        "127.0.0.1", metavar="ADDRESS", help="address to listen at; the default is reached from this machine alone"
+    refine: bool = option(
+        False,
+        help="refine answers of a nested network from narrow to wide; answer with the width reached in time",
     )
-    port: int = option(8000, help="to listen at; 0 takes a free one")
-    max_batch: int = option(32, help="samples that are run at once, and that a request may have")
-    max_queue: int = option(256, help="requests that may wait")
-    max_body: float = option(16.0, help="megabytes of a request's body")
-    max_pixels: float = option(16.0, help="megapixels of an image file")
-    token_file: Path | None = option(None, metavar="FILE", help="file with a token that requests have to bear")
-    log: Path | None = option(
-        None, metavar="FILE", help="file to which every decision of the governor is added as a line"
-    )
+    name: str | None = option(None, help="model name in URLs; by default the run's model")
+    host: str = option("127.0.0.1", metavar="ADDRESS", help="address to listen on; by default this machine only")
+    port: int = option(8000, help="port to listen on; 0 picks a free port")
+    max_batch: int = option(32, help="maximum samples per batch and per request")
+    max_queue: int = option(256, help="maximum number of waiting requests")
+    max_body: float = option(16.0, help="maximum size of a request body, in megabytes")
+    max_pixels: float = option(16.0, help="maximum size of an image file, in megapixels")
+    token_file: Path | None = option(None, metavar="FILE", help="file with the bearer token that requests must carry")
+    log: Path | None = option(None, metavar="FILE", help="file to append every governor decision to")
     device: Device = option("auto", help="auto, cpu or cuda")
-    data_root: Path | None = option(None, help="folder of downloaded data sets, if it has moved since training")
+    data_root: Path | None = option(None, help="folder of downloaded datasets, if it moved after training")
 
     def __post_init__(self) -> None:
         for name in ("slo_ms", "max_batch", "max_queue", "max_body", "max_pixels"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give a number above 0")
+        if self.refine and self.engine != "torch":
+            raise SettingsError(f"--refine needs --engine torch; {self.engine} computes every width from the input")
         if not 0 < self.load <= 1:
             raise SettingsError(f"--load is {self.load}; give a share above 0 and at most 1")
         if not 0 <= self.port < 2**16:
-            raise SettingsError(f"--port is {self.port}; give one from 0 to 65535")
+            raise SettingsError(f"--port is {self.port}; give a port from 0 to 65535")
 
 
 def run(settings: ServeSettings) -> int:
-    """Serve a run over HTTP (Open Inference Protocol), as wide as keeps answers in time."""
+    """Serve a run over HTTP (Open Inference Protocol) at the widest width that meets the target latency."""
+    RunFolder.open(settings.run)  # a wrong path need not wait for the imports below
     from rich.console import Console
 
     from anywidth.cli.console_reporter import ConsoleReporter
@@ -95,7 +99,10 @@ def run(settings: ServeSettings) -> int:
     if settings.log is not None:
         _log_to(settings.log)
     if token is None and not _is_loopback(settings.host):
-        log("warning", f"whoever reaches {settings.host} can use this server; --token-file FILE asks for a token")
+        log(
+            "warning",
+            f"anyone who reaches {settings.host} can use this server; require a token: --token-file FILE",
+        )
     limits = Limits(
         body=int(settings.max_body * 1e6),
         rows=settings.max_batch,
@@ -108,7 +115,7 @@ def run(settings: ServeSettings) -> int:
         opened = open_run(settings.run, device=device, data_root=settings.data_root, reporter=ConsoleReporter(console))
         stack.enter_context(fitting_threads(opened.net, settings.max_batch))
         served = _served(settings, opened, limits, console)
-        console.print(f"measuring {len(served.points)} widths in batches of 1 to {settings.max_batch}", soft_wrap=True)
+        console.print(f"measuring {len(served.points)} widths at batch sizes 1 to {settings.max_batch}", soft_wrap=True)
         governor = Governor(
             measure_ladder(served.ladder, rows=settings.max_batch),
             GovernorSettings(target=settings.slo_ms / 1e3, load=settings.load, max_rows=settings.max_batch),
@@ -122,9 +129,9 @@ def run(settings: ServeSettings) -> int:
             host=settings.host,
             port=settings.port,
             limits=limits,
-            started=lambda address: console.print(f"{served.name} is served at {address}", soft_wrap=True),
+            started=lambda address: console.print(f"{served.name} is available at {address}", soft_wrap=True),
         )
-    console.print(f"stopped after {service.answered} answers", soft_wrap=True)
+    console.print(f"stopped after answering {service.answered} requests", soft_wrap=True)
     return 0
 
 
@@ -155,13 +162,15 @@ def _ladder(settings: ServeSettings, opened: OpenRun, widths: list[float]) -> La
     from anywidth.serving import Ladder
 
     if settings.engine == "torch":
-        return Ladder.share(opened.net, widths)
+        if settings.refine and not opened.net.nested:
+            raise SettingsError(f"--refine needs a nested network, which {settings.run} is not; train with --nested")
+        return Ladder.share(opened.net, widths, refine=settings.refine)
     with tempfile.TemporaryDirectory() as folder:
         return Ladder.load(export_ladder(opened.net, widths, Path(folder, "ladder.onnx")).path, widths)
 
 
 def _accuracy(opened: OpenRun) -> dict[float, float]:
-    """What the run measured, by width."""
+    """Accuracy that the run measured, by width."""
     from anywidth.evaluation import Spectrum
 
     file = opened.folder.file("spectrum.json")
@@ -171,7 +180,7 @@ def _accuracy(opened: OpenRun) -> dict[float, float]:
 
 
 def _reader(data: DatasetInfo, limits: Limits) -> ImageReader | None:
-    """Reads image files as the run's test images were; None if their pixels had another range."""
+    """Reader that prepares image files like the run's test images; None if their pixel range is unknown."""
     from anywidth.serving import ImageReader
 
     if data.mean is None or data.std is None:
@@ -187,12 +196,12 @@ def _token(file: Path | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read --token-file {file}: {error}") from error
     if not token or not token.isascii() or not token.isprintable():
-        raise SettingsError(f"--token-file {file}: write one line of printable ASCII, such as 32 random letters")
+        raise SettingsError(f"--token-file {file} must contain one line of printable ASCII, such as 32 random letters")
     return token
 
 
 def _log_to(file: Path) -> None:
-    """Write what `anywidth.serving` logs to a file, from now on in this process."""
+    """Send the log of `anywidth.serving` to a file for the rest of this process."""
     try:
         handler = logging.FileHandler(file, encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Output of the processes that `torchrun` starts: one of them speaks, and an error is shown once."""
+"""Output of the processes that `torchrun` starts: only one writes, and an error is shown once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["connected", "quiet_others"]
 
 @contextmanager
 def quiet_others(processes: Processes) -> Iterator[None]:
-    """Context manager in which only the first process writes to the output and error streams."""
+    """Context manager that silences the output and error streams of every process but the first."""
     if not processes.rank:
         yield
         return
@@ -28,10 +28,10 @@ def quiet_others(processes: Processes) -> Iterator[None]:
 
 @contextmanager
 def connected(processes: Processes) -> Iterator[Processes]:
-    """Context manager in which the processes exchange messages; an error in one or all of them is shown in one line.
+    """Context manager that connects the processes; an error in one or all of them is shown once, in one line.
 
     Raises:
-        SystemExit: one of them failed, and the error has been shown.
+        SystemExit: a process failed; the error has been shown.
     """
     if not processes.together:
         yield processes
@@ -42,30 +42,30 @@ def connected(processes: Processes) -> Iterator[Processes]:
     from anywidth.core.processes import OtherProcessError, connection_lost
 
     store = next(iter(dist.rendezvous("env://")))[0]  # pyright: ignore[reportPrivateImportUsage]
-    # Objects travel between CPUs in any case; tensors on a GPU by its own means.
+    # Gloo carries Python objects and CPU tensors; NCCL carries tensors on GPUs.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=processes.rank, world_size=processes.count)
     met = replace(processes, store=dist.PrefixStore("anywidth", store))  # pyright: ignore[reportPrivateImportUsage]
     try:
         yield met
     except OtherProcessError:
-        met.wait_until_told()
+        met.wait_until_error_shown()
     except AnywidthError as error:
         _show_once(met, str(error))
     except RuntimeError as error:
         if not connection_lost(error):
             raise
-        _show_once(met, "another process of this training has ended; what was saved is kept, go on with --resume")
+        _show_once(met, "another process of this training ended; saved checkpoints are kept, continue with --resume")
     else:
         return
     raise SystemExit(2)
 
 
 def _show_once(processes: Processes, message: str) -> None:
-    """Show an error, unless another process does: all of them may have met the same one."""
-    if not processes.fails_first():
-        processes.wait_until_told()
+    """Show an error, unless another process already shows one: all of them may have raised the same error."""
+    if not processes.is_first_failure():
+        processes.wait_until_error_shown()
         return
     with redirect_stderr(sys.__stderr__):
         log("error", message)
-    processes.has_told()
+    processes.mark_error_shown()

@@ -1,4 +1,4 @@
-"""`anywidth train`: a supernet, its statistics and its spectrum, in a run folder; or a network that a search found."""
+"""`anywidth train`: train a supernet, or a network that a search found, into a run folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from anywidth.cli.messages import log
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import option, to_settings
 from anywidth.runs.processes import Processes
+from anywidth.runs.run_folder import RunFolder
 from anywidth.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class TrainCommandSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What a command line asks for.
+    """A parsed command line.
 
     Attributes:
-        settings: Those of a new run.
-        given: The values that the command line and its `--config` give, by option name.
+        settings: The settings of a new run.
+        given: The values set on the command line and in `--config`, by option name.
     """
 
     settings: TrainCommandSettings
@@ -46,18 +47,18 @@ class TrainRequest:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> TrainRequest:
-        """The request of a command line.
+        """Build the request of a command line.
 
         Raises:
-            SettingsError: the options do not fit together.
+            SettingsError: the options contradict each other.
         """
         return cls(settings=to_settings(TrainCommandSettings, given), given=given)
 
     def prepare(self, reporter: Reporter, processes: Processes) -> SupernetRun | Retraining:
-        """The run that is asked for, ready to start.
+        """Build the requested run, ready to start.
 
         Raises:
-            AnywidthError: the folder does not hold a run, or the run cannot start.
+            AnywidthError: the folder does not contain a run, or the run cannot start.
         """
         from anywidth.core.processes import broadcast
         from anywidth.runs.retraining import retraining_settings
@@ -67,7 +68,7 @@ class TrainRequest:
         if path is not None:
             ready = interrupted_run(path, device=self.settings.device, reporter=reporter, processes=processes)
             if self.given.keys() - {"resume", "device"}:
-                raise SettingsError("--resume takes the options of the run; leave out all others except --device")
+                raise SettingsError("--resume uses the run's own settings; leave out all other options except --device")
             return ready
         own = {name: value for name, value in self.given.items() if name != "resume"}
         if search is None:
@@ -79,23 +80,25 @@ class TrainRequest:
 
 def run(request: TrainRequest) -> int:
     """Train a supernet, calibrate and evaluate it at many widths, and write a run folder."""
+    if request.settings.resume is not None:
+        RunFolder.open(request.settings.resume)  # a wrong path need not wait for the imports below
     from rich.console import Console
 
     started = Processes.of_environment()
     console = Console(highlight=False, quiet=started.rank > 0)
     with ExitStack() as stack:
         with console.status("starting"):
-            # Imported late, as in all commands: help and wrong arguments do not wait for torch and Lightning.
+            # Imported late, as in all commands, so that help and argument errors need not wait for torch and Lightning.
             from anywidth.cli.console_reporter import ConsoleReporter
-            from anywidth.cli.signals import ended_like_interrupted
             from anywidth.cli.torchrun import connected
+            from anywidth.core.signals import sigterm_as_interrupt
             from anywidth.report import seconds, spectrum_table
             from anywidth.runs.early_end import TrainingInterrupted
 
             processes = stack.enter_context(connected(started))
             began = time.perf_counter()
             ready = request.prepare(ConsoleReporter(console), processes)
-        stack.enter_context(ended_like_interrupted(once=processes.together))
+        stack.enter_context(sigterm_as_interrupt(once=processes.together))
         try:
             result = ready.run()
         except TrainingInterrupted as interrupt:
@@ -106,5 +109,5 @@ def run(request: TrainRequest) -> int:
         *names, last = result.files
         took = seconds(time.perf_counter() - began)
         console.print(f"results after {took} in {result.folder.path}: {', '.join(names)} and {last}", soft_wrap=True)
-        processes.part()
+        processes.close()
         return 0

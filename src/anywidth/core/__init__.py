@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, files, inputs, batches and processes."""
+"""Shared foundations: errors, files, inputs, batches and processes."""

@@ -33,8 +33,8 @@ def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs,
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return normalise_inputs(batch[0]), batch[1]
     raise DataError(
-        f"a loader gave a {type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else '?'} parts; "
-        "it should give (inputs, targets) pairs, tensors, or mappings with 'labels'"
+        f"a loader returned a {type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else '?'} items; "
+        "it must return (inputs, targets) pairs, tensors, or mappings with 'labels'"
     )
 
 
@@ -46,7 +46,7 @@ def samples(inputs: Inputs) -> int:
 def first_samples(
     loader: Iterable[Any], count: int | None, device: torch.device | None = None
 ) -> Iterator[tuple[Inputs, Any]]:
-    """Inputs and targets of a loader's batches, up to a number of samples; None for all. Empty batches are skipped.
+    """Batches of a loader, split, up to a number of samples; None for all. Empty batches are skipped.
 
     >>> batches = [(torch.zeros(4, 2), torch.zeros(4)), (torch.zeros(4, 2), torch.zeros(4))]
     >>> [len(targets) for _, targets in first_samples(batches, 6)]
@@ -66,7 +66,7 @@ def first_samples(
 
 
 def join_inputs(batches: Sequence[Inputs]) -> Inputs:
-    """One batch of the samples of several batches, at least one."""
+    """A single batch with the samples of one or more batches."""
     rest = [iter(batch.tensors()) for batch in batches]
 
     def join(_: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Errors that a user can fix."""
+"""Errors that users can fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def first_line(error: BaseException) -> str:
-    r"""First line of an error message of another library, or the name of the error if the message is empty.
+    r"""First line of another library's error message, or the name of the error if the message is empty.
 
     >>> first_line(ValueError("one\ntwo")), first_line(KeyboardInterrupt())
     ('one', 'KeyboardInterrupt')
@@ -35,43 +35,43 @@ def first_line(error: BaseException) -> str:
 
 
 class AnywidthError(Exception):
-    """Base of every error of this package; the message names the thing, its value and the fix."""
+    """Base class of all errors of this package. The message says what is wrong, with its value, and how to fix it."""
 
 
 class AnalysisError(AnywidthError):
-    """The model could not be captured or analysed."""
+    """The model cannot be captured or analysed."""
 
 
 class ModelChangedError(AnalysisError):
-    """The model of a supernet was changed in a way that needs a new supernet."""
+    """The model of a supernet was changed, and the supernet must be built again."""
 
 
 class WidthError(AnywidthError, ValueError):
-    """A width, a pattern or a width config that does not fit the supernet."""
+    """A width, a pattern or a width config does not fit the supernet."""
 
 
 class BudgetError(AnywidthError, ValueError):
-    """A budget that cannot be read, or that limits something else than what is chosen by."""
+    """A budget cannot be parsed, or limits an unsupported quantity."""
 
 
 class UncalibratedError(AnywidthError, RuntimeError):
-    """A width was evaluated whose batch-norm statistics were never computed, or are out of date."""
+    """A width has no batch-norm statistics, or they are out of date."""
 
 
 class CheckpointError(AnywidthError):
-    """A checkpoint is missing, truncated, foreign or of another model."""
+    """A checkpoint is missing, damaged, in an unknown format or from another model."""
 
 
 class DataError(AnywidthError, ValueError):
-    """A data set is missing, damaged or not of the expected form."""
+    """A dataset is missing, damaged or malformed."""
 
 
 class ImageError(DataError):
-    """One image of a data set cannot be read."""
+    """One image of a dataset cannot be read."""
 
 
 class ExportError(AnywidthError):
-    """A width could not be exported, or the exported file does not compute what the subnet computes."""
+    """A width cannot be exported, or the exported file does not match the subnet."""
 
 
 class ModelError(AnywidthError, ValueError):
@@ -83,7 +83,7 @@ class SearchError(AnywidthError, ValueError):
 
 
 class SettingsError(AnywidthError, ValueError):
-    """A setting has an invalid value, settings do not fit together, or a file of settings cannot be read."""
+    """A setting is invalid, settings contradict each other, or a settings file cannot be read."""
 
 
 class TrainingError(AnywidthError, RuntimeError):
@@ -95,11 +95,11 @@ class NotFiniteError(TrainingError):
 
 
 class LossError(AnywidthError, ValueError):
-    """A loss, a distillation or a score does not fit the outputs and targets, or was not specified."""
+    """A loss, distillation or score does not fit the outputs and targets, or must be specified."""
 
 
 class MissingExtraError(AnywidthError, ImportError):
-    """A package of an optional extra is needed; the message says what to install."""
+    """A package from an optional extra is required; the message says what to install."""
 
 
 class NoEffectWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Imports of packages that belong to an optional extra."""
+"""Imports of packages from optional extras."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["from_extra"]
 
 @contextmanager
 def from_extra(extra: str, what: str) -> Iterator[None]:
-    """Context manager in which a failing import raises an error that names the extra to install.
+    """Context manager that turns a failed import into an error that names the extra to install.
 
     Args:
         extra: Name of the extra in `pyproject.toml`.
-        what: Which feature needs which packages, such as "plots need matplotlib".
+        what: The feature and the packages it needs, such as "plots need matplotlib".
 
     Raises:
         MissingExtraError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Run `write` on a temporary file beside `path` and rename it to `path`; readers see the old or the new file.
+    """Run `write` on a temporary file next to `path` and rename it to `path`; readers see the old or the new file.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; the previous file is kept.
+        CheckpointError: the disk is full or the folder is not writable; the previous file is kept.
     """
     handle = None
     try:
@@ -30,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         Path(handle).replace(path)
     except OSError as error:
         raise CheckpointError(
-            f"could not write {path}: {error.strerror or error}; what was there before is unchanged"
+            f"cannot write {path}: {error.strerror or error}; the previous file, if any, is unchanged"
         ) from error
     finally:
         if handle is not None:

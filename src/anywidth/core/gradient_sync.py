@@ -1,4 +1,4 @@
-"""Synchronisation of weights and gradients between processes."""
+"""Synchronization of weights and gradients across processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["same_start", "sync_gradients"]
 def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients of every process by their mean over all processes, in place.
 
-    Call it once after `sandwich_step`. It runs one collective operation per step and data type for all widths together,
-    the same traffic as data-parallel training of the full network, and needs memory for one more copy of the gradients.
-    All processes must train the same widths, so that the same parameters have gradients; `same_start` ensures it.
-    A single process does nothing.
+    Call it once after `sandwich_step`. It runs one collective operation per step and dtype for all widths together. The
+    traffic equals data-parallel training of the full network; memory grows by one copy of the gradients. All processes
+    must train the same widths, so that the same parameters have gradients; `same_start` ensures this. With a single
+    process it does nothing.
 
     Args:
-        parameters: Parameters to synchronise; those without a gradient are skipped.
+        parameters: Parameters to synchronize; those without a gradient are skipped.
     """
     if not several_processes():
         return
@@ -55,15 +55,15 @@ def sync_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def same_start(
     module: nn.Module, sampler_state: dict[str, object] | None = None, *, others: Iterable[Tensor] = ()
 ) -> dict[str, object] | None:
-    """Copy the weights and buffers of process 0 to every process, in place; returns the sampler state of process 0.
+    """Copy the weights and buffers of process 0 to every process, in place, and return its sampler state.
 
     Args:
         module: The network to train.
         sampler_state: `WidthSampler.state_dict()` of this process.
-        others: Further tensors to train, such as those of `net.switch_state()`.
+        others: Further tensors to copy, such as those of `net.switch_state()`.
 
     Raises:
-        TrainingError: the parameters differ in shape, because the processes were started with different settings.
+        TrainingError: parameter shapes differ, because the processes were started with different settings.
     """
     if not several_processes():
         return sampler_state
@@ -72,7 +72,7 @@ def same_start(
     if any(shapes != first for shapes in rest):
         raise TrainingError("the processes train different networks; start them all with the same settings")
     for tensor in tensors:
-        whole = tensor.contiguous()  # weights may be laid out with channels last
+        whole = tensor.contiguous()  # weights may use the channels-last memory format
         dist.broadcast(whole, src=0)
         tensor.copy_(whole)
     state = [sampler_state]

@@ -1,4 +1,4 @@
-"""The arguments of one call of a model."""
+"""Arguments of one model call."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from anywidth.core.errors import AnalysisError
+from anywidth.core.tensors import tensors_in
 
 __all__ = ["Inputs", "double_batch", "normalise_inputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Positional and keyword arguments of one call of a model."""
+    """Positional and keyword arguments of one model call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -29,7 +30,7 @@ class Inputs:
 
     def tensors(self) -> list[Tensor]:
         """All tensors among the inputs, in order."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        return tensors_in((self.args, self.kwargs))
 
     def call(self, model: Callable[..., Any]) -> Any:
         """Output of `model` for these inputs."""
@@ -48,7 +49,7 @@ def normalise_inputs(example_inputs: Any) -> Inputs:
         inputs = Inputs(args=(example_inputs,), kwargs={})
     if not inputs.tensors():
         raise AnalysisError(
-            f"example_inputs has no tensor (it is a {type(example_inputs).__name__}); "
+            f"example_inputs contains no tensor (it is a {type(example_inputs).__name__}); "
             "pass a tensor, a tuple of arguments or a dict of keyword arguments, such as torch.randn(1, 3, 224, 224)"
         )
     return inputs

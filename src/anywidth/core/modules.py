@@ -1,4 +1,4 @@
-"""Tensors, device and modes of a module."""
+"""Tensors, device and train/eval modes of a module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; a tensor with several names is listed under all of them."""
+    """All parameters and buffers by name; a tensor with several names appears under each of them."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -25,14 +25,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """Empty tensor of the same shape on the meta device; a parameter for a parameter."""
+    """Empty tensor of the same shape on the meta device; parameters stay parameters."""
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @contextmanager
 def module_modes(model: nn.Module, training: bool | None = None) -> Iterator[None]:
-    """Context manager that restores the train/eval mode of every module; `training` sets all of them first."""
+    """Context manager that restores the train/eval mode of every module. `training`, if given, sets all modes first."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         if training is not None:

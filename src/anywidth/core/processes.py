@@ -1,4 +1,4 @@
-"""Collective operations of the processes that train together; in a single process they return at once."""
+"""Collective operations of processes that train together; a single process returns immediately."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = [
 T = TypeVar("T")
 
 if dist.is_available():
-    # Its functions keep the process group that exists when it is first imported, as their default. torch.compile and
-    # the optimizers import it; after init_process_group, that group's threads outlive Python and abort the process.
+    # This module's functions capture the process group at import as their default. torch.compile and the optimizers
+    # import it. If that happens after init_process_group, the group's threads outlive Python and abort the process.
     import torch.distributed.nn.functional
 
 
 class OtherProcessError(TrainingError):
-    """Another process failed; that process reports the reason."""
+    """Another process failed and reports the reason."""
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others."""
+    """Whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def all_gather(value: T) -> list[T]:
-    """`value` of every process, in order of rank."""
+    """Values of all processes, ordered by rank."""
     if not several_processes():
         return [value]
     values: list[T | None] = [None] * dist.get_world_size()
@@ -50,11 +50,11 @@ def all_gather(value: T) -> list[T]:
 
 
 def any_rank(condition: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether a condition holds in at least one process; one collective operation.
+    """Whether a condition holds in at least one process. Runs one collective operation.
 
     Args:
-        condition: Its value in this process.
-        device: Device of the exchange: the one that trains.
+        condition: The condition in this process.
+        device: Device for the exchange: the training device.
 
     >>> any_rank(True), any_rank(False)
     (True, False)
@@ -67,7 +67,7 @@ def any_rank(condition: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Rank of this process, from 0, and number of processes.
+    """Rank of this process and number of processes.
 
     >>> rank_and_count()
     (0, 1)
@@ -76,7 +76,7 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def share_of(images: int | None) -> int | None:
-    """Images per process when all processes together take this number, rounded up.
+    """Number of images per process that add up to at least `images`; None stays None.
 
     >>> share_of(1000), share_of(None)
     (1000, None)
@@ -85,10 +85,10 @@ def share_of(images: int | None) -> int | None:
 
 
 def broadcast(compute: Callable[[], T]) -> T:
-    """Result of `compute` in process 0, sent to all; for files that one process writes and decisions it makes for all.
+    """Result of `compute` in process 0, sent to all; for files that one process writes, and for shared decisions.
 
     Raises:
-        OtherProcessError: `compute` failed in process 0, which raises the error itself.
+        OtherProcessError: `compute` failed in process 0, which raises the original error.
 
     >>> broadcast(lambda: 3)
     3
@@ -103,10 +103,10 @@ def broadcast(compute: Callable[[], T]) -> T:
 
 
 def first_of_machine_first(compute: Callable[[], T]) -> T:
-    """Result of `compute`, run in the first process of each machine before the others, so that they find its downloads.
+    """Result of `compute`, run first in one process per machine, so that the others find its downloads.
 
     Raises:
-        OtherProcessError: `compute` failed in another process, which raises the error itself.
+        OtherProcessError: `compute` failed in another process, which raises the original error.
 
     >>> first_of_machine_first(lambda: 3)
     3
@@ -126,7 +126,7 @@ def first_of_machine_first(compute: Callable[[], T]) -> T:
 def _attempt(compute: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return compute(), None
-    except Exception as problem:  # the other processes wait for the outcome
+    except Exception as problem:  # the other processes wait for the result
         return None, problem
 
 
@@ -134,11 +134,11 @@ def _raise(problem: Exception | None, *, elsewhere: bool) -> None:
     if problem is not None:
         raise problem
     if elsewhere:
-        raise OtherProcessError("another process cannot go on")
+        raise OtherProcessError("another process failed")
 
 
 def connection_lost(error: BaseException) -> bool:
-    """Whether an error says that another process has ended.
+    """Whether an error means that another process has exited.
 
     >>> connection_lost(RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:9"))
     True

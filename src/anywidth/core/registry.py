@@ -1,9 +1,9 @@
-"""Records that are found by name: the library's own, and those of other packages."""
+"""Registries of named records, including those of other packages."""
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, Protocol, TypeVar
@@ -14,7 +14,7 @@ __all__ = ["Registry"]
 
 
 class Named(Protocol):
-    """Anything with a name."""
+    """An object with a name."""
 
     @property
     def name(self) -> str: ...
@@ -24,18 +24,18 @@ R = TypeVar("R", bound=Named)
 
 
 class Registry(Generic[R]):
-    """Records of one kind.
+    """Registry for records of one kind.
 
-    A module of the package `package` adds its record when it is imported, so that a new record is one new file there.
-    Another package lists its records as entry points of `group`. They are imported when the library's own records do
-    not have what is looked for, and never replace one of those.
+    Each module of `package` adds its record on import, so that a new record is one new file. Other packages list
+    records as entry points of `group`. These are imported only if the library has no matching record, and never
+    replace a library record.
 
     Args:
-        record: The class of the records.
-        kind: What a record is called in messages, such as "search method".
-        package: The package whose modules hold the library's own records.
-        group: The group of entry points.
-        error: Raised for an unknown name.
+        record: Class of the records.
+        kind: Name of the kind in messages, such as "search method".
+        package: Package whose modules define the library's records.
+        group: Entry-point group.
+        error: Exception class for an unknown name.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -54,14 +54,16 @@ class Registry(Generic[R]):
         self.record, self.kind, self.package, self.group, self.error = record, kind, package, group, error
         self._records: dict[str, R] = {}
         self._loaded = False
+        self._unknown: set[tuple[str, ...]] = set()
 
     def add(self, record: R) -> R:
-        """Add a record, in place of one of the same name, and return it."""
+        """Add a record, replacing one of the same name, and return it."""
         self._records[record.name] = record
+        self._unknown.clear()
         return record
 
     def find(self, name: str) -> R:
-        """The record of a name.
+        """Record with a given name.
 
         Raises:
             AnywidthError: the name is unknown.
@@ -72,7 +74,7 @@ class Registry(Generic[R]):
         return found
 
     def first(self, fits: Callable[[R], bool]) -> R | None:
-        """The first record for which a function returns true, or None."""
+        """First record for which `fits` returns true, or None."""
         self._load_own()
         for record in self._records.values():
             if fits(record):
@@ -80,8 +82,23 @@ class Registry(Generic[R]):
         self._load_entry_points()
         return next((record for record in self._records.values() if fits(record)), None)
 
+    def first_of(self, names: Sequence[str], otherwise: str | None = None) -> R | None:
+        """The record of the first of several names that has one, or else of the name `otherwise`; None if none has.
+
+        Other packages are asked only where there is no `otherwise`, and once for the same names.
+        """
+        self._load_own()
+        wanted = (*names, otherwise) if otherwise is not None else tuple(names)
+        found = next((self._records[name] for name in wanted if name in self._records), None)
+        if found is None and wanted not in self._unknown:
+            self._load_entry_points()
+            found = next((self._records[name] for name in wanted if name in self._records), None)
+            if found is None:
+                self._unknown.add(wanted)
+        return found
+
     def names(self) -> list[str]:
-        """The names of all records, in alphabetic order."""
+        """Names of all records in alphabetical order."""
         self._load_own()
         self._load_entry_points()
         return sorted(self._records)
@@ -93,15 +110,15 @@ class Registry(Generic[R]):
                 import_module(f"{self.package}.{module.name}")
 
     def _load_entry_points(self) -> None:
-        """Add the records of other packages whose names are not taken."""
+        """Add records of other packages whose names are still free."""
         for point in entry_points(group=self.group):
             where = f"entry point {point.name} = {point.value} of the group {self.group}"
             try:
                 record = point.load()
             except Exception as error:  # importing another package may raise anything
                 raise self.error(
-                    f"{where} cannot be loaded: {first_line(error)}; mend or remove its package"
+                    f"{where} cannot be loaded: {first_line(error)}; repair or uninstall its package"
                 ) from error
             if not isinstance(record, self.record):
-                raise self.error(f"{where} is a {type(record).__name__}; it has to be a {self.record.__name__}")
+                raise self.error(f"{where} is a {type(record).__name__}; it must be a {self.record.__name__}")
             self._records.setdefault(record.name, record)

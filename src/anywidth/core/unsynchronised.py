@@ -1,4 +1,4 @@
-"""A warning where several processes train and their gradients are not synchronised."""
+"""Warning about gradients that several processes train with but do not synchronize."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 __all__ = ["note_gradients", "note_synchronised"]
 
 _MESSAGE = (
-    "{count} processes train, and nobody synchronised the gradients of sandwich_step: every process is training a "
-    "network of its own. Call anywidth.training.sync_gradients(net.parameters()) before optimizer.step(), and "
+    "{count} processes train, but the gradients of sandwich_step were not synchronized: every process trains a "
+    "separate network. Call anywidth.training.sync_gradients(net.parameters()) before optimizer.step(), and "
     "anywidth.training.same_start(net.model) once before training"
 )
 
 
 @dataclass
 class _Note:
-    """State of the gradients at the end of a step; one parameter represents all."""
+    """State of the gradients after a step, represented by one parameter."""
 
     witness: ref[nn.Parameter]
     weight: int
@@ -37,10 +37,10 @@ _warned = False
 
 
 def note_gradients(model: nn.Module) -> None:
-    """Note that a step has added gradients to the parameters of a model, in one of several processes.
+    """Record that a step added gradients to the parameters of a model, in one of several processes.
 
-    An optimizer step before the gradients are synchronised warns, once. So does the next call, if the weights have
-    changed without an optimizer of torch.
+    An optimizer step before the gradients are synchronized triggers one warning. So does the next call of this
+    function, if the weights changed without an optimizer from torch.
     """
     _listen()
     before = _notes.pop(model, None)
@@ -52,7 +52,7 @@ def note_gradients(model: nn.Module) -> None:
 
 
 def note_synchronised(parameters: Iterable[nn.Parameter]) -> None:
-    """Drop the notes about steps that added gradients to these parameters."""
+    """Forget recorded steps that added gradients to these parameters."""
     if not _notes:
         return
     known = set(map(id, parameters))
@@ -75,7 +75,7 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
         if witness is None or id(witness) not in known:
             continue
         del _notes[model]
-        # Another way to average gradients also runs a collective operation and writes to them.
+        # Other ways to average gradients also run a collective operation and write to the gradients.
         alone = note.collectives is not None and note.collectives == _collectives()
         if alone or note.gradient == _state(witness):
             _warn()
@@ -93,7 +93,7 @@ def _state(parameter: nn.Parameter) -> tuple[int, int]:
 
 
 def _collectives() -> int | None:
-    """Number of collective operations that the process groups have run; None if it is unknown."""
+    """Number of collective operations that the process groups have run; None if unknown."""
     try:
         groups = list(dist.distributed_c10d._world.pg_map)
         return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]

@@ -1,9 +1,9 @@
-"""What a width costs: multiply-adds, parameters, memory of activations, measured time."""
+"""Costs of a width: multiply-adds, parameters, activation memory and measured latency."""
 
 from anywidth.cost.activations import activation_memory
 from anywidth.cost.latency import latency
 from anywidth.cost.latency_model import LatencyModel, fit_latency
-from anywidth.cost.macs import macs, uncounted_operators
+from anywidth.cost.macs import macs, progressive_macs, uncounted_operators
 from anywidth.cost.named import Cost, NamedCost, named_cost
 from anywidth.cost.params import params
 
@@ -17,5 +17,6 @@ __all__ = [
     "macs",
     "named_cost",
     "params",
+    "progressive_macs",
     "uncounted_operators",
 ]

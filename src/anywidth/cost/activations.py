@@ -1,4 +1,4 @@
-"""Memory that the activations of a width take."""
+"""Activation memory of a width."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anywidth.groups.analysis import Kept
+from anywidth.core.tensors import tensors_in
+from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import narrow, take
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
@@ -20,19 +20,20 @@ __all__ = ["activation_memory"]
 
 
 def activation_memory(net: Supernet, width: Width = 1.0) -> int:
-    """The most bytes per sample that inputs and intermediate results of a forward pass take at any moment.
+    """Peak bytes per sample of inputs and intermediate results in a forward pass.
 
-    Counted for evaluation by PyTorch as it is, operator by operator, with the shape and type of the example inputs, on
-    the meta device, where nothing is computed. Inputs count all the time; a result counts from the operator that makes
-    it until nothing refers to it any more; views and writing in place take nothing. Weights, and what kernels need
-    inside, do not count.
+    The count is for PyTorch in evaluation mode, operator by operator, with the shape and dtype of the example inputs.
+    It runs on the meta device, which computes nothing. Inputs count throughout; a result counts from the operator that
+    creates it until its last reference is gone. Views and in-place writes are free. Weights and the workspace of
+    kernels are not counted.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
     >>> activation_memory(net), activation_memory(net, 0.5)
     (88, 56)
     """
     with torch.no_grad():
-        network = _on_meta(net, width).eval()
+        network = _on_meta(net, width)
+        network.eval()
         inputs = net.inputs.map(lambda tensor: torch.empty_like(tensor, device="meta"))
         with _Live(inputs.tensors()) as live:
             inputs.call(network)
@@ -40,15 +41,15 @@ def activation_memory(net: Supernet, width: Width = 1.0) -> int:
 
 
 def _on_meta(net: Supernet, width: Width) -> nn.Module:
-    def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+    def bind(_: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
         empty = torch.empty_like(take(tensor.detach(), kept), device="meta")
         return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
-    return narrow(net.model, net.analysis, net.analysis.units(net.config(width)), bind)
+    return narrow(net.model, net.analysis, net.analysis.blocks(net.config(width)), bind)
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive."""
+    """Counts the bytes of live storages."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -59,12 +60,10 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        before = {
-            leaf.untyped_storage()._cdata for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-        }
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in before:
-                self._note(leaf)
+        before = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
+        for tensor in tensors_in(result):
+            if tensor.untyped_storage()._cdata not in before:
+                self._note(tensor)
         return result
 
     def _note(self, tensor: Tensor) -> None:

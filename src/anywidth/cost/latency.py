@@ -29,13 +29,13 @@ def latency(
     """Median time of one forward pass of the extracted network on the example inputs, in milliseconds.
 
     Args:
-        net: The supernet; its example inputs give the batch and the shape.
-        width: As in `Supernet.config`; batch-norm statistics do not matter here.
-        device: Where to run.
-        repeats: Timed passes.
-        warmup: Passes before those.
-        compiled: Whether `torch.compile` compiles the network, which takes seconds to minutes per width and needs a C++
-            compiler on the CPU.
+        net: The supernet; its example inputs define the batch size and shape.
+        width: As in `Supernet.config`; it need not be calibrated.
+        device: Device to measure on.
+        repeats: Number of timed passes.
+        warmup: Number of untimed passes before them.
+        compiled: Whether to compile the network with `torch.compile`, which takes seconds to minutes per width and
+            needs a C++ compiler on the CPU.
 
     Raises:
         AnywidthError: the network cannot be compiled.
@@ -46,14 +46,15 @@ def latency(
     True
     """
     device = torch.device(device)
-    dense = net.extract(width, calibrated=False).to(device).eval()
+    dense = net.extract(width, calibrated=False).to(device)
+    dense.eval()
     inputs: Inputs = net.inputs.map(lambda tensor: tensor.to(device))
     network: Callable[..., Any] = dense
     if compiled:
-        torch.compiler.reset()  # after eight networks of one class it would go on without compiling
+        torch.compiler.reset()  # torch stops compiling after eight networks of one class
         network = torch.compile(dense, dynamic=False)
     times = []
-    # Inference mode is not compiled for.
+    # torch.compile does not support inference mode.
     with torch.no_grad() if compiled else torch.inference_mode():
         if compiled:
             _compile(network, inputs)
@@ -70,7 +71,7 @@ def latency(
 def _compile(network: Callable[..., Any], inputs: Inputs) -> None:
     try:
         inputs.call(network)
-    except Exception as error:  # those of the compiler, of the code that it makes, and of the network
+    except Exception as error:  # raised by the compiler, by the code it generates, or by the network
         raise AnywidthError(
             f"torch.compile failed: {first_line(error)}; install a C++ compiler, or measure without compiling"
         ) from error

@@ -1,4 +1,4 @@
-"""Latency from a model that was fitted to measured subnets, because a search cannot measure thousands of them."""
+"""Latency model fitted to measured subnets, because a search cannot measure thousands of them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyModel:
-    """Milliseconds of a config as a constant and so much per MAC of every operator; a cost like any other.
+    """Latency of a config as a constant plus a time per MAC of each operator; usable as a cost.
 
     Attributes:
-        operators: The counted operators of the network that it was fitted to, as `module: operator`.
-        per_mac: Milliseconds per MAC of each.
-        constant: Milliseconds of everything else.
-        error: Median error on held-out configs, as a share of what was measured.
-        worst: The largest of those errors.
-        measured: How many configs it was fitted to.
-        held_out: How many others the errors are of.
-        about: What was measured where.
+        operators: Counted operators of the fitted network, as `module: operator`.
+        per_mac: Milliseconds per MAC of each operator.
+        constant: Milliseconds for everything else.
+        error: Median relative error on held-out configs.
+        worst: Largest relative error on held-out configs.
+        measured: Number of configs used for the fit.
+        held_out: Number of held-out configs.
+        about: Description of the measurement and the machine.
     """
 
     operators: tuple[str, ...]
@@ -54,51 +54,53 @@ class LatencyModel:
     unit: str = "ms"
 
     def __call__(self, net: Supernet, width: Any = 1.0) -> float:
-        """Milliseconds of one forward pass of a width, for the batch that was measured.
+        """Milliseconds of one forward pass at a width, for the measured batch size.
 
         Raises:
-            SearchError: it was fitted to another network.
+            SearchError: the model was fitted to another network.
         """
         if _operators(net) != self.operators:
             raise SearchError(
-                f"this latency model was fitted to another network than this {type(net.model).__name__}; fit one to it"
+                f"this latency model belongs to another network, not to this {type(net.model).__name__}; fit a new one"
             )
         counts = _counts(net, net.config(width))
         return self.constant + sum(c * ms for c, ms in zip(counts, self.per_mac, strict=True))
 
     @property
     def identity(self) -> str:
-        """A short text that tells this model from others."""
+        """Digest that identifies this model."""
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Content as JSON values."""
         return {"format": _FORMAT, **asdict(self)}
 
     def to_json(self, path: str | Path) -> Path:
-        """Write it, for `from_json`."""
+        """Write a file for `from_json`."""
         text = json.dumps(self.as_json(), indent=1) + "\n"
         return write_atomically(Path(path), lambda temporary: temporary.write_text(text))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> LatencyModel:
-        """The model of what `as_json` gave.
+        """Latency model from the result of `as_json`.
 
         Raises:
-            CheckpointError: it is something else.
+            CheckpointError: the content is not a latency model.
         """
         try:
             values = dict(content)
             if values.pop("format") != _FORMAT:
-                raise CheckpointError(f"a latency model of format {content['format']}; this version reads {_FORMAT}")
+                raise CheckpointError(
+                    f"the latency model has format {content['format']}; this version reads {_FORMAT}, fit it again"
+                )
             values |= {name: tuple(values[name]) for name in ("operators", "per_mac")}
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"no latency model: {error}; remove it and fit one again") from error
+            raise CheckpointError(f"not a latency model: {error}; remove it and fit a new one") from error
 
     @classmethod
     def from_json(cls, path: str | Path) -> LatencyModel:
-        """Read what `to_json` wrote.
+        """Read a file that `to_json` wrote.
 
         Raises:
             CheckpointError: the file is missing or damaged.
@@ -106,7 +108,9 @@ class LatencyModel:
         try:
             content = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read a latency model from {path}: {error}; remove it") from error
+            raise CheckpointError(
+                f"cannot read a latency model from {path}: {error}; remove the file and fit again"
+            ) from error
         return cls.from_dict(content)
 
 
@@ -120,22 +124,22 @@ def fit_latency(
     name: str = "latency",
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> LatencyModel:
-    """A latency model of a network on this machine, with its error on configs that it was not fitted to.
+    """Fit a latency model of a network on this machine, with its error on held-out configs.
 
-    Time is taken as a constant plus a factor, not below 0, times the MACs of every operator, with the least squares of
-    relative errors. Configs are random, half of them uniform and half with a width of its own for every group.
+    Latency is a constant plus, for every operator, its MACs times a nonnegative factor, fitted by least squares of
+    relative errors. Configs are random: half uniform, half with a separate width for every group.
 
     Args:
-        net: The supernet; its example inputs give the batch.
-        measure: `measure(net, config)`, milliseconds, such as `anywidth.latency`.
-        configs: How many to fit to.
-        held_out: How many others to find the error on.
-        seed: Of the configs.
-        name: Of the cost, for tables and files.
-        progress: Called with how many are measured, and how many there are.
+        net: The supernet; its example inputs define the batch size.
+        measure: `measure(net, config)`, in milliseconds, such as `anywidth.latency`.
+        configs: Number of configs to fit.
+        held_out: Number of further configs to estimate the error on.
+        seed: Seed of the configs.
+        name: Name of the cost in tables and files.
+        progress: Called with the number of measured configs and the total.
 
     Raises:
-        SearchError: too few configs, or a measured time that is no number above 0.
+        SearchError: there are too few configs, or a measured time is not above 0.
 
     >>> from torch import nn
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 32), nn.Linear(32, 2)), torch.randn(1, 4))
@@ -146,19 +150,19 @@ def fit_latency(
     from sklearn.linear_model import LinearRegression
 
     if configs < 4 or held_out < 1:
-        raise SearchError(f"{configs} configs to fit to and {held_out} held out; give at least 4 and 1")
+        raise SearchError(f"configs is {configs} and held_out is {held_out}; give at least 4 and 1")
     chosen = _random_configs(net, configs + held_out, seed)
     times: list[float] = []
     for number, config in enumerate(chosen):
         progress(number, len(chosen))
         value = float(measure(net, config))
         if not 0 < value < float("inf"):
-            raise SearchError(f"the measured latency of config {config.key[:8]} is {value}; it has to be above 0 ms")
+            raise SearchError(f"the measured latency of config {config.key[:8]} is {value}; it must be above 0 ms")
         times.append(value)
     progress(len(chosen), len(chosen))
     full = [max(count, 1) for count in _counts(net, net.config(1.0))]
     rows = [[1.0, *(c / f for c, f in zip(_counts(net, config), full, strict=True))] for config in chosen]
-    # Divided by what was measured, so that a small network counts as much as a large one.
+    # Relative errors, so that small networks count as much as large ones.
     weighted = [[x / ms for x in row] for row, ms in zip(rows, times, strict=True)]
     found = LinearRegression(positive=True, fit_intercept=False).fit(weighted[:configs], [1.0] * configs)
     constant, *factors = (float(factor) for factor in found.coef_)
@@ -194,5 +198,5 @@ def _operators(net: Supernet) -> tuple[str, ...]:
 
 
 def _counts(net: Supernet, config: WidthConfig) -> list[int]:
-    units = net.analysis.units(config)
-    return [operator.count(units) for operator in net.analysis.operators]
+    blocks = net.analysis.blocks(config)
+    return [operator.count(blocks) for operator in net.analysis.operators]

@@ -1,4 +1,4 @@
-"""One interface for everything that a network may cost."""
+"""Costs with a name and a unit."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from anywidth.widths import WidthConfig
 __all__ = ["Cost", "NamedCost", "named_cost"]
 
 Cost = Callable[[Supernet, Any], float]
-"""`cost(net, config)`: what a width config costs, a finite number above 0. A function of your own may have attributes
+"""`cost(net, config)`: the cost of a width config, a finite number above 0. A custom function may have attributes
 `name` and `unit`; see `NamedCost`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedCost:
-    """A cost with a name and a unit, that refuses numbers which make no sense.
+    """A cost with a name and a unit; raises for values that are not finite or not above 0.
 
     Attributes:
-        name: For tables and files.
-        unit: Of its values, such as MACs or ms.
-        function: The cost itself.
+        name: Name in tables and files.
+        unit: Unit of the values, such as MACs or ms.
+        function: The cost function.
 
     >>> import torch
     >>> from torch import nn
@@ -45,24 +45,24 @@ class NamedCost:
     function: Cost
 
     def __call__(self, net: Supernet, config: WidthConfig) -> float:
-        """The cost of a config.
+        """Cost of a config.
 
         Raises:
-            SearchError: the function gave no finite number above 0.
+            SearchError: the value is not a finite number above 0.
         """
         value = self.function(net, config)
-        # Scalars of numpy and torch are fine, too.
+        # NumPy and torch scalars are accepted as well.
         number = value if isinstance(value, Real) else getattr(value, "item", lambda: math.nan)()
         if isinstance(value, bool) or not isinstance(number, Real) or not math.isfinite(number) or number <= 0:
             raise SearchError(
                 f"cost {self.name!r} of config {config.key[:8]} ({sum(config.values())} channels) is {value!r}; "
-                f"a cost is a finite number above 0{f' of {self.unit}' if self.unit else ''}"
+                f"a cost must be a finite number above 0{f' of {self.unit}' if self.unit else ''}"
             )
         return float(number)
 
 
 def named_cost(cost: Cost) -> NamedCost:
-    """Any cost with its name and unit; functions without them go by their own name.
+    """Any cost with its name and unit; a function without them is named after itself.
 
     >>> named_cost(macs).unit, named_cost(lambda net, config: 1.0).name
     ('MACs', '<lambda>')

@@ -11,7 +11,7 @@ __all__ = ["params"]
 
 
 def params(net: Supernet, width: Width = 1.0) -> int:
-    """Number of parameters of a width; shared parameters count once, buffers (statistics) do not count.
+    """Number of parameters of a width. Shared parameters count once; buffers, such as statistics, do not count.
 
     >>> import torch
     >>> from torch import nn
@@ -19,10 +19,10 @@ def params(net: Supernet, width: Width = 1.0) -> int:
     >>> params(net), params(net, 0.5)
     (114, 58)
     """
-    units = net.analysis.units(net.config(width))
+    blocks = net.analysis.blocks(net.config(width))
     total = 0
     for name, parameter in net.model.named_parameters():
-        kept = net.analysis.kept(net.analysis.names[name], units)
+        kept = net.analysis.kept(net.analysis.names[name], blocks)
         sizes = zip(parameter.shape, kept, strict=True)
         total += math.prod(size if k is None else k if isinstance(k, int) else len(k) for size, k in sizes)
     return total

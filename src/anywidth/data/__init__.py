@@ -1,4 +1,4 @@
-"""Data sets by name, and the loaders that cut them into batches."""
+"""Datasets by name, and loaders that batch them."""
 
 from anywidth.data.bundle import DataBundle
 from anywidth.data.hold_out import hold_out

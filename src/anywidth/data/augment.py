@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch at once.
+"""Augmentation of whole batches.
 
-torchvision's transforms draw one set of numbers for a whole batch, so they can only be applied image by image, which
-takes longer than a small network's training step.
+torchvision's transforms draw the same random numbers for a whole batch, so they have to run image by image. That takes
+longer than a training step of a small network.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ __all__ = ["random_affine", "random_crop_flip"]
 
 
 def random_crop_flip(images: Tensor, *, padding: int, generator: torch.Generator | None = None) -> Tensor:
-    """The images, each shifted by its own offset within a black border and mirrored with probability 1/2.
+    """Shift each image by its own offset within a black border and mirror it with probability 1/2.
 
-    The standard augmentation of small images.
+    This is the standard augmentation for small images.
 
     Args:
-        images: `(batch, channels, height, width)`, of any number type; 0 is black.
-        padding: Pixels of border on every side, hence the largest shift.
-        generator: Where the random numbers come from; None is torch's global generator.
+        images: `(batch, channels, height, width)`, any numeric dtype; 0 is black.
+        padding: Border in pixels on each side, which is also the largest shift.
+        generator: Source of random numbers; None uses torch's global generator.
 
     Returns:
-        New images of the same shape and type.
+        New images of the same shape and dtype.
 
     Example:
         >>> random_crop_flip(torch.ones(16, 3, 32, 32), padding=4).shape
         torch.Size([16, 3, 32, 32])
     """
     batch, _, height, width = images.shape
-    # Drawn on the generator's device, so that images on a GPU are changed as those on the CPU are.
+    # Drawn on the generator's device, so that images on a GPU are augmented like those on the CPU.
     top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(images.device)
     mirrored = (torch.rand(batch, generator=generator) < 0.5).to(images.device)
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -44,17 +44,17 @@ def random_crop_flip(images: Tensor, *, padding: int, generator: torch.Generator
 def random_affine(
     images: Tensor, *, degrees: float, scale: float, shift: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The images, each turned, resized and shifted by its own amounts, interpolated; what comes in is black.
+    """Rotate, resize and shift each image by its own random amounts, with interpolation and black borders.
 
     Args:
         images: `(batch, channels, height, width)`, floating point; 0 is black.
-        degrees: Largest turn to either side.
-        scale: Largest change of size, as a share of it.
-        shift: Largest shift along each side, in pixels.
-        generator: Where the random numbers come from; None is torch's global generator.
+        degrees: Largest rotation in either direction.
+        scale: Largest relative change of size.
+        shift: Largest shift along each axis, in pixels.
+        generator: Source of random numbers; None uses torch's global generator.
 
     Returns:
-        New images of the same shape and type.
+        New images of the same shape and dtype.
 
     Example:
         >>> random_affine(torch.ones(16, 1, 8, 8), degrees=10, scale=0.1, shift=0.5).shape
@@ -64,7 +64,7 @@ def random_affine(
     draws = (torch.rand(4, batch, generator=generator, dtype=images.dtype) * 2 - 1).to(images.device)
     angle, factor = draws[0] * math.radians(degrees), 1 + draws[1] * scale
     cos, sin = angle.cos() * factor, angle.sin() * factor
-    # Affine grids measure positions from -1 to 1, so that a pixel is 2 / size.
+    # Affine grids use coordinates from -1 to 1, so one pixel is 2 / size.
     rows = [
         torch.stack([cos, -sin, draws[2] * (2 * shift / width)], 1),
         torch.stack([sin, cos, draws[3] * (2 * shift / height)], 1),

@@ -1,4 +1,4 @@
-"""What every data set gives: the images to train on, to test on and to calibrate with."""
+"""A loaded dataset: training, test and calibration images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["DataBundle"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataBundle:
-    """One data set for image classification, split and ready for batches.
+    """Dataset for image classification, split and ready for batching.
 
-    Every item of the three data sets is an image, a float tensor `(channels, height, width)`, and its
-    label, an integer from 0 to `len(classes) - 1`.
+    Each item is an image, a float tensor `(channels, height, width)`, and its label, an integer from 0 to
+    `len(classes) - 1`.
 
     Attributes:
-        name: The spec that the bundle was loaded from.
-        train: The training images, with the training transforms.
-        test: The images to report accuracy on, which are never trained on.
-        calibration: The training images, with the training transforms, for batch-norm post-statistics; it may
-            be the same object as `train`.
-        input_shape: The `(channels, height, width)` of one image.
-        classes: The name of each class, in the order of the labels.
+        name: Dataset name that the bundle was loaded from.
+        train: Training images with the training transforms.
+        test: Images for reporting accuracy, which are never trained on.
+        calibration: Training images with the training transforms, for batch-norm post-statistics; may be the same
+            object as `train`.
+        input_shape: `(channels, height, width)` of one image.
+        classes: Class names, in the order of the labels.
 
     Raises:
-        DataError: If a part is empty, there is no class, or the input shape is not three positive sizes.
+        DataError: A part is empty, there are no classes, or the input shape is not three positive sizes.
 
     Example:
         >>> import torch
@@ -53,13 +53,13 @@ class DataBundle:
         for part in ("train", "test", "calibration"):
             images = getattr(self, part)
             if not isinstance(images, Sized):
-                raise DataError(f"data set {self.name!r}: {part} has no length; give a map-style data set")
+                raise DataError(f"dataset {self.name!r}: {part} has no length; give a map-style dataset")
             if len(images) == 0:
-                raise DataError(f"data set {self.name!r}: {part} holds no image; give at least one")
+                raise DataError(f"dataset {self.name!r}: {part} is empty; give at least one image")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise DataError(
-                f"data set {self.name!r}: input_shape is {self.input_shape}; "
+                f"dataset {self.name!r}: input_shape is {self.input_shape}; "
                 "give (channels, height, width), each at least 1"
             )
         if not self.classes:
-            raise DataError(f"data set {self.name!r} names no class; give one name per label")
+            raise DataError(f"dataset {self.name!r} has no class names; give one name per label")

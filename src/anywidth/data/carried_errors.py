@@ -1,4 +1,4 @@
-"""Errors about images that travel from the processes that read them as they are."""
+"""Errors about images, passed unchanged out of the worker processes that load them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["CarriedErrors", "collate_unless_error"]
 
 
 class CarriedErrors(Dataset[Any]):
-    """A data set that gives an error instead of raising it.
+    """Dataset that returns an error instead of raising it.
 
-    What is raised in a process that reads images, torch's `DataLoader` raises again with that process's traceback as
-    its message.
+    torch's `DataLoader` re-raises a worker's error with the worker's traceback as its message; a returned error keeps
+    its own message.
 
     Args:
-        dataset: Its items may raise `DataError`.
+        dataset: Dataset whose items may raise `DataError`.
 
     >>> class Broken(Dataset):
     ...     def __getitem__(self, index):
@@ -35,7 +35,7 @@ class CarriedErrors(Dataset[Any]):
         return len(cast(Sized, self.dataset))
 
     def __getitem__(self, index: int) -> Any:
-        """The item, or the error about it."""
+        """Item at an index, or the error about it."""
         try:
             return self.dataset[index]
         except DataError as error:
@@ -43,7 +43,7 @@ class CarriedErrors(Dataset[Any]):
 
 
 def collate_unless_error(items: Sequence[Any], *, collate: Callable[[Sequence[Any]], Any]) -> Any:
-    """What `collate` makes of the items, or the first error among them.
+    """Result of `collate` for the items, or the first error among them.
 
     >>> collate_unless_error([1, 2], collate=sum)
     3

@@ -1,4 +1,4 @@
-"""The checks that several data sets share; each failure says what to do."""
+"""Shared checks of datasets; every error says how to fix it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["check_images", "check_seed"]
 
 
 def check_images(images: Tensor, labels: Tensor, *, where: str, classes: int | None = None) -> None:
-    """Raises a `DataError` unless images and labels belong together.
+    """Raise a `DataError` unless images and labels are valid and match.
 
     Args:
         images: `(images, channels, height, width)`, uint8 or floating point.
         labels: `(images,)`, integers.
-        where: What the message calls the two, such as "x_train and y_train of faces.npz".
-        classes: The number of classes, if it is known: labels must be below it.
+        where: Source of both in messages, such as "x_train and y_train of faces.npz".
+        classes: Number of classes, if known; labels must be below it.
 
     Raises:
-        DataError: If the shapes or counts are wrong, a label is out of range, or a pixel is not finite.
+        DataError: Shapes or counts are wrong, a label is out of range, or a pixel is not finite.
 
     Example:
         >>> check_images(torch.zeros(2, 1, 8, 8), torch.tensor([0, -1]), where="my set")
@@ -38,7 +38,7 @@ def check_images(images: Tensor, labels: Tensor, *, where: str, classes: int | N
     if len(images) != len(labels):
         raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; give one label per image")
     if len(images) == 0:
-        raise DataError(f"{where}: there is no image; give at least one")
+        raise DataError(f"{where}: there are no images; give at least one")
     if int(labels.min()) < 0:
         index = int((labels < 0).nonzero()[0])
         raise DataError(f"{where}: label {index} is {int(labels[index])}; number the classes from 0")
@@ -51,13 +51,13 @@ def check_images(images: Tensor, labels: Tensor, *, where: str, classes: int | N
     if images.is_floating_point() and not bool(images.isfinite().all()):
         bad = (~images.isfinite()).flatten(1).any(dim=1).nonzero().flatten()
         raise DataError(
-            f"{where}: {len(bad)} of {len(images)} images hold NaN or infinity, the first is image "
+            f"{where}: {len(bad)} of {len(images)} images contain NaN or infinity, the first is image "
             f"{int(bad[0])}; repair or remove them"
         )
 
 
 def check_seed(seed: int) -> None:
-    """Raises a `DataError` unless the seed is an integer from 0 to 2**32 - 1, which every generator takes.
+    """Raise a `DataError` unless the seed is an integer from 0 to 2**32 - 1, the range that all generators accept.
 
     Example:
         >>> check_seed(0)

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels."""
+"""Handwritten digits from scikit-learn: 1,797 grayscale images of 8x8 pixels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["load_digits_bundle"]
 
 
 def load_digits_bundle(*, seed: int, image_size: int | None = None) -> DataBundle:
-    """The digits: 1,438 images to train on and 359 to test on, normalised by the training part.
+    """Digits dataset: 1,438 training and 359 test images, normalized by the training images.
 
-    Training images are turned by up to 10 degrees, resized by up to 10% and shifted by up to half a pixel. They are not
-    mirrored: a mirrored digit is another sign.
+    Training images are rotated by up to 10 degrees, resized by up to 10% and shifted by up to half a pixel. They are
+    not mirrored, because most mirrored digits are not digits.
 
     Args:
-        seed: Chooses the stratified split.
+        seed: Seed of the stratified split.
         image_size: Height and width in pixels; None keeps 8.
 
     Example:

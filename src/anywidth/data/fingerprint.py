@@ -1,4 +1,4 @@
-"""Which images a data set has, in which order: what a split depends on."""
+"""Fingerprint of the images of a dataset and their order, which determine a split."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(images: Any) -> str:
-    """A short text that is another one if images or labels are others, or in another order.
+    """Digest of the images, labels and their order.
 
-    Of images in memory it takes pixels, of image files their names and labels, and of others their labels alone, which
-    can be had without reading images.
+    Images in memory contribute their pixels, image files their names and labels. Other datasets contribute only their
+    labels, which can be read without the images.
 
     >>> import torch
     >>> one = TensorImages(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))

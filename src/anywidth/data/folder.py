@@ -1,4 +1,4 @@
-"""A data set of one's own as image files, one folder per class."""
+"""Dataset of image files, one folder per class."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _LAYOUT = "DIR/train/CLASS and DIR/val/CLASS (or DIR/test/CLASS), or DIR/CLASS"
 def load_folder_bundle(
     folder: Path, *, seed: int, image_size: int | None = None, skip_corrupt: bool = False
 ) -> DataBundle:
-    """The images of a folder, read from disk as they are asked for, in three colours.
+    """RGB images of a folder, read from disk on demand.
 
-    The folder holds `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`; `val` is taken if both are there).
-    If it holds only `train/CLASS/*` or `CLASS/*`, those are split into about 80% and 20% of every class.
-    Training images are cropped at random, resized and mirrored; test images are resized and cropped in the
-    middle. All are normalised by the usual statistics of photographs, which pretrained networks expect.
+    The folder contains `train/CLASS/*` and `val/CLASS/*` (or `test/CLASS/*`; `val` takes precedence). If it contains
+    only `train/CLASS/*` or `CLASS/*`, each class is split into about 80% training and 20% test images. Training images
+    are randomly cropped, resized and mirrored; test images are resized and center-cropped. All are normalized with the
+    ImageNet statistics, which pretrained networks expect.
 
     Args:
-        folder: The folder.
-        seed: Chooses the split.
-        image_size: Height and width in pixels. None takes the median of the images' shorter sides, rounded
-            down to a multiple of 32 and kept between 32 and 224: 224 for photographs, 32 for tiny images.
-        skip_corrupt: Take no notice of images that cannot be read when a size is chosen.
+        folder: The image folder.
+        seed: Seed of the split.
+        image_size: Height and width in pixels. None uses the median shorter side of the images, rounded down to a
+            multiple of 32 and limited to 32 to 224: 224 for photographs, 32 for tiny images.
+        skip_corrupt: Ignore unreadable images when choosing the size.
 
     Raises:
-        DataError: If the folder is missing, holds no classes or a class without images, if the two parts have
-            different classes, or (when it is read) if a file is not an image.
+        DataError: The folder is missing, has no classes or a class without images, the two parts have different
+            classes, or (on access) a file is not an image.
 
     Example:
         >>> import tempfile
@@ -56,7 +56,7 @@ def load_folder_bundle(
     test = _open(test_dir or train_dir)
     if train.classes != test.classes:
         odd = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
-        raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same folders")
+        raise DataError(f"{train_dir} and {test_dir} have different classes: {odd}; give both the same class folders")
     image_size = image_size or fitting_size(
         sampled_sides(len(train), lambda index: _side(train.samples[index][0]), skip_corrupt=skip_corrupt)
     )
@@ -78,17 +78,17 @@ def load_folder_bundle(
 def _find_parts(folder: Path) -> tuple[Path, Path | None]:
     if not folder.is_dir():
         raise DataError(f"image folder {folder} does not exist; give imagefolder:DIR with {_LAYOUT}")
-    # A class may be called "train" (beside "bus"); only a folder that holds folders is a part.
+    # "train" may be a class (next to "bus"); it is a part only if it contains folders.
     parts = {name: folder / name for name in ("train", "val", "test") if _has_folders(folder / name)}
     test_dir = parts.get("val", parts.get("test"))
     if {"val", "test"} <= parts.keys():
-        warnings.warn(f"{folder} has val/ and test/: val/ are the test images, test/ is not used", stacklevel=4)
+        warnings.warn(f"{folder} has val/ and test/; val/ is used for testing, test/ is ignored", stacklevel=4)
     if "train" in parts:
         return parts["train"], test_dir
     if test_dir is not None:
-        raise DataError(f"image folder {folder} has {test_dir.name}/ but no train/; give it {_LAYOUT}")
+        raise DataError(f"image folder {folder} has {test_dir.name}/ but no train/; the layout is {_LAYOUT}")
     if not _has_folders(folder):
-        raise DataError(f"image folder {folder} has no folder per class; give it {_LAYOUT}")
+        raise DataError(f"image folder {folder} has no class folders; the layout is {_LAYOUT}")
     return folder, None
 
 
@@ -100,13 +100,13 @@ def _open(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(folder, loader=_read_image)
     except FileNotFoundError as error:
-        raise DataError(f"image folder {folder}: {error}; add images to it or remove it") from error
+        raise DataError(f"image folder {folder}: {error}; add images or remove the class folder") from error
 
 
 def _read_image(path: str) -> Image.Image:
     try:
         return default_loader(path)
-    # Whatever a decoder raises on damaged bytes, the user needs the path.
+    # Decoders raise many kinds of errors on damaged bytes; the user needs the path.
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -120,7 +120,7 @@ def _side(path: str) -> int:
 
 
 def _unreadable(path: str, error: Exception) -> ImageError:
-    why = "it is no image, or damaged" if isinstance(error, UnidentifiedImageError) else first_line(error)
+    why = "it is damaged or not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
     return ImageError(
-        f"cannot read image {path}: {why}; replace or remove the file, or leave such images out (--skip-corrupt)"
+        f"cannot read image {path}: {why}; replace or remove the file, or skip unreadable images with --skip-corrupt"
     )

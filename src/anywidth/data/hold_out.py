@@ -1,4 +1,4 @@
-"""A part of the training images that is not trained on."""
+"""Training images held out from training."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["hold_out"]
 
 
 def hold_out(bundle: DataBundle, share: float, *, seed: int = 0) -> tuple[DataBundle, Dataset[Any]]:
-    """The data set without a share of its training images, and those, with the transforms of test images.
+    """Split off a share of the training images, with the transforms of test images.
 
-    The same share of every class is held out; the same seed gives the same images. Test images are left alone.
+    The share is the same for every class, and the split depends on the seed only. Test images are unaffected.
 
     Args:
-        bundle: A data set.
-        share: Of the training images, in (0, 1).
-        seed: Chooses the images.
+        bundle: The dataset.
+        share: Share of the training images to hold out, in (0, 1).
+        seed: Seed of the split.
 
     Raises:
-        DataError: the share leaves a class without images on one side, or the labels cannot be read.
+        DataError: a class would have no images on one side, or the labels cannot be read.
 
     >>> from anywidth.data import load_data
     >>> rest, held_out = hold_out(load_data("digits"), 0.1)
@@ -38,18 +38,16 @@ def hold_out(bundle: DataBundle, share: float, *, seed: int = 0) -> tuple[DataBu
     (1294, 1294, 144)
     """
     if not 0 < share < 1:
-        raise DataError(
-            f"{share:g} of the training images cannot be held out; give a share between 0 and 1, such as 0.1"
-        )
+        raise DataError(f"cannot hold out {share:g} of the training images; give a share between 0 and 1, such as 0.1")
     labels = _labels(bundle.train, bundle.name)
     classes, counts = np.unique(labels, return_counts=True)
     size = max(round(share * len(labels)), len(classes))
     if counts.min() < 2 or len(labels) - size < len(classes):
         raise DataError(
-            f"{bundle.name}: {share:g} of {len(labels)} training images cannot be held out with images of all "
-            f"{len(classes)} classes on both sides; give a smaller share, or more images"
+            f"{bundle.name}: cannot hold out {share:g} of {len(labels)} training images with images of all "
+            f"{len(classes)} classes on both sides; change the share, or add images"
         )
-    # Imported late, as are all that only some data sets need.
+    # Imported late, like everything that only some datasets need.
     from sklearn.model_selection import train_test_split
 
     kept, held = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
@@ -66,7 +64,7 @@ def _labels(images: Any, name: str) -> npt.NDArray[np.int64]:
         return _labels(images.dataset, name)[np.asarray(images.indices)]
     targets = getattr(images, "targets", None)
     if not isinstance(targets, Sequence):
-        raise DataError(f"the labels of {name!r} cannot be read without its images; hold a part out yourself")
+        raise DataError(f"the labels of {name!r} cannot be read without its images; split the images yourself")
     return np.asarray(targets)
 
 
@@ -81,7 +79,7 @@ def _part(images: Any, indices: npt.NDArray[np.int64]) -> Dataset[Any]:
 
 
 def _as_tested(bundle: DataBundle) -> Any:
-    """The training images with the transforms of the test images."""
+    """Training images with the transforms of the test images."""
     images = bundle.train
     if isinstance(images, TensorImages):
         images = copy.copy(images)
@@ -92,7 +90,7 @@ def _as_tested(bundle: DataBundle) -> Any:
 
 
 def _transform(images: Any) -> Any:
-    """What makes numbers of the pictures of a data set that reads them one by one; None if nothing does."""
+    """Transform of a dataset that reads images one by one, or None."""
     return _transform(images.dataset) if isinstance(images, Subset) else getattr(images, "transform", None)
 
 

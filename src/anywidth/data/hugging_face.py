@@ -1,4 +1,4 @@
-"""A data set of Hugging Face, from its hub or from a folder."""
+"""Hugging Face datasets from the hub or a folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _TESTS = ("test", "validation", "valid", "val")
 
 
 class HubImages(Dataset[tuple[Tensor, int]]):
-    """The labelled images of one split, read as they are asked for, in three colours.
+    """Labelled RGB images of one split, read on demand.
 
     Args:
-        split: The split, a `datasets.Dataset`.
-        targets: Its labels, which are columns of a file and take long to read.
-        image: The column of the images.
-        transform: Makes numbers of a picture.
-        where: What messages call the data set.
+        split: A `datasets.Dataset`.
+        targets: Labels of the split, read once because reading the column takes long.
+        image: Name of the image column.
+        transform: Converts an image to a tensor.
+        where: Name of the dataset in messages.
     """
 
     def __init__(self, split: Any, targets: list[int], *, image: str, transform: v2.Compose, where: str) -> None:
@@ -47,7 +47,7 @@ class HubImages(Dataset[tuple[Tensor, int]]):
 def _picture(split: Any, index: int, image: str, where: str) -> Image.Image:
     try:
         return split[int(index)][image].convert("RGB")
-    # Whatever a decoder raises on damaged bytes, the user needs the place.
+    # Decoders raise many kinds of errors on damaged bytes; the user needs the index.
     except Exception as error:
         raise ImageError(f"{where}: cannot read image {index}: {error}; replace or remove it") from error
 
@@ -55,32 +55,32 @@ def _picture(split: Any, index: int, image: str, where: str) -> Image.Image:
 def load_hub_bundle(
     name: str, *, seed: int, image_size: int | None = None, download: bool = True, skip_corrupt: bool = False
 ) -> DataBundle:
-    """The images and labels of a data set of Hugging Face's `datasets`, with the transforms of image folders.
+    """Images and labels of a Hugging Face dataset, with the transforms of image folders.
 
-    The split `train` is trained on; `test` or else `validation` is the test set. Without either, about 20% of every
-    class are split off.
+    The split `train` is used for training, and `test` or else `validation` for testing. Without either, about 20% of
+    every class are split off.
 
     Args:
-        name: Of a data set on the hub, or a folder that `save_to_disk` wrote or `load_dataset` reads.
-        seed: Chooses the split.
-        image_size: Height and width in pixels; None takes a size that fits, up to 224.
-        download: Whether what is not in the cache may be fetched.
-        skip_corrupt: Take no notice of images that cannot be read when a size is chosen.
+        name: Name of a dataset on the hub, or a folder that `save_to_disk` wrote or `load_dataset` reads.
+        seed: Seed of the split.
+        image_size: Height and width in pixels; None chooses a size that fits the images, up to 224.
+        download: Whether to download datasets that are not cached.
+        skip_corrupt: Ignore unreadable images when choosing the size.
 
     Raises:
-        DataError: there is no such data set, or it has no images with labels of known classes.
+        DataError: the dataset does not exist, or it has no images with class labels.
         MissingExtraError: `datasets` is not installed.
     """
-    where = f"data set hf:{name}"
+    where = f"dataset hf:{name}"
     splits = _open(name, where, download=download)
     if "train" not in splits:
-        raise DataError(f"{where} has no split train, only {', '.join(splits)}")
+        raise DataError(f"{where} has no train split, only {', '.join(splits)}")
     train = splits["train"]
     image, label = _column(train, "Image", where), _column(train, "ClassLabel", where)
     classes = tuple(train.features[label].names)
     labels: list[int] = list(train[label])
     if min(labels, default=0) < 0:
-        raise DataError(f"{where}: some training images have no label (-1); remove them")
+        raise DataError(f"{where}: some training images are unlabelled (-1); remove them")
     if image_size is None:
         image_size = fitting_size(
             sampled_sides(
@@ -115,10 +115,10 @@ def _open(name: str, where: str, *, download: bool) -> dict[str, Any]:
             found = datasets.load_from_disk(str(folder))
         else:
             found = datasets.load_dataset(str(folder) if folder.is_dir() else name, download_config=config)
-    # The library raises many kinds of errors, from missing networks to files that it cannot parse.
+    # The library raises many kinds of errors, for example about the network or files that it cannot parse.
     except Exception as error:
         raise DataError(
-            f"{where} cannot be opened: {first_line(error)}; give the name of a data set or a folder"
+            f"{where} cannot be opened: {first_line(error)}; give the name of a dataset or a folder"
         ) from error
     return {str(part): split for part, split in found.items()} if isinstance(found, dict) else {"train": found}
 
@@ -133,7 +133,7 @@ def _column(split: Any, kind: str, where: str) -> str:
 
 
 def _test_split(splits: dict[str, Any], label: str) -> tuple[Any, list[int]] | None:
-    """The split to test on and its labels; hubs publish test images without labels, too."""
+    """Test split and its labels; hubs also publish test images without labels, which are skipped."""
     for part in _TESTS:
         labels: list[int] = list(splits[part][label]) if part in splits else []
         if labels and min(labels) >= 0:

@@ -22,24 +22,23 @@ Corrupt = Literal["raise", "replace", "drop"]
 
 
 class ItemLoader:
-    """Batches of any map-style data set, loaded by torch's `DataLoader`.
+    """Batches of a map-style dataset, loaded by torch's `DataLoader`.
 
-    What it adds is the order, and that transforms which draw from torch's generator repeat themselves: an
-    epoch is fixed by the seed, its number and the count of workers, and reading it leaves the global
-    generator alone.
+    In addition, the order and the random transforms are reproducible: an epoch depends only on the seed, its number and
+    the number of workers, and reading it leaves torch's global generator unchanged.
 
     Args:
-        dataset: Gives an image `(channels, height, width)` and an integer label for every index.
-        order: Which images make up each batch, and the source of the transforms' random numbers.
-        workers: Processes that load; 0 loads in this one.
-        corrupt: What becomes of images that cannot be read: "raise" an error; "replace" them by the next, for
-            training; or "drop" them.
+        dataset: Returns an image `(channels, height, width)` and an integer label for every index.
+        order: The images of each batch, and the seed of the transforms' random numbers.
+        workers: Number of worker processes; 0 loads in this process.
+        corrupt: Handling of unreadable images: "raise" an error, "replace" them by the next image, for training, or
+            "drop" them.
 
     Attributes:
-        problems: What was wrong with the images that could not be read so far.
+        problems: Errors about unreadable images so far.
 
     Raises:
-        DataError: If `workers` is negative, or (when it is read) if an image cannot be read and is not to be left out.
+        DataError: `workers` is negative, or (on access) an image cannot be read and `corrupt` is "raise".
 
     Example:
         >>> dataset = torch.utils.data.TensorDataset(torch.rand(10, 1, 8, 8), torch.arange(10))
@@ -52,16 +51,16 @@ class ItemLoader:
         self, dataset: Dataset[Any], order: BatchOrder, *, workers: int = 0, corrupt: Corrupt = "raise"
     ) -> None:
         if workers < 0:
-            raise DataError(f"workers is {workers}; give 0 to load in the main process, or a count")
+            raise DataError(f"workers is {workers}; give 0 or more; 0 loads in the main process")
         self.dataset = dataset if corrupt == "raise" else SkipCorrupt(dataset, replace=corrupt == "replace")
         self.problems: set[str] = set()
-        # Trainers look for an object with set_epoch under these two names, as a DataLoader has them.
+        # Trainers look for an object with set_epoch under these two names, as on a DataLoader.
         self.sampler = order
         self.batch_sampler = None
         self.workers = workers
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """Number of batches per epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,7 +75,7 @@ class ItemLoader:
             pin_memory=torch.cuda.is_available(),
             collate_fn=partial(collate_unless_error, collate=collate),
         )
-        # Without workers the transforms run here and draw from the global generator.
+        # Without workers, the transforms run here and use the global generator.
         own = torch.Generator().manual_seed(generator.initial_seed())
         iterator = iter(loader)
         for _ in batches:
@@ -92,7 +91,7 @@ class ItemLoader:
 
 @contextmanager
 def _global_generator_as(own: torch.Generator) -> Iterator[None]:
-    """Lets the global CPU generator go on where `own` is, and puts it back afterwards."""
+    """Context manager that sets the global CPU generator to the state of `own`, and restores it afterwards."""
     before = torch.get_rng_state()
     torch.set_rng_state(own.get_state())
     try:

@@ -1,4 +1,4 @@
-"""The loaders of a data set: to train, to test and to calibrate with."""
+"""Loaders of a dataset for training, testing and calibration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ class Loaders:
     """Batches of images `(batch, channels, height, width)` and labels `(batch,)`.
 
     Attributes:
-        train: The training images, in a new order every epoch.
-        test: The test images, all of them (of this process), in the order of the data set.
-        calibration: The training images in one random order; the same one, with the same augmentation, every
-            time.
+        train: Training images, in a new order every epoch.
+        test: All test images (of this process), in dataset order.
+        calibration: Training images in one random order, with the same order and augmentation in every pass.
     """
 
     train: TensorLoader | ItemLoader
@@ -45,28 +44,28 @@ def make_loaders(
     world_size: int = 1,
     skip_corrupt: bool = False,
 ) -> Loaders:
-    """The loaders of a data set, all of whose randomness is fixed by the seed.
+    """Loaders of a dataset, reproducible by the seed.
 
-    The last batch of the training and of the calibration images is left out if it would hold a single image,
-    which batch norm cannot normalise. Calibration batches are in random order because images that are sorted
-    by class would make each batch's statistics those of a class.
+    The last training or calibration batch is left out if it would contain a single image, which batch norm cannot
+    normalize. Calibration batches are shuffled, because batches of images sorted by class would have the statistics of
+    one class.
 
     Args:
-        bundle: The data set.
-        batch_size: The number of images of a batch.
-        seed: Chooses the orders and the augmentation.
-        workers: Processes that load images from disk; images that lie in memory need none.
-        rank: The number of this process among those that train together, from 0.
-        world_size: How many processes train together; they share the images of all three loaders between them.
-            Every test image is in one of them; `evaluate` and `calibrate` put the parts together.
-        skip_corrupt: Leave out images that cannot be read instead of raising an error, and keep what was wrong in
-            `problems` of the loader. In training the next image takes the place.
+        bundle: The dataset.
+        batch_size: Images per batch.
+        seed: Seed of the order and the augmentation.
+        workers: Worker processes that load images from disk; images in memory need none.
+        rank: Rank of this process among those that train together.
+        world_size: Number of processes that train together; they divide the images of all three loaders. Every test
+            image goes to exactly one process; `evaluate` and `calibrate` combine the results.
+        skip_corrupt: Skip unreadable images instead of raising, and collect the errors in `problems` of the loader. In
+            training, the next image takes their place.
 
     Raises:
-        DataError: If a number is out of range.
+        DataError: A number is out of range.
 
     Warns:
-        NoEffectWarning: If there are workers but all images lie in memory.
+        NoEffectWarning: Workers were requested but all images are in memory.
 
     Example:
         >>> from anywidth.data import load_data
@@ -77,14 +76,14 @@ def make_loaders(
     """
     if workers > 0 and all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration)):
         warnings.warn(
-            f"workers={workers} does nothing for {bundle.name!r}: its images lie in memory; leave it out",
+            f"workers={workers} has no effect for {bundle.name!r}, whose images are in memory; leave it out",
             NoEffectWarning,
             stacklevel=2,
         )
 
     def loader(dataset: Dataset[Any], shuffle: Shuffle, share: Share) -> TensorLoader | ItemLoader:
         length = len(cast(Sized, dataset))
-        # Where there are fewer batches than processes, smaller ones give each its part.
+        # With fewer batches than processes, use smaller batches so that every process gets images.
         size = batch_size if share == "images" else min(batch_size, max(1, length // world_size))
         order = BatchOrder(
             length,
@@ -109,5 +108,5 @@ def make_loaders(
 
 
 def _single_left(length: int, batch_size: int) -> bool:
-    """Whether the last batch is a single image though others are not."""
+    """Whether the last batch would be a single image although other batches are larger."""
     return length > batch_size > 1 and length % batch_size == 1

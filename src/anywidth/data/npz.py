@@ -1,9 +1,10 @@
-"""A data set of one's own in a numpy archive."""
+"""Dataset from a NumPy archive."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anywidth.core.errors import DataError
+from anywidth.data.augment import random_crop_flip
 from anywidth.data.bundle import DataBundle
 from anywidth.data.checks import check_images
 from anywidth.data.statistics import channel_statistics
@@ -25,22 +27,23 @@ _WHOLE = ("x", "y")
 _COLOURS = (1, 3, 4)
 
 
-def load_npz_bundle(file: Path, *, seed: int, image_size: int | None = None) -> DataBundle:
-    """The images of a numpy archive, normalised by the mean and spread of its training part.
+def load_npz_bundle(file: Path, *, seed: int, image_size: int | None = None, crop_flip: bool = False) -> DataBundle:
+    """Images of a NumPy archive, normalized by the mean and standard deviation of the training images.
 
-    The archive holds `x_train`, `y_train`, `x_test` and `y_test`, or `x` and `y`, which are split into about
-    80% and 20% of every class. Images are uint8 `(images, height, width, channels)`, floating point
-    `(images, channels, height, width)`, or either without channels for grey; labels are integers from 0,
-    `(images,)`. An optional `classes` names them. There is no augmentation: nothing is known of what
-    mirroring does to the images.
+    The archive contains `x_train`, `y_train`, `x_test` and `y_test`, or `x` and `y`; the latter are split into about
+    80% training and 20% test images per class. Images are uint8 `(images, height, width, channels)`, floating point
+    `(images, channels, height, width)`, or either without channels for grayscale; labels are integers from 0 with shape
+    `(images,)`. An optional array `classes` contains their names. By default images are not augmented, since mirroring
+    could change their meaning.
 
     Args:
         file: The archive.
-        seed: Chooses the split of `x` and `y`.
-        image_size: Height and width in pixels; None keeps the images' own.
+        seed: Seed of the split of `x` and `y`.
+        image_size: Height and width in pixels; None keeps the size of the images.
+        crop_flip: Whether to mirror training images at random and shift them by up to an eighth of their height.
 
     Raises:
-        DataError: If the file is missing or no archive, or the arrays are missing, malformed or at odds.
+        DataError: The file is missing or not an archive, or arrays are missing, malformed or inconsistent.
 
     Example:
         >>> import tempfile
@@ -54,7 +57,7 @@ def load_npz_bundle(file: Path, *, seed: int, image_size: int | None = None) -> 
     parts = [_part(arrays, images, labels, file) for images, labels in _pairs(arrays, file)]
     classes = _classes(arrays, [labels for _, labels in parts], file)
     if len(parts) == 1:
-        # Imported late: only a split needs scikit-learn.
+        # Imported late: only the split needs scikit-learn.
         from anywidth.data.split import stratified_split
 
         images, labels = parts[0]
@@ -67,7 +70,8 @@ def load_npz_bundle(file: Path, *, seed: int, image_size: int | None = None) -> 
             f"images {tuple(test_images.shape[1:])}; give both the same shape"
         )
     mean, std = channel_statistics(images)
-    train = TensorImages(images, labels, mean=mean, std=std, image_size=image_size)
+    augment = partial(random_crop_flip, padding=max(1, images.shape[2] // 8)) if crop_flip else None
+    train = TensorImages(images, labels, mean=mean, std=std, augment=augment, image_size=image_size)
     return DataBundle(
         name=f"npz:{file}",
         train=train,
@@ -80,9 +84,9 @@ def load_npz_bundle(file: Path, *, seed: int, image_size: int | None = None) -> 
 
 def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
     if not file.is_file():
-        raise DataError(f"{file} is not a file; give npz:FILE with the path of a numpy archive")
+        raise DataError(f"{file} is not a file; give npz:FILE with the path of a NumPy archive")
     try:
-        # Opened here because numpy leaves a file open that turns out to be no archive.
+        # Opened here, because numpy does not close a file that turns out not to be an archive.
         with file.open("rb") as handle:
             archive = np.load(handle, allow_pickle=False)
             if isinstance(archive, np.lib.npyio.NpzFile):
@@ -90,7 +94,7 @@ def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
                 return known or dict.fromkeys(archive.files[:5], np.empty(0))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {file}: {error}; write plain arrays with numpy.savez") from error
-    raise DataError(f"{file} holds a single array; write its arrays with numpy.savez and their names")
+    raise DataError(f"{file} contains a single unnamed array; write named arrays with numpy.savez")
 
 
 def _pairs(arrays: dict[str, npt.NDArray[Any]], file: Path) -> list[tuple[str, str]]:
@@ -99,7 +103,7 @@ def _pairs(arrays: dict[str, npt.NDArray[Any]], file: Path) -> list[tuple[str, s
     if all(name in arrays for name in _WHOLE) and not any(name in arrays for name in _SPLIT):
         return [("x", "y")]
     found = ", ".join(name for name in arrays if name != "classes") or "no arrays"
-    raise DataError(f"{file} has {found}; give it x_train, y_train, x_test and y_test, or x and y alone")
+    raise DataError(f"{file} contains {found}; it needs x_train, y_train, x_test and y_test, or only x and y")
 
 
 def _part(arrays: dict[str, npt.NDArray[Any]], images: str, labels: str, file: Path) -> tuple[Tensor, Tensor]:
@@ -124,7 +128,7 @@ def _channels_first(images: npt.NDArray[Any], where: str) -> Tensor:
     if images.ndim not in (3, 4):
         raise DataError(
             f"{where} has shape {images.shape}; give (images, height, width, channels) for uint8, "
-            "(images, channels, height, width) for floats, or (images, height, width) for grey"
+            "(images, channels, height, width) for floats, or (images, height, width) for grayscale"
         )
     if images.ndim == 3:
         images = images[:, None]
@@ -149,11 +153,11 @@ def _classes(arrays: dict[str, npt.NDArray[Any]], labels: list[Tensor], file: Pa
     if "classes" in arrays:
         names = tuple(str(name) for name in arrays["classes"].reshape(-1))
         if len(names) < count:
-            raise DataError(f"{file}: classes names {len(names)} classes but a label is {count - 1}; name every class")
+            raise DataError(f"{file}: classes has {len(names)} names but a label is {count - 1}; name every class")
         return names
     if count > sum(len(part) for part in labels):
         raise DataError(
-            f"{file}: a label is {count - 1}, more than there are images; number the classes 0, 1, 2, ... "
+            f"{file}: label {count - 1} exceeds the number of images; number the classes 0, 1, 2, ... "
             "without gaps, or name them in classes"
         )
     return tuple(str(label) for label in range(count))

@@ -1,4 +1,4 @@
-"""Which images make up each batch of an epoch."""
+"""The images in each batch of an epoch."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Share = Literal["images", "batches"]
 
 
 class BatchOrder:
-    """The batches of every epoch, fixed by the seed and the epoch's number alone.
+    """Batches of every epoch, determined by the seed and the number of the epoch.
 
-    Nothing else moves it: not torch's global generator, and not how far an earlier epoch was read. So a run
-    that resumes at epoch 7, after `set_epoch(7)`, sees what the unbroken run saw.
+    Nothing else affects them: neither torch's global generator nor how far an earlier epoch was read. A run that
+    resumes at epoch 7, after `set_epoch(7)`, sees the same batches as an uninterrupted run.
 
     Args:
-        length: The number of images.
-        batch_size: The number of images of a batch.
-        seed: Chooses the order.
-        shuffle: "epoch" for a new order every epoch, "once" for one random order that all epochs repeat,
-            "never" for the order of the data set.
-        drop_last: Whether a last batch that is not full is left out.
-        rank: The number of this process among those that share the images, from 0.
-        world_size: How many processes share the images. Each gets its own `length // world_size` of them; the
-            remainder, which is another one each epoch, is left out.
-        share: What the processes divide. "images", so that all have the same number of batches, for training; or
-            "batches" of one process, to the last image, for calibration and tests.
+        length: Number of images.
+        batch_size: Images per batch.
+        seed: Seed of the order.
+        shuffle: "epoch" for a new order every epoch, "once" for one random order in all epochs, "never" for the order
+            of the dataset.
+        drop_last: Whether to leave out a last batch that is not full.
+        rank: Rank of this process among those that divide the images.
+        world_size: Number of processes that divide the images. Each gets `length // world_size` of them; the remainder,
+            which differs between epochs, is left out.
+        share: What the processes divide: "images", with equal numbers of batches, for training; or the "batches" of a
+            single process, including the last image, for calibration and tests.
 
     Raises:
-        DataError: If a number is out of range, or no batch is left.
+        DataError: A number is out of range, or there would be no batch.
 
     Example:
         >>> order = BatchOrder(5, batch_size=2, shuffle="never")
@@ -61,7 +61,7 @@ class BatchOrder:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; give at least 1")
         if world_size < 1 or not 0 <= rank < world_size:
-            raise DataError(f"rank {rank} of {world_size} processes; give a rank from 0 to world_size - 1")
+            raise DataError(f"rank is {rank} with {world_size} processes; give a rank from 0 to world_size - 1")
         if shuffle not in ("epoch", "once", "never"):
             raise DataError(f"shuffle is {shuffle!r}; choose epoch, once or never")
         self.length = length
@@ -75,24 +75,24 @@ class BatchOrder:
         self.epoch = 0
         if len(self) == 0:
             raise DataError(
-                f"{length} images over {world_size} processes give no batch of {batch_size}; "
-                "take a smaller batch_size or more images"
+                f"{length} images over {world_size} processes do not fill a batch of {batch_size}; "
+                "use a smaller batch_size or more images"
             )
 
     def __len__(self) -> int:
-        """The number of batches of an epoch, for this process."""
+        """Number of batches per epoch for this process."""
         images = self.length // self.world_size if self.share == "images" else self.length
         batches = images // self.batch_size if self.drop_last else -(-images // self.batch_size)
         return batches if self.share == "images" else len(range(self.rank, batches, self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next epoch number `epoch`, counted from 0."""
+        """Set the number of the next epoch, counted from 0."""
         self.epoch = epoch
 
     def start_epoch(self) -> tuple[list[Tensor], torch.Generator]:
-        """The index tensors of the next epoch's batches, and a generator for its augmentation.
+        """Index tensors of the next epoch's batches, and a generator for its augmentation.
 
-        The order is the same for all processes, of which each takes its own part; the generator is not.
+        All processes use the same order and each takes its part; the generators differ.
         """
         epoch = self.epoch if self.shuffle == "epoch" else 0
         self.epoch += 1

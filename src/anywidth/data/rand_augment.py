@@ -1,4 +1,4 @@
-"""RandAugment for any data set."""
+"""RandAugment for any dataset."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["with_rand_augment"]
 
 
 def with_rand_augment(bundle: DataBundle, *, magnitude: int = 9) -> DataBundle:
-    """The data set whose training images are changed by RandAugment as well, two operations each.
+    """Add RandAugment with two operations per image to the training images of a dataset.
 
-    Batch-norm post-statistics stay those of the images without it.
+    Batch-norm post-statistics still use the images without RandAugment.
 
-    Source: RandAugment (arXiv 1909.13719), by torchvision.
+    Source: RandAugment (arXiv 1909.13719), as implemented in torchvision.
 
     Args:
-        bundle: The data set.
-        magnitude: Of the operations, from 0 to 30.
+        bundle: The dataset.
+        magnitude: Magnitude of the operations, from 0 to 30.
 
     Raises:
-        DataError: the images lie in memory and do not have 8 bits.
+        DataError: the images are in memory but not 8-bit.
     """
     if not 0 <= magnitude <= 30:
         raise DataError(f"RandAugment's magnitude is {magnitude}; give 0 to 30")
@@ -44,21 +44,21 @@ def _augmented(images: Dataset[Any], augment: v2.RandAugment, name: str) -> Data
     changed: Any = copy(images)
     if isinstance(images, TensorImages):
         if images.images.dtype != torch.uint8:
-            raise DataError(f"data set {name!r}: RandAugment needs images of 8 bits, not {images.images.dtype}")
+            raise DataError(f"dataset {name!r}: RandAugment needs 8-bit images, not {images.images.dtype}")
         changed.augment = _OneByOne(augment, images.augment)
         return changed
     transform = getattr(images, "transform", None)
     if not isinstance(transform, v2.Compose):
-        raise DataError(f"data set {name!r} has no transforms of torchvision that RandAugment could be put into")
+        raise DataError(f"dataset {name!r} has no torchvision transforms to add RandAugment to")
     parts = list(transform.transforms)
-    # Crops and mirrors work on pictures; what comes after makes numbers of them.
+    # Crops and mirrors work on images; the transforms after them return tensors.
     end = next((i for i, part in enumerate(parts) if isinstance(part, (v2.PILToTensor, v2.ToImage))), len(parts))
     changed.transform = v2.Compose([*parts[:end], augment, *parts[end:]])
     return changed
 
 
 class _OneByOne:
-    """The augmentation of a whole batch, and then RandAugment, which draws once per call, image by image."""
+    """Batch augmentation followed by RandAugment, which draws once per call and therefore runs image by image."""
 
     def __init__(self, augment: v2.RandAugment, before: Callable[..., Tensor] | None) -> None:
         self.augment = augment
@@ -68,6 +68,6 @@ class _OneByOne:
         if self.before is not None:
             images = self.before(images, generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
-            torch.default_generator.manual_seed(seed)  # and not those of GPUs, which would stay so
+        with torch.random.fork_rng(devices=[]):  # RandAugment draws from torch's global generator
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also reseed the GPUs
             return torch.stack([self.augment(image) for image in images])

@@ -1,4 +1,4 @@
-"""Small data sets that lie in the memory of the device that trains."""
+"""Small datasets in the memory of the training device."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from anywidth.data.tensor_images import TensorImages
 __all__ = ["resident"]
 
 _LARGEST = 4 * 2**30
-"""Bytes of images above which the device's memory is left to the network."""
+"""Largest number of bytes of images to move to the device; the rest of its memory is left to the network."""
 
 
 def resident(bundle: DataBundle, device: torch.device) -> DataBundle:
-    """The data set with its images on a device, if they lie in memory and take at most 4 GiB of it.
+    """Move a dataset's images to a device, if they are in memory and take at most 4 GiB.
 
-    There they are cut into batches, augmented and normalised: a CPU that does this to small images keeps a GPU waiting.
+    They are then batched, augmented and normalized on the device; doing this on the CPU keeps a GPU waiting.
 
     Args:
-        bundle: The data set.
-        device: Where the network trains.
+        bundle: The dataset.
+        device: The training device.
 
     >>> from anywidth.data import load_data
     >>> resident(load_data("digits"), torch.device("cpu")).train.images.device

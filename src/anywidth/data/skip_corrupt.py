@@ -1,4 +1,4 @@
-"""Images that cannot be read, left out and remembered."""
+"""Datasets that skip unreadable images and record them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_IN_A_ROW = 100
 
 
 class Readable(NamedTuple):
-    """An image and its label, or None for both, and what was wrong with those that could not be read."""
+    """An image and its label, or None for both, with the errors of unreadable images."""
 
     image: Tensor | None
     label: int | None
@@ -24,12 +24,12 @@ class Readable(NamedTuple):
 
 
 class SkipCorrupt(Dataset[Readable]):
-    """A data set whose unreadable images are left out.
+    """Dataset that skips unreadable images.
 
     Args:
-        dataset: Its items raise `ImageError` where an image cannot be read.
-        replace: Give the next readable image instead, so that batches stay full and processes that train together
-            have as many; otherwise give none.
+        dataset: Dataset whose items raise `ImageError` if an image cannot be read.
+        replace: Return the next readable image instead, so that batches stay full and all processes have the same
+            number of images; otherwise return None.
 
     Raises:
         DataError: 100 images in a row cannot be read.
@@ -53,7 +53,7 @@ class SkipCorrupt(Dataset[Readable]):
         return len(cast(Sized, self.dataset))
 
     def __getitem__(self, index: int) -> Readable:
-        """The image `(channels, height, width)` and its label, or those of the next."""
+        """Image `(channels, height, width)` and label at an index, or those of the next readable image."""
         problems: list[str] = []
         for number in range(min(_MOST_IN_A_ROW, len(self)) if self.replace else 1):
             try:
@@ -68,7 +68,7 @@ class SkipCorrupt(Dataset[Readable]):
 
 
 def collate_readable(items: Sequence[Readable]) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
-    """Images `(batch, channels, height, width)` and labels `(batch,)` that could be read, or None, and the problems."""
+    """Collate readable images `(batch, channels, height, width)` and labels `(batch,)`, or None, and the problems."""
     problems = tuple(problem for item in items for problem in item.problems)
     good = [(item.image, item.label) for item in items if item.image is not None]
     if not good:

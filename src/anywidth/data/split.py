@@ -1,4 +1,4 @@
-"""A training and a test part of a data set that comes in one piece."""
+"""Training and test parts of a dataset without a split."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _TEST_SHARE = 0.2
 def stratified_split(
     labels: npt.ArrayLike, *, seed: int, where: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The indices of a training part (about 80%) and a test part (about 20%) of every class.
+    """Indices of a training part (about 80%) and a test part (about 20%) of every class.
 
-    The same labels and seed always give the same split.
+    The split depends only on the labels and the seed.
 
     Args:
         labels: `(images,)`, integers.
-        seed: Chooses the split.
-        where: What the message calls the data set.
+        seed: Seed of the split.
+        where: Name of the dataset in messages.
 
     Returns:
-        Two sorted arrays of indices, which share none and together hold all.
+        Two sorted, disjoint arrays of indices, which together contain all images.
 
     Raises:
-        DataError: If a class has a single image, which cannot be in both parts.
+        DataError: A class has a single image, which cannot be in both parts.
 
     Example:
         >>> train, test = stratified_split([0, 1] * 10, seed=0, where="my set")
@@ -40,8 +40,8 @@ def stratified_split(
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise DataError(
-            f"{where}: class {int(classes[counts.argmin()])} has one image, which cannot be both trained on "
-            "and tested; give at least two images per class, or a training and a test part"
+            f"{where}: class {int(classes[counts.argmin()])} has only one image, which cannot be used for training "
+            "and testing; give at least two images per class, or separate training and test images"
         )
     test_size = max(round(_TEST_SHARE * len(labels)), len(classes))
     train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)

@@ -1,4 +1,4 @@
-"""The mean and spread of each colour channel."""
+"""Mean and standard deviation of each channel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["channel_statistics"]
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and standard deviation of every channel, in the units of the pixels.
+    """Mean and standard deviation of every channel, in pixel units.
 
-    A channel that never changes gets the standard deviation 1, so that dividing by it is harmless.
+    A constant channel gets the standard deviation 1, so that division by it has no effect.
 
     Args:
         images: `(images, channels, height, width)`, uint8 or floating point.
@@ -32,7 +32,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _byte_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    # A histogram is exact, and needs no copy of the images in floating point.
+    # A histogram is exact, and avoids a floating-point copy of the images.
     counts = torch.bincount(pixels.reshape(-1), minlength=256).double()
     values = torch.arange(256, dtype=torch.float64)
     mean = (counts * values).sum() / counts.sum()

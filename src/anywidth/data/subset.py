@@ -1,4 +1,4 @@
-"""A smaller data set out of a large one."""
+"""Random subset of a dataset."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["fewer_images"]
 
 
 def fewer_images(bundle: DataBundle, *, train: int | None = None, test: int | None = None, seed: int = 0) -> DataBundle:
-    """The same data set with at most so many training and test images, chosen at random.
+    """Random subset of a dataset with limited numbers of training and test images.
 
     Args:
-        bundle: A data set whose images lie in memory.
-        train: Training images to keep, which are those for calibration too; None keeps all.
-        test: Test images to keep; None keeps all.
-        seed: Chooses the images.
+        bundle: A dataset whose images are in memory.
+        train: Number of training images to keep, which are also used for calibration; None keeps all.
+        test: Number of test images to keep; None keeps all.
+        seed: Seed of the choice.
 
     Raises:
-        DataError: the images do not lie in memory, or a number is not positive.
+        DataError: the images are not in memory, or a number is not positive.
 
     >>> from anywidth.data import load_data
     >>> len(fewer_images(load_data("digits"), train=100).train)
@@ -35,13 +35,11 @@ def fewer_images(bundle: DataBundle, *, train: int | None = None, test: int | No
 
 def _choose(images: object, count: int | None, seed: int, name: str) -> TensorImages:
     if not isinstance(images, TensorImages):
-        raise DataError(
-            f"the images of {name!r} are read one by one; fewer of them can be taken of sets in memory only"
-        )
+        raise DataError(f"the images of {name!r} are read from disk; a subset needs images in memory")
     if count is None or count >= len(images):
         return images
     if count < 1:
-        raise DataError(f"{count} images of {name!r} are asked for; give at least 1")
+        raise DataError(f"cannot take {count} images of {name!r}; give at least 1")
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
     return TensorImages(
         images.images[chosen], images.labels[chosen], mean=images.mean.flatten(), std=images.std.flatten(),

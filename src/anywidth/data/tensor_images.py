@@ -1,4 +1,4 @@
-"""A data set of images that lie in memory as one tensor."""
+"""Dataset of images in memory, as one tensor."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["TensorImages"]
 
 
 class TensorImages(Dataset[tuple[Tensor, int]]):
-    """Labelled images in one tensor, which gives items one by one and whole batches in one slice.
+    """Labelled images in one tensor; returns single items, or whole batches in one slice.
 
-    Pixels stay in the type that they came in (a quarter of the memory for uint8) until they are asked for;
-    then they are augmented, resized, made float32 and normalised, in that order.
+    Pixels keep their dtype until they are accessed, which saves three quarters of the memory for uint8. On access they
+    are augmented, resized, converted to float32 and normalized, in that order.
 
     Args:
         images: `(images, channels, height, width)`, uint8 or floating point.
         labels: `(images,)`, integers from 0.
-        mean: Per channel, subtracted; `(channels,)` in the units of the pixels; None is 0.
-        std: Per channel, divided by; `(channels,)` in the units of the pixels; None is 1.
-        augment: `augment(images, generator=...)`, the images `(batch, channels, height, width)` changed at random;
+        mean: Subtracted per channel; `(channels,)` in pixel units; None is 0.
+        std: Divides each channel; `(channels,)` in pixel units; None is 1.
+        augment: `augment(images, generator=...)`, which randomly changes images `(batch, channels, height, width)`;
             None for no augmentation.
-        image_size: Height and width in pixels that images are resized to; None keeps their own.
+        image_size: Height and width in pixels to resize images to; None keeps their size.
 
     Raises:
-        DataError: If images and labels do not belong together.
+        DataError: Images and labels do not match.
 
     Example:
         >>> images = TensorImages(torch.rand(10, 1, 8, 8), torch.arange(10))
@@ -60,12 +60,12 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image `(channels, height, width)` and its label; augmented from torch's global generator."""
+        """Image `(channels, height, width)` and label at an index; augmentation uses torch's global generator."""
         images, labels = self.take(torch.tensor([index]))
         return images[0], int(labels[0])
 
     def to(self, device: torch.device) -> TensorImages:
-        """The same images on a device, where they are augmented and normalised as well."""
+        """The same images on another device, where they are also augmented and normalized."""
         return TensorImages(
             self.images.to(device), self.labels.to(device), mean=self.mean.flatten().to(device),
             std=self.std.flatten().to(device), augment=self.augment, image_size=self.image_size,
@@ -73,22 +73,22 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """The `(channels, height, width)` of one image as it is given out."""
+        """Shape `(channels, height, width)` of one returned image."""
         channels, height, width = self.images.shape[1:]
         return channels, self.image_size or height, self.image_size or width
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """All images, normalised and not augmented, and all labels; computed anew each time.
+        """All images, normalized but not augmented, and all labels; computed on every call.
 
         The shapes are `(images, channels, height, width)` and `(images,)`.
         """
         return self._finish(self.images), self.labels
 
     def take(self, indices: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The images `(batch, channels, height, width)` and labels `(batch,)` at the indices `(batch,)`.
+        """Images `(batch, channels, height, width)` and labels `(batch,)` at the indices `(batch,)`.
 
-        Augmentation draws from `generator`; None is torch's global one.
+        Augmentation draws from `generator`; None uses torch's global generator.
         """
         images = self.images[indices]
         if self.augment is not None:

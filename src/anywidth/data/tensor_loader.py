@@ -1,4 +1,4 @@
-"""Batches of images that lie in memory."""
+"""Batches of images in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["TensorLoader"]
 
 
 class TensorLoader:
-    """Batches cut out of `TensorImages` in one slice each, in this process.
+    """Batches sliced from `TensorImages` in this process.
 
-    Loading item by item costs more than a training step of a small network; a slice does not.
+    Loading single items takes longer than a training step of a small network; slicing does not.
 
     Args:
         dataset: The images.
-        order: Which images make up each batch, and the source of the augmentation's random numbers.
+        order: The images of each batch, and the seed of the augmentation.
 
     Example:
         >>> import torch
@@ -31,12 +31,12 @@ class TensorLoader:
 
     def __init__(self, dataset: TensorImages, order: BatchOrder) -> None:
         self.dataset = dataset
-        # Trainers look for an object with set_epoch under these two names, as a DataLoader has them.
+        # Trainers look for an object with set_epoch under these two names, as on a DataLoader.
         self.sampler = order
         self.batch_sampler = None
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """Number of batches per epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

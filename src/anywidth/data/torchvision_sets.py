@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and Fashion-MNIST, as torchvision downloads, checks and reads them."""
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST, downloaded and read by torchvision."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _CROP_PADDING = 4
 def load_torchvision_bundle(
     name: str, *, root: Path, download: bool = True, image_size: int | None = None
 ) -> DataBundle:
-    """One of torchvision's small sets, in memory, normalised by the mean and spread of its training part.
+    """A small torchvision dataset in memory, normalized by the mean and standard deviation of the training images.
 
-    The training images are randomly cropped with 4 pixels of padding and mirrored.
+    Training images are randomly cropped with 4 pixels of padding and mirrored.
 
     Args:
         name: "cifar10", "cifar100" or "fashion-mnist".
-        root: The folder that holds the files, or gets them.
-        download: Whether files that are not there are fetched.
+        root: Folder of downloaded datasets.
+        download: Whether to download missing files.
         image_size: Height and width in pixels; None keeps 32 (CIFAR) or 28 (Fashion-MNIST).
 
     Raises:
-        DataError: If the files are missing, damaged or cannot be downloaded.
+        DataError: The files are missing, damaged or cannot be downloaded.
 
     Example:
         >>> bundle = load_torchvision_bundle("cifar10", root=Path("data"))  # doctest: +SKIP
@@ -72,8 +72,8 @@ def _read(
     try:
         train = _SETS[name](root, train=True, download=download)
         test = _SETS[name](root, train=False, download=download)
-    # torchvision checks the sums of CIFAR's files but reads Fashion-MNIST's as they are, so a truncated file
-    # can fail anywhere in the reader.
+    # torchvision verifies checksums of CIFAR's files but not of Fashion-MNIST's, so a truncated file can fail anywhere
+    # in the reader.
     except (
         RuntimeError,
         OSError,
@@ -84,7 +84,7 @@ def _read(
         pickle.UnpicklingError,
     ) as error:
         fix = (
-            f"check the network, and remove damaged files from {root} so that they are fetched again"
+            f"check the network connection, and remove damaged files from {root} to download them again"
             if download
             else "allow the download, or put the files there"
         )
@@ -94,6 +94,6 @@ def _read(
 
 def _tensors(part: CIFAR10 | FashionMNIST) -> tuple[Tensor, Tensor]:
     images = torch.as_tensor(part.data)
-    # Grey images come without a channel dimension, coloured ones with the channels last.
+    # Grayscale images have no channel dimension; color images have the channels last.
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return images.contiguous(), torch.as_tensor(part.targets)

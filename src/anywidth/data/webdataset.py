@@ -1,4 +1,4 @@
-"""Images in tar files, as WebDataset packs them: few large files instead of a million small ones."""
+"""Images in WebDataset tar files: a few large files instead of a million small ones."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _HEADER = 512
 
 
 class ShardImages(Dataset[tuple[Tensor, int]]):
-    """The labelled images of some shards, read where they lie in them, in three colours.
+    """Labelled RGB images of one or more shards, read in place.
 
-    A sample is `KEY.jpg` (or another kind of image) and `KEY.cls`, its class as a number; other members are ignored.
-    The places of all images are found once, which reads the headers of the shards and no image.
+    A sample is `KEY.jpg` (or another image format) and `KEY.cls`, its class number; other members are ignored. The
+    offsets of all images are found once, by reading only the headers of the shards.
 
     Args:
         shards: The tar files.
-        transform: Makes numbers of a picture; to be set before an image is read.
+        transform: Converts an image to a tensor; must be set before an image is read.
 
     Raises:
-        DataError: a shard is missing, cut off or empty, or a sample has no image or no label; (when it is read) an
-            image is damaged.
+        DataError: a shard is missing, truncated or empty, a sample lacks its image or label, or (on access) an image is
+            damaged.
     """
 
     def __init__(self, shards: list[Path], transform: Callable[[Any], Tensor] | None = None) -> None:
         self.shards = shards
         self.transform = transform
-        # Arrays, because lists of a million numbers would be copied into every process that reads.
+        # Arrays, because lists of a million numbers would be copied into every worker process.
         self.shard, self.offset, self.size = array("q"), array("q"), array("q")
         self.targets = array("q")
         for number, shard in enumerate(shards):
@@ -59,13 +59,13 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def picture(self, index: int) -> Image.Image:
-        """One image as it was stored."""
+        """The image at an index, as stored."""
         shard, offset = self.shards[self.shard[index]], self.offset[index]
         try:
             with shard.open("rb") as file:
                 file.seek(offset)
                 return Image.open(io.BytesIO(file.read(self.size[index]))).convert("RGB")
-        # Whatever a decoder raises on damaged bytes, the user needs the place.
+        # Decoders raise many kinds of errors on damaged bytes; the user needs the location.
         except Exception as error:
             raise ImageError(
                 f"cannot read image {_name(shard, offset)} of {shard}: {error}; replace or remove it"
@@ -80,20 +80,20 @@ class ShardImages(Dataset[tuple[Tensor, int]]):
 def load_webdataset_bundle(
     folder: Path, *, seed: int, image_size: int | None = None, skip_corrupt: bool = False
 ) -> DataBundle:
-    """The images of a folder of shards, with the transforms of image folders.
+    """Images from a folder of shards, with the transforms of image folders.
 
-    The folder holds `*train*.tar` and `*val*.tar` (or `*test*.tar`), numbered without gaps, and may hold
-    `classes.json`, the names of the classes in the order of their numbers. Without shards to test on, about 20% of
-    every class are split off.
+    The folder contains `*train*.tar` and `*val*.tar` (or `*test*.tar`), numbered without gaps, and optionally
+    `classes.json`, the class names in the order of their numbers. Without test shards, about 20% of every class are
+    split off.
 
     Args:
-        folder: The folder.
-        seed: Chooses the split.
-        image_size: Height and width in pixels; None takes a size that fits, up to 224.
-        skip_corrupt: Take no notice of images that cannot be read when a size is chosen.
+        folder: Folder of the shards.
+        seed: Seed of the split.
+        image_size: Height and width in pixels; None chooses a size that fits the images, up to 224.
+        skip_corrupt: Ignore unreadable images when choosing the size.
 
     Raises:
-        DataError: the folder or a shard is missing, or as for `ShardImages`.
+        DataError: the folder or a shard is missing, or for the reasons given in `ShardImages`.
     """
     parts = _find(folder)
     train = ShardImages(parts["train"])
@@ -102,7 +102,7 @@ def load_webdataset_bundle(
     classes = _classes(folder, max(train.targets))
     for part in (train, test):
         if max(part.targets) >= len(classes) or min(part.targets) < 0:
-            raise DataError(f"{folder}: labels go from {min(part.targets)} to {max(part.targets)}, but there are "
+            raise DataError(f"{folder}: labels range from {min(part.targets)} to {max(part.targets)}, but there are "
                             f"{len(classes)} classes, numbered from 0")  # fmt: skip
     size = image_size or fitting_size(
         sampled_sides(len(train), lambda index: min(train.picture(index).size), skip_corrupt=skip_corrupt)
@@ -120,7 +120,7 @@ def load_webdataset_bundle(
 
 
 def _find(folder: Path) -> dict[str, list[Path]]:
-    """The shards of every part, in their order."""
+    """Shards of every part, in order."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; give webdataset:DIR, a folder of train-0000.tar, ..., val-0000.tar")
     parts: dict[str, list[Path]] = {}
@@ -129,7 +129,7 @@ def _find(folder: Path) -> dict[str, list[Path]]:
         if words:
             parts.setdefault(words[0], []).append(shard)
     if "train" not in parts:
-        raise DataError(f"{folder} has no shard of training images; name them train-0000.tar, train-0001.tar, ...")
+        raise DataError(f"{folder} has no training shards; name them train-0000.tar, train-0001.tar, ...")
     for shards in parts.values():
         _check_numbers(shards)
     return parts
@@ -141,13 +141,13 @@ def _check_numbers(shards: list[Path]) -> None:
     missing = sorted(set(range(min(numbers, default=0), max(numbers, default=-1) + 1)) - numbers)
     if missing:
         raise DataError(
-            f"{shards[0].parent}: of {shards[0].name} to {shards[-1].name}, number {missing[0]} is missing; "
-            "fetch the shard, or renumber the others"
+            f"{shards[0].parent}: number {missing[0]} is missing between {shards[0].name} and {shards[-1].name}; "
+            "download the shard, or renumber the others"
         )
 
 
 def _samples(shard: Path) -> Iterator[tuple[int, int, int]]:
-    """Where each image of a shard lies, how long it is, and its label."""
+    """Offset, length and label of each image in a shard."""
     key: str | None = None
     image: tuple[int, int] | None = None
     label: int | None = None
@@ -179,9 +179,11 @@ def _samples(shard: Path) -> Iterator[tuple[int, int, int]]:
                 else:
                     image = member.offset_data, member.size
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"cannot read shard {shard}: {error}; it is cut off or no tar file, fetch it again") from error
+        raise DataError(
+            f"cannot read shard {shard}: {error}; it is truncated or not a tar file, download again"
+        ) from error
     if key is None:
-        raise DataError(f"shard {shard} holds no image; remove it, or fetch it again")
+        raise DataError(f"shard {shard} contains no images; remove it, or download it again")
     yield finished()
 
 
@@ -191,11 +193,11 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"{shard}: the label {member.name} is {text!r}; it has to be the number of a class") from None
+        raise DataError(f"{shard}: the label {member.name} is {text!r}; it must be a class number") from None
 
 
 def _name(shard: Path, offset: int) -> str:
-    """The name of the member whose content begins at an offset."""
+    """Name of the member whose content begins at an offset."""
     with shard.open("rb") as file:
         file.seek(offset - _HEADER)
         return file.read(100).rstrip(b"\0").decode(errors="replace")
@@ -210,5 +212,5 @@ def _classes(folder: Path, highest: int) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}; give a list of names, in the order of the labels") from error
     if not isinstance(names, list) or not names:
-        raise DataError(f"{file} is no list of names; give one, in the order of the labels")
+        raise DataError(f"{file} is not a list of names; write one, in the order of the labels")
     return tuple(map(str, names))

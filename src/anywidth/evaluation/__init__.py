@@ -1,6 +1,7 @@
-"""Scores of widths, and the spectrum of accuracy against cost."""
+"""Scores by width, and the spectrum of accuracy against cost."""
 
 from anywidth.evaluation.evaluate import evaluate
+from anywidth.evaluation.exit_curve import exit_curve
 from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import Score, score_samples, top1
 from anywidth.evaluation.spectrum import Spectrum, even_widths, spectrum, width_grid
@@ -12,6 +13,7 @@ __all__ = [
     "Spectrum",
     "evaluate",
     "even_widths",
+    "exit_curve",
     "score_samples",
     "spectrum",
     "stages",

@@ -1,4 +1,4 @@
-"""The score of one width on a data set."""
+"""Score of one width on a dataset."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ __all__ = ["evaluate"]
 
 @torch.inference_mode()
 def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score: Score = top1) -> float:
-    """Mean score of one width over all samples of a loader; every sample counts the same.
+    """Mean score of one width over all samples of a loader; every sample has the same weight.
 
-    Processes that train together add up what each has seen; give each its part of the samples, or all to every one.
+    Processes that train together combine their scores. Give each process its part of the samples, or all of them to
+    every process.
 
     Args:
-        net: The supernet; nothing of it changes.
+        net: The supernet, which is not changed.
         loader: Batches of (inputs, targets).
-        width: As in `Supernet.config`; it has to be calibrated.
-        score: `score(output, targets)`, one finite number per sample; by default top-1 accuracy in percent, for
-            outputs (batch, classes) and integer targets (batch,).
+        width: As in `Supernet.config`; must be calibrated.
+        score: `score(output, targets)`, one finite number per sample; by default top-1 accuracy in percent, for outputs
+            of shape (batch, classes) and integer targets of shape (batch,).
 
     Raises:
         LossError: the score does not fit the output and the targets, or is not one finite number per sample.
@@ -41,7 +42,8 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
     >>> 0 <= evaluate(net, [(torch.randn(8, 4), torch.zeros(8).long())], 0.5) <= 100
     True
     """
-    network = net.extract(width).eval()
+    network = net.extract(width)
+    network.eval()
     device = model_device(network)
     total, count = 0.0, 0
     for batch in loader:
@@ -51,5 +53,5 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
         count += number
     shares = all_gather((total, count))
     if sum(seen for _, seen in shares) == 0:
-        raise DataError("the evaluation loader gave no data")
+        raise DataError("the evaluation loader is empty; give at least one batch")
     return sum(score for score, _ in shares) / sum(seen for _, seen in shares)

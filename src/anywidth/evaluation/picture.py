@@ -1,4 +1,4 @@
-"""The picture of a spectrum."""
+"""Plot of a spectrum."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 _SPAN = 2.0
-"""The least range of accuracies that the picture covers, in points, so that noise does not look like a result."""
+"""Smallest accuracy range of the plot, in percentage points, so that noise does not look like a result."""
 
 
 def draw(
     curve: Sequence[Row], path: str | Path | None, *, name: str, others: Mapping[str, Sequence[Row]], title: str
 ) -> Axes:
-    """Accuracy against MACs (logarithmic) with the width below; see `Spectrum.plot`."""
+    """Plot accuracy against MACs (logarithmic), with the widths below; see `Spectrum.plot`."""
     figure = require_matplotlib().Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
     axes = figure.subplots()
     rows = sorted(curve, key=lambda row: row.macs)
@@ -50,7 +50,7 @@ def draw(
 
 
 def _scale(axes: Any, curve: Sequence[Row]) -> None:
-    """Axes whose marks are the round widths: their MACs, and the width below."""
+    """Set axis ticks at round widths, with MACs and the width below."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
@@ -66,7 +66,7 @@ def _scale(axes: Any, curve: Sequence[Row]) -> None:
     axes.set_ylabel("accuracy (%)", color=QUIET)
     low, high = axes.get_ylim()
     if high - low < _SPAN:
-        # A percentage ends at 100; only a little room is left above it for the marker.
+        # Percentages end at 100; leave only a little room for the marker above.
         high = min((low + high + _SPAN) / 2, max(high, 100 + _SPAN / 20))
         axes.set_ylim(high - _SPAN, high)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))

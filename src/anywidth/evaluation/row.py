@@ -9,7 +9,7 @@ __all__ = ["Row"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One width: the width (or a name), MACs and parameters, and the score (accuracy in percent by default)."""
+    """One width: the width or a name, its MACs and parameters, and its score (by default accuracy in percent)."""
 
     width: float | str
     macs: int

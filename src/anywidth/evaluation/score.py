@@ -1,4 +1,4 @@
-"""Scores of samples: the default one, and the check of any."""
+"""Score functions: the default, and the check of custom ones."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from anywidth.core.errors import LossError
+from anywidth.core.tensors import tensors_in
 from anywidth.tasks import logits_of, loss_name
 from anywidth.tasks.fitting import describe, is_integer
 
 __all__ = ["Score", "score_samples", "top1"]
 
 Score = Callable[[Any, Any], Tensor]
-"""`score(output, targets)`, one number per sample; more is better where widths are chosen by it."""
+"""`score(output, targets)`, one number per sample; higher is better where widths are ranked by it."""
 
 _GIVE = "give score=, a function of output and targets that returns one number per sample"
 
 
 def top1(output: Any, targets: Tensor) -> Tensor:
-    """100 for every sample whose largest logit is its class, else 0; shape (batch,).
+    """Score 100 for every sample whose largest logit is its class, otherwise 0; shape (batch,).
 
     Args:
-        output: Logits of shape (batch, classes), or what `anywidth.training.logits_of` finds them in.
+        output: Logits of shape (batch, classes), or an output that `anywidth.training.logits_of` accepts.
         targets: Class indices of shape (batch,).
 
     Raises:
-        LossError: the shapes are others, a target is not a class, there is a single class only, or a logit is NaN.
+        LossError: shapes do not fit, a target is not a class, there is only one class, or a logit is NaN.
 
     >>> top1(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
     tensor([100.,   0.])
@@ -39,62 +39,64 @@ def top1(output: Any, targets: Tensor) -> Tensor:
     fits = isinstance(targets, Tensor) and is_integer(targets) and logits.ndim == 2 and targets.ndim == 1
     if not fits or len(logits) != len(targets) or logits.shape[1] < 2:
         raise LossError(
-            "top-1 accuracy, the default score, compares an output (batch, classes) of at least two classes with "
+            "top-1 accuracy, the default score, needs an output (batch, classes) with at least two classes and "
             f"integer targets (batch,), but the output is {describe(logits)} and the targets are {describe(targets)}; "
             f"{_GIVE}, such as {_example(logits, targets)}"
         )
     classes = logits.shape[1]
     if targets.numel():
         ends = targets.long().aminmax()
-        lowest, highest, has_nan = torch.stack([*ends, logits.isnan().any().long()]).tolist()  # one wait for a GPU
+        lowest, highest, has_nan = torch.stack([*ends, logits.isnan().any().long()]).tolist()  # synchronizes a GPU once
         if has_nan:
-            raise LossError("the output holds NaN; the weights or the inputs do, or training has diverged")
+            raise LossError(
+                "the output contains NaN; check the weights and inputs for NaN, or whether training diverged"
+            )
         if lowest < 0 or highest >= classes:
             bad = lowest if lowest < 0 else highest
             raise LossError(
-                f"a target is class {bad}, but the output has {classes} classes, which are 0 to {classes - 1}; correct "
+                f"a target is class {bad}, but the output has {classes} classes, numbered 0 to {classes - 1}; correct "
                 f"the targets, or {_GIVE}"
             )
     return (logits.argmax(1) == targets).float() * 100
 
 
 def score_samples(score: Score, output: Any, targets: Any, *, samples: int) -> tuple[float, int]:
-    """The sum of the scores of a batch, and how many there are.
+    """Sum of the scores of a batch, and the number of scores.
 
     Args:
         score: `score(output, targets)`.
-        output: What the model returned.
-        targets: What it is compared with.
-        samples: How many samples the inputs have.
+        output: The model's output.
+        targets: The targets.
+        samples: Number of samples in the inputs.
 
     Raises:
-        LossError: it does not give one finite number per sample.
+        LossError: the score does not return one finite number per sample.
 
     >>> score_samples(top1, torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]), samples=2)
     (100.0, 2)
     """
     scores = score(output, targets)
     name = f"score {loss_name(score)}"
-    # Where the batch is not the first dimension of the inputs, it is that of the targets or of the output.
-    leaves = [leaf for leaf in pytree.tree_leaves((targets, output)) if isinstance(leaf, Tensor)]
+    # If the batch is not the first dimension of the inputs, use that of the targets or of the output.
+    leaves = tensors_in((targets, output))
     counts = {samples, *(leaf.shape[0] for leaf in leaves if leaf.ndim)}
     if not isinstance(scores, Tensor) or scores.ndim != 1 or len(scores) not in counts or scores.is_complex():
         raise LossError(
-            f"{name} gave {describe(scores)} for {samples} samples; it has to return one number per sample, shape "
-            f"({samples},): take the mean over all other dimensions, and of a loss with reduction='none'"
+            f"{name} returned {describe(scores)} for {samples} samples; it must return one number per sample, shape "
+            f"({samples},): average over all other dimensions, or use reduction='none' for a loss"
         )
     total = float(scores.double().sum())
     if not math.isfinite(total):
         bad = scores[~torch.isfinite(scores)]
         raise LossError(
             f"{name} is {float(bad[0]) if len(bad) else total} for {len(bad)} of {len(scores)} samples; the weights or "
-            "the data hold NaN, training has diverged, or the score divides by zero"
+            "the data contain NaN, training diverged, or the score divides by zero"
         )
     return total, len(scores)
 
 
 def _example(logits: Tensor, targets: Any) -> str:
-    """A score that may be meant."""
+    """Example of a score that fits these outputs and targets."""
     if isinstance(targets, Tensor) and logits.ndim > 2 and is_integer(targets):
         if targets.shape == logits.shape[:1] + logits.shape[2:] and targets.shape != logits.shape[:-1]:
             return "lambda output, target: 100 * (output.argmax(1) == target).float().flatten(1).mean(1)"

@@ -1,4 +1,4 @@
-"""The spectrum: accuracy against cost over many widths of one supernet."""
+"""Spectrum: accuracy against cost over many widths of one supernet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anywidth.evaluation.picture import draw
 from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import Score, top1
 from anywidth.supernet import Supernet
-from anywidth.widths import Width
+from anywidth.widths import Width, WidthConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ __all__ = ["Spectrum", "even_widths", "spectrum", "width_grid"]
 
 
 class Spectrum(Sequence[Row]):
-    """Rows of a spectrum, and ways to write them down.
+    """Rows of a spectrum, with methods to save and plot them.
 
     >>> curve = Spectrum([Row(width=0.5, macs=20, params=9, accuracy=97.5)])
     >>> print(curve.csv(), end="")
@@ -48,7 +48,7 @@ class Spectrum(Sequence[Row]):
         return iter(self.rows)
 
     def csv(self) -> str:
-        """The rows as CSV text with the columns width, macs, params, accuracy."""
+        """Rows as CSV text with the columns width, macs, params, accuracy."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["width", "macs", "params", "accuracy"])
@@ -67,19 +67,19 @@ class Spectrum(Sequence[Row]):
 
     @classmethod
     def from_json(cls, path: str | Path) -> Spectrum:
-        """Read what `to_json` wrote."""
+        """Read a file that `to_json` wrote."""
         content = json.loads(Path(path).read_text())
         return cls([Row(**row) for row in content["rows"]], content["name"])
 
     def plot(
         self, path: str | Path | None = None, *, others: Mapping[str, Spectrum] | None = None, title: str = ""
     ) -> Axes:
-        """Draw accuracy against MACs, with other spectra in the same picture.
+        """Plot accuracy against MACs, with other spectra for comparison.
 
         Args:
-            path: Where to write the picture (its ending gives the format); None to only return the axes.
-            others: More spectra by the name that the legend shows, such as networks trained alone, as points.
-            title: A line above the picture.
+            path: File to write, in the format of its extension; None only returns the axes.
+            others: Other spectra by legend name, drawn as points, such as networks trained alone.
+            title: Title of the plot.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -96,16 +96,16 @@ def spectrum(
     name: str = "anywidth",
     progress: Callable[[Row], object] | None = None,
 ) -> Spectrum:
-    """Accuracy, MACs and parameters at many widths, narrowest first as given.
+    """Accuracy, MACs and parameters at many widths, in the given order; widths that round alike are one row.
 
     Args:
         net: The supernet, calibrated at these widths.
         loader: Batches of (inputs, targets), iterated once per width.
-        widths: Widths or configs; a number means that many between `min_width` and 1, evenly spaced, or all switches
-            of a network that has switches. A map gives rows names instead.
+        widths: Widths or configs. A number selects that many evenly spaced widths from `min_width` to 1, or all
+            switches of a network that has switches. A map assigns names to the rows.
         score: As in `evaluate`; by default top-1 accuracy in percent.
-        name: Stands in files and legends.
-        progress: Called with every finished row.
+        name: Name of the spectrum in files and legends.
+        progress: Called with each finished row.
 
     Raises:
         LossError: the score does not fit, as in `evaluate`.
@@ -122,7 +122,10 @@ def spectrum(
         named: list[tuple[float | str, Width]] = list(widths.items())
     else:
         chosen = even_widths(net, widths) if isinstance(widths, int) else widths
-        named = [(round(w, 6) if isinstance(w, (int, float)) else net.label(w), w) for w in chosen]
+        distinct: dict[WidthConfig, Width] = {}
+        for width in chosen:
+            distinct.setdefault(net.config(width), width)
+        named = [(round(w, 6) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
     rows = []
     for name_of_row, width in named:
         row = Row(
@@ -138,8 +141,8 @@ def spectrum(
 
 
 def even_widths(net: Supernet, count: int) -> list[float]:
-    """Evenly spaced widths of a supernet from the narrowest to 1, or all its switches if it has any."""
-    return list(net.switches) or width_grid(net.min_width, count)
+    """Evenly spaced widths of a supernet from the narrowest to 1, or all that it has if they are fixed."""
+    return list(net.widths) or width_grid(net.min_width, count)
 
 
 def width_grid(min_width: float, count: int) -> list[float]:

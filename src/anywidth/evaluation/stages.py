@@ -1,4 +1,4 @@
-"""The stages of a network, and widths that narrow one of them."""
+"""Stages of a network, and widths that narrow a single stage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["stages", "widths_by_stage"]
 
 
 def stages(net: Supernet) -> dict[str, tuple[str, ...]]:
-    """The elastic groups of every stage, by the name of the module that the stage is.
+    """Elastic groups of every stage, by the name of the stage's module.
 
-    Stages are the children of the model, or of the one child that holds more than half of the elastic groups, as the
-    `features` of many networks do.
+    Stages are the children of the model, or of a child that contains more than half of the elastic groups, such as
+    `features` in many networks.
 
     >>> import torch
     >>> from torch import nn
@@ -33,22 +33,22 @@ def stages(net: Supernet) -> dict[str, tuple[str, ...]]:
         names = [name for name in names if _head(name, depth - 1) == head]
     found: dict[str, tuple[str, ...]] = {}
     for group in net.analysis.elastic:
-        # Groups outside of the child that was opened, such as the stem's, are stages by the child they are in.
+        # Groups outside the opened child, such as the stem's, form stages by their own child.
         stage = _head(group.name, depth) if group.name in names else _head(group.name, 1)
         found[stage] = (*found.get(stage, ()), group.name)
     return found
 
 
 def widths_by_stage(net: Supernet, factor: float, *, base: float = 1.0) -> dict[str, Width]:
-    """For every stage, the network at width `base` in which this stage alone is narrower by `factor`.
+    """For every stage, the network at width `base` with only this stage narrowed by `factor`.
 
     Args:
         net: The supernet.
-        factor: Multiplies the width of the stage, in (0, 1).
-        base: The width of all others.
+        factor: Factor on the width of the stage, in (0, 1).
+        base: Width of all other stages.
 
     Raises:
-        WidthError: a width is out of the range of the network.
+        WidthError: a width is out of range for the network.
 
     Source: US-Nets (arXiv 1903.05134), where the factor is 0.6.
 

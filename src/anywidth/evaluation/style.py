@@ -1,4 +1,4 @@
-"""How pictures look: colours, plain axes, and figures that are drawn into files."""
+"""Style of plots: colors, plain axes and file output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE, OTHERS = "#0b6e99", ["#c2410c", "#4d7c0f", "#7e22ce", "#a16207"]
 
 
 def style_axes(axes: Any) -> None:
-    """Give axes a light grid and no frame, in place."""
+    """Give axes a light grid and remove the frame, in place."""
     axes.grid(True, color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -22,10 +22,10 @@ def style_axes(axes: Any) -> None:
 
 
 def require_matplotlib() -> Any:
-    """The matplotlib module, drawing into files only.
+    """The matplotlib module, set up to draw to files only.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
     with from_extra("plots", "plots need matplotlib"):
         from matplotlib import figure

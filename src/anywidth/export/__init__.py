@@ -1,4 +1,4 @@
-"""Widths as files that other programs run."""
+"""Export of widths to files that other programs run."""
 
 from anywidth.export.budget import known_widths, widest_within
 from anywidth.export.card import CardFacts, model_card, write_card

@@ -1,4 +1,4 @@
-"""The widest width that keeps within a budget of time, multiply-adds, parameters or bytes."""
+"""Widest width within a budget of latency, multiply-adds, parameters or bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["QUANTITIES", "known_widths", "widest_within"]
 Write = Callable[[Width, Path], object]
 
 QUANTITIES = {"latency": "ms", "macs": "MACs", "params": "parameters", "size": "bytes"}
-"""What a budget of a file may limit, with its unit."""
+"""Quantities that a budget of a file can limit, with their units."""
 
 
 def widest_within(
@@ -32,20 +32,22 @@ def widest_within(
     format: str = "onnx",
     write: Write | None = None,
 ) -> Width:
-    """The widest width that keeps within a budget.
+    """Widest width within a budget.
 
-    Time and bytes are those of the file: a few widths are written and run on this machine, by bisection.
+    Latency and size are measured on the file: a few widths are written and run on this machine, by bisection.
 
     Args:
         net: The supernet.
-        budget: The limits; a share is one of what width 1 takes.
-        widths: To choose from; by default those that are calibrated, or 16 evenly spaced ones if none has to be.
-        format: Of the file; latency is measured in ONNX Runtime for `onnx`, and in PyTorch for `torch` and `pt2`.
-        write: Writes another ONNX file of a width, such as one of 8-bit integers, which has to keep to the limit.
+        budget: The limits; a share is relative to width 1.
+        widths: Widths to choose from; by default the calibrated ones, or 16 evenly spaced ones if none need
+            calibration.
+        format: Format of the file; latency is measured in ONNX Runtime for `onnx`, and in PyTorch for `torch` and
+            `pt2`.
+        write: Writes another ONNX file of a width, such as an 8-bit one, to which the limit applies.
 
     Raises:
-        BudgetError: the budget does not say what it limits, or it is not something that a file takes.
-        ExportError: no width is within the limits; the message says what the narrowest takes.
+        BudgetError: the budget names no quantity, or one that does not apply to files.
+        ExportError: no width is within the limits; the message gives the cost of the narrowest.
 
     >>> import torch
     >>> from torch import nn
@@ -62,7 +64,7 @@ def widest_within(
         "size": lambda width: _size(net, width, format, write),
     }[quantity]
     limits = budget.absolute(cost(1.0)) if budget.share else budget
-    low, high = 0, len(found)  # below `low` all are within the budget, from `high` on none is
+    low, high = 0, len(found)  # all below `low` are within the budget, none from `high` on
     taken: dict[int, float] = {}
     while low < high:
         middle = (low + high) // 2
@@ -73,15 +75,15 @@ def widest_within(
         nearest = max(low - 1, 0)
         within = f"between {limits.low:g} and {limits.high:g}" if limits.low else f"within {limits.high:g}"
         raise ExportError(
-            f"no width keeps {quantity} {within}{unit}: "
-            f"{'the narrowest' if low == 0 else 'the widest below'}, {net.label(found[nearest])}, takes "
+            f"no width has {quantity} {within}{unit}: "
+            f"{'the narrowest' if low == 0 else 'the widest below'}, {net.config(found[nearest])}, takes "
             f"{taken[nearest]:.4g}{unit}"
         )
     return found[low - 1]
 
 
 def known_widths(net: Supernet) -> list[Width]:
-    """The widths that can be exported as they are: the calibrated ones, or evenly spaced ones if none has to be."""
+    """Widths that can be exported now: the calibrated ones, or evenly spaced ones if none need calibration."""
     if not net.statistics.needed:
         return list(even_widths(net, 16))
     calibrated = list(net.statistics.current())

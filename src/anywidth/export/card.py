@@ -1,4 +1,4 @@
-"""The model card: what a written file is, for whoever gets it."""
+"""Model card of an exported file."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from anywidth.core.files import write_atomically
 from anywidth.export.export import Exported
 
 FLOATS = "32-bit floats"
-"""The precision for which a file is compared with the trained network."""
+"""The precision in which a file is compared with the trained network."""
 
 __all__ = ["CardFacts", "card_path", "model_card", "write_card"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card tells beside what is known of the file.
+    """Facts for a model card that the exported file does not contain.
 
     Attributes:
-        model: The name of the architecture.
-        data: The data set that it was trained on.
-        inputs: The shape of one input, such as (3, 224, 224).
-        classes: The names of the classes that it tells apart, in the order of its outputs.
-        license: An SPDX identifier of the weights' licence, or `unknown`.
-        accuracy: Top-1 accuracy in percent on the test images, by width; None if it was not measured.
-        measured_with: What measured it, such as ONNX Runtime.
-        precision: Of weights and activations.
-        mean: Per channel, subtracted from pixels that go from 0 to 1; None if they had another range in training.
-        std: Per channel, divided by; None likewise.
+        model: Name of the architecture.
+        data: Training dataset.
+        inputs: Shape of one input, such as (3, 224, 224).
+        classes: Class names, in the order of the outputs.
+        license: SPDX identifier of the license of the weights, or `unknown`.
+        accuracy: Top-1 accuracy in percent on the test images, by width; None if not measured.
+        measured_with: Runtime that measured the accuracy, such as ONNX Runtime.
+        precision: Precision of weights and activations.
+        mean: Mean per channel of pixels from 0 to 1, which is subtracted; None if training used another pixel range.
+        std: Standard deviation per channel, which is divided by; None if training used another pixel range.
     """
 
     model: str
@@ -45,7 +45,7 @@ class CardFacts:
 
 
 def card_path(path: Path) -> Path:
-    """Where the card of a file is.
+    """Path of the model card of a file.
 
     >>> card_path(Path("small.onnx")).name
     'small.onnx.md'
@@ -54,13 +54,13 @@ def card_path(path: Path) -> Path:
 
 
 def write_card(written: Exported, facts: CardFacts) -> Path:
-    """Write the card of a file beside it."""
+    """Write the model card of a file next to it."""
     text = model_card(written, facts)
     return write_atomically(card_path(written.path), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def model_card(written: Exported, facts: CardFacts) -> str:
-    """The card as Markdown, with the header that model hubs read.
+    """Model card as Markdown, with the header that model hubs read.
 
     >>> written = Exported(path=Path("small.onnx"), format="onnx", widths=("0.5",), macs=(2000,), params=(300,),
     ...                    size=1400, difference=1e-7)
@@ -90,7 +90,7 @@ def model_card(written: Exported, facts: CardFacts) -> str:
         f"| output | one number for each of {len(facts.classes)} classes, in this order: {_listed(facts.classes)} |",
         *([_LADDER] if several else []),
         f"| training data | {facts.data} |",
-        f"| licence | {facts.license}{_ASK if facts.license == 'unknown' else ''} |",
+        f"| license | {facts.license}{_ASK if facts.license == 'unknown' else ''} |",
         *([_DIFFERENCE.format(written.difference)] if facts.precision == FLOATS else []),
         "",
         f"Top-1 accuracy on the test images, measured with {facts.measured_with}; "
@@ -107,7 +107,7 @@ def model_card(written: Exported, facts: CardFacts) -> str:
 
 def _normalised(facts: CardFacts) -> str:
     if facts.mean is None or facts.std is None:
-        return ", as in training; their numbers do not go from 0 to 1"
+        return ", preprocessed as in training; values are not pixels from 0 to 1"
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (facts.mean, facts.std))
     per = " by channel" if len(facts.mean) > 1 else ""
     return f": pixels from 0 to 1, minus {mean}, divided by {std}{per}"
@@ -117,8 +117,6 @@ def _listed(classes: Sequence[str]) -> str:
     return ", ".join(name.replace("|", "\\|") for name in classes)
 
 
-_DIFFERENCE = (
-    "| largest difference to the trained network's outputs | {:.1e}, as a share of the largest if that is above 1 |"
-)
-_LADDER = "| width | the input `width`, 32-bit float of shape (1,): the widest below is run that is not above it |"
-_ASK = ": ask whoever trained it"
+_DIFFERENCE = "| largest difference from the trained network's outputs | {:.1e}, relative to outputs above 1 |"
+_LADDER = "| width | the input `width`, 32-bit float of shape (1,): the file runs its widest width up to that number |"
+_ASK = ": ask the author of the model"

@@ -1,14 +1,15 @@
-"""`anywidth.export`: one width as a file that other programs run."""
+"""`anywidth.export`: write one width to a file that other programs run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from anywidth.core.errors import ExportError
 from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
 from anywidth.export.check import TOLERANCE
-from anywidth.export.formats import format_of
+from anywidth.export.formats import FORMATS, format_of
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
@@ -17,16 +18,16 @@ __all__ = ["Exported", "export"]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A written file.
+    """Result of an export.
 
     Attributes:
-        path: The file.
-        format: onnx, torch, pt2, or the name of another format.
-        widths: The names of the widths in it.
+        path: The written file.
+        format: Name of the format, such as onnx, torch or pt2.
+        widths: Names of the widths in the file.
         macs: Multiply-adds per sample of each width.
         params: Parameters of each width.
-        size: Bytes of the file.
-        difference: The largest difference to the subnets' outputs that the check found, relative to outputs above 1.
+        size: File size in bytes.
+        difference: Largest difference from the subnets' outputs in the check, relative to outputs above 1.
     """
 
     path: Path
@@ -45,32 +46,36 @@ def export(
     format: str | None = None,
     *,
     dynamic_batch: bool = True,
+    blocked: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Write one width as a file, and check that the file computes what the subnet does.
+    """Write one width to a file, and check that the file computes the same outputs as the subnet.
 
-    | format | what is written | who runs it |
+    | format | content | runs in |
     |---|---|---|
     | `onnx` | ONNX, batch norms folded, weights in the file | ONNX Runtime and many others |
-    | `pt2` | the archive of `torch.export`, batch norms folded | PyTorch without the model's code, ExecuTorch |
-    | `torch` | safetensors, batch norms as they are | the model's own class, by `anywidth.export.load_dense` |
+    | `pt2` | archive of `torch.export`, batch norms folded | PyTorch without the model's code, ExecuTorch |
+    | `torch` | safetensors, batch norms unchanged | the model's own class, by `anywidth.export.load_dense` |
 
-    Weights are 32-bit floats, whatever the supernet's are. The file appears when it is complete and checked. For other
-    formats, see `docs/extending.md`.
+    Weights are 32-bit floats, whatever the dtype of the supernet. The file appears once it is complete and checked. For
+    other formats, see `docs/extending.md`.
 
     Args:
-        net: The supernet; nothing of it changes.
-        width: As in `Supernet.config`; it has to be calibrated.
+        net: The supernet, which is not changed.
+        width: As in `Supernet.config`; must be calibrated.
         path: The file to write.
-        format: The name of a format; by default what the ending of `path` means, such as .onnx, .pt2 or .safetensors.
-        dynamic_batch: Let the file take any number of samples; otherwise it takes as many as the example inputs have.
-            A `torch` file takes any.
-        tolerance: The largest difference to the subnet's outputs, as a share of the largest of them if above 1.
+        format: Name of a format; by default chosen by the extension of `path`, such as .onnx, .pt2 or .safetensors.
+        dynamic_batch: Whether the file accepts any batch size; otherwise it accepts that of the example inputs. A
+            `torch` file accepts any.
+        blocked: Skip the zero blocks of a nested network, as `Supernet.blocked` does (formats `onnx` and `pt2`).
+        tolerance: Largest allowed difference from the subnet's outputs, relative to outputs above 1.
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
-        ExportError: the format is unknown, the network cannot be exported, or the file computes something else.
-        MissingExtraError: an ONNX file is asked for, and the packages of the extra `onnx` are not installed.
+        WidthError: `blocked` is given, and the network is not nested.
+        ExportError: the format is unknown or has no blocked files, the network cannot be exported, or the file computes
+            other outputs.
+        MissingExtraError: an ONNX file was requested, and the packages of the extra `onnx` are not installed.
         CheckpointError: the file cannot be written.
 
     >>> import tempfile, torch
@@ -84,7 +89,14 @@ def export(
     path = Path(path)
     chosen = format_of(path, format)
     difference = 0.0
-    write = chosen.prepare(net, width, dynamic_batch=dynamic_batch)
+    prepare = chosen.prepare_blocked if blocked else chosen.prepare
+    if prepare is None:
+        known = ", ".join(name for name in FORMATS.names() if FORMATS.find(name).prepare_blocked is not None)
+        raise ExportError(
+            f"format {chosen.name!r} has no files without zero blocks; give format= one of {known}, or leave blocked "
+            "out"
+        )
+    write = prepare(net, width, dynamic_batch=dynamic_batch)
 
     def write_and_check(temporary: Path) -> None:
         nonlocal difference
@@ -94,7 +106,7 @@ def export(
     return Exported(
         path=path,
         format=chosen.name,
-        widths=(net.label(width),),
+        widths=(str(net.config(width)),),
         macs=(macs(net, width),),
         params=(params(net, width),),
         size=path.stat().st_size,

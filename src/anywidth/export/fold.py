@@ -1,4 +1,4 @@
-"""Batch norms folded into the layer before them, in an exported graph."""
+"""Folding of batch norms into the preceding layer of an exported graph."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from anywidth.export.split_norms import split_batch_norms_
+
 __all__ = ["fold_batch_norms_"]
 
 _aten = torch.ops.aten
@@ -15,24 +17,25 @@ _PLAIN = {
     _aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default,
     _aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding,
 }  # fmt: skip
-"""Layers whose weight has the output channels first."""
+"""Layers whose weight has the output channels in the first dimension."""
 _TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
-"""Layers whose weight has the output channels second, by convolution group."""
+"""Layers whose weight has the output channels in the second dimension, by convolution group."""
 _GROUPS_OF_TRANSPOSED = 6
-"""Where the arguments of a transposed convolution have the number of groups."""
+"""Position of the number of groups in the arguments of a transposed convolution."""
 
 
 def fold_batch_norms_(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Fold every batch norm in evaluation mode whose input a convolution or linear layer makes for it alone, in place.
+    """Fold every evaluation-mode batch norm into the convolution or linear layer that feeds only it, in place.
 
-    Asked of the graph, not of the order of modules: the layer has no other reader, and its weight is read by nothing
-    else. A batch norm before a layer, behind a sum, or behind a weight that is shared or computed stays what it is.
+    The graph decides, not the order of modules: nothing else may read the layer's output or its weight. A batch norm
+    before a layer, after a sum, or after a shared or computed weight is left unchanged. One after concatenated layers
+    is split among them.
 
     Args:
-        module: What `ExportedProgram.module()` gives; its folded weights are new parameters of the same names.
+        module: Result of `ExportedProgram.module()`; folded weights become new parameters of the same names.
 
     Returns:
-        What every folded weight was multiplied with, by its name, in a shape that broadcasts to it.
+        Factor of every folded weight by name, in a shape that broadcasts to the weight.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
     >>> program = torch.export.export(model, (torch.randn(2, 3, 5, 5),))
@@ -43,6 +46,7 @@ def fold_batch_norms_(module: fx.GraphModule) -> dict[str, Tensor]:
     >>> sorted(name for name, _ in graph.named_parameters())
     ['0.bias', '0.weight']
     """
+    split_batch_norms_(module, _is_foldable)
     tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
     uses = Counter(
         {id(tensors[str(n.target)]): 0 for n in module.graph.nodes if n.op == "get_attr" and n.target in tensors}
@@ -52,7 +56,7 @@ def fold_batch_norms_(module: fx.GraphModule) -> dict[str, Tensor]:
             uses[id(tensors[str(node.target)])] += len(node.users)
     scales: dict[str, Tensor] = {}
     for norm in list(module.graph.nodes):
-        if norm.target is not _aten.batch_norm.default or norm.args[5]:  # the latter: it normalises by the batch
+        if norm.target is not _aten.batch_norm.default or norm.args[5]:  # args[5]: normalizes with batch statistics
             continue
         layer = norm.args[0]
         if not _is_foldable(layer) or len(layer.users) != 1:
@@ -73,7 +77,7 @@ def fold_batch_norms_(module: fx.GraphModule) -> dict[str, Tensor]:
 def _is_foldable(layer: Any) -> bool:
     if not isinstance(layer, fx.Node):
         return False
-    if layer.target is _aten.linear.default:  # batch norms are over dimension 1, linear layers over the last
+    if layer.target is _aten.linear.default:  # batch norms act on dimension 1, linear layers on the last
         return layer.meta["val"].ndim == 2
     return layer.target in _PLAIN or layer.target in _TRANSPOSED
 
@@ -119,7 +123,7 @@ def _set(module: fx.GraphModule, name: str, value: Tensor) -> None:
 
 
 def _free_name(module: fx.GraphModule, weight: str) -> str:
-    """A name for a bias beside a weight that nothing has yet."""
+    """Unused name for a bias next to a weight."""
     path, _, last = weight.rpartition(".")
     owner = module.get_submodule(path)
     names = ("bias", f"{last}_folded_bias")
@@ -128,7 +132,7 @@ def _free_name(module: fx.GraphModule, weight: str) -> str:
 
 
 def _delete_unread(module: fx.GraphModule) -> None:
-    """Drop the parameters and buffers that the graph reads no more."""
+    """Delete parameters and buffers that the graph no longer reads."""
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name, owner in list(module.named_modules()):
         for register in (owner._parameters, owner._buffers):

@@ -1,4 +1,4 @@
-"""Activations that overwrite their input, as ones that do not."""
+"""Replacement of in-place activations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["make_activations_functional_"]
 
 
 def make_activations_functional_(module: fx.GraphModule) -> None:
-    """Replace in-place operators by their plain counterparts, in place, where nobody can see the difference.
+    """Replace in-place operators by their functional counterparts, in place, where the result is unaffected.
 
-    That is where the overwritten tensor is new and read by the operator alone. A written file does not care, but
-    torch's exporters take apart what is in place: a hundred ReLU6 cost half a minute that way.
+    This applies where the overwritten tensor is new and read by the operator alone. The written file is the same, but
+    torch's exporters decompose in-place operators: for a hundred ReLU6, this takes half a minute.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU6(inplace=True))
     >>> graph = torch.export.export(model, (torch.randn(2, 4),)).module()
@@ -33,7 +33,7 @@ def make_activations_functional_(module: fx.GraphModule) -> None:
 
 
 def _plain(target: Any) -> Any:
-    """The operator `relu` of `relu_`, if it takes the same arguments; else None."""
+    """Operator `relu` for `relu_`, if it takes the same arguments; otherwise None."""
     if not isinstance(target, torch._ops.OpOverload):
         return None
     space, _, name = target._schema.name.partition("::")

@@ -23,18 +23,18 @@ __all__ = ["export_int8"]
 
 
 def export_int8(net: Supernet, width: Width, path: str | Path, loader: Iterable[Any], *, batches: int = 16) -> Exported:
-    """Write one width as an ONNX file of 8-bit integers: weights by output channel, activations by tensor.
+    """Write one width as an ONNX file of 8-bit integers: weights per output channel, activations per tensor.
 
-    Ranges of activations are the largest and smallest values over a few batches of training images, for this width
-    alone. The format is QDQ, which every runtime of ONNX takes. What is lost in accuracy, `evaluate_onnx` tells; it is
-    not bounded, so `difference` of the result is that of the 32-bit file before.
+    Activation ranges are the extreme values over a few batches of training images, for this width only. The format is
+    QDQ, which all ONNX runtimes support. The loss of accuracy is not bounded; measure it with `evaluate_onnx`. The
+    `difference` of the result is that of the 32-bit file before quantization.
 
     Args:
-        net: The supernet; nothing of it changes.
-        width: As in `Supernet.config`; it has to be calibrated.
+        net: The supernet, which is not changed.
+        width: As in `Supernet.config`; must be calibrated.
         path: The file to write.
         loader: Batches of training images.
-        batches: How many of them to use.
+        batches: Number of batches to use.
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
@@ -59,7 +59,7 @@ def export_int8(net: Supernet, width: Width, path: str | Path, loader: Iterable[
         written = export(net, width, plain, "onnx")
 
         class Reader(quantization.CalibrationDataReader):
-            """Training images by the names of the file's inputs."""
+            """Training images, by the input names of the file."""
 
             def __init__(self) -> None:
                 session = open_session(plain)
@@ -85,12 +85,12 @@ def export_int8(net: Supernet, width: Width, path: str | Path, loader: Iterable[
                         per_channel=True,
                         activation_type=quantization.QuantType.QUInt8,
                         weight_type=quantization.QuantType.QInt8,
-                        # Without VNNI two products of 8 bits overflow the 16 bits in which they are added.
+                        # Without VNNI, sums of two 8-bit products overflow 16 bits.
                         reduce_range=not _has_vnni(),
                     )
                 except ValueError as error:
                     if reader.count == 0:
-                        raise DataError("the calibration loader gave no data") from error
+                        raise DataError("the calibration loader is empty; give at least one batch") from error
                     raise
             open_session(temporary)
 
@@ -99,7 +99,7 @@ def export_int8(net: Supernet, width: Width, path: str | Path, loader: Iterable[
 
 
 def _has_vnni() -> bool:
-    """Whether the CPU of this machine multiplies 8-bit integers without overflow."""
+    """Whether this machine's CPU multiplies 8-bit integers without overflow."""
     try:
         return "vnni" in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -108,7 +108,7 @@ def _has_vnni() -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, the quantizer does not log advice on its own parts."""
+    """Context manager that silences the quantizer's messages about its own internals."""
     logger = logging.getLogger()
     before = logger.level
     try:

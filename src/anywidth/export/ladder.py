@@ -1,4 +1,4 @@
-"""`anywidth.export_ladder`: several widths in one ONNX file with one copy of the weights."""
+"""`anywidth.export_ladder`: write several widths to one ONNX file with one copy of the weights."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["WIDTHS_KEY", "WIDTH_INPUT", "export_ladder"]
 
 WIDTH_INPUT = "width"
-"""The name of the input that chooses the width."""
+"""Name of the input that selects the width."""
 WIDTHS_KEY = "anywidth.widths"
-"""Under which the metadata of a file list its widths, as JSON."""
+"""Metadata key of the file's list of widths, as JSON."""
 _SLACK = 1e-5
-"""How far below a width an asked number may be: 0.35 is not the same number in 32 and 64 bits."""
+"""Tolerance of the requested width: 0.35 differs between 32 and 64 bits."""
 
 
 def export_ladder(
@@ -45,24 +45,24 @@ def export_ladder(
     dynamic_batch: bool = True,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Write several widths as one ONNX file with one copy of the weights, and a run-time input that chooses.
+    """Write several widths to one ONNX file with one copy of the weights and an input that selects the width.
 
-    The file has the inputs of the network and a number `width` (32-bit float, shape (1,)): it runs at the
-    widest of its widths that is not above that number, or the narrowest. Every width is a branch whose weights are cut
-    out of the shared ones and scaled to its batch norms by operators on constants, which a runtime computes once, when
-    it loads the file; after that a branch is what `export` would have written.
+    The file has the inputs of the network and an input `width` (32-bit float, shape (1,)). It runs the widest of its
+    widths that is not above that number, or the narrowest. Every width is a branch. Its weights are sliced from the
+    shared ones and scaled to its batch norms by operators on constants, which a runtime computes once, when it loads
+    the file. After that, a branch equals the file that `export` would write.
 
     Args:
-        net: The supernet; nothing of it changes.
-        widths: Two or more, each calibrated.
+        net: The supernet, which is not changed.
+        widths: Two or more widths, each calibrated.
         path: The file to write.
         dynamic_batch: As in `export`.
-        tolerance: As in `export`; every width is checked.
+        tolerance: As in `export`, for every width.
 
     Raises:
         UncalibratedError: a width has no up-to-date batch-norm statistics.
         WidthError: a width is out of range, or two are the same network.
-        ExportError: the network cannot be exported, or the file computes something else.
+        ExportError: the network cannot be exported, or the file computes other outputs.
         MissingExtraError: the packages of the extra `onnx` are not installed.
         CheckpointError: the file cannot be written.
 
@@ -77,8 +77,8 @@ def export_ladder(
     path = Path(path)
     if format_of(path).name != "onnx":
         raise ExportError(
-            f"the ending of {path.name!r} means another format than ONNX, the only one that holds several widths; "
-            "end it in .onnx, or write each width with anywidth.export"
+            f"the extension of {path.name!r} is not that of ONNX, the only format for several widths; "
+            "end the name in .onnx, or write each width with anywidth.export"
         )
     require_onnx()
     chosen = _distinct(net, widths)
@@ -114,7 +114,7 @@ def export_ladder(
 def _distinct(net: Supernet, widths: Sequence[float]) -> list[float]:
     chosen = sorted({check_width(width, net.min_width) for width in widths})
     if len(chosen) < 2:
-        raise WidthError(f"a ladder needs two widths or more, not {chosen}; for one, use anywidth.export")
+        raise WidthError(f"a ladder needs at least two widths, not {chosen}; for one width, use anywidth.export")
     configs = [net.config(width) for width in chosen]
     for low, high, a, b in zip(chosen, chosen[1:], configs, configs[1:], strict=False):
         if a == b:
@@ -130,7 +130,9 @@ def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DensePr
     models = [onnx_model(program) for program in programs]
     inputs, outputs = models[-1].graph.input, models[-1].graph.output
     if WIDTH_INPUT in {value.name for value in inputs}:
-        raise ExportError(f"the network has an input called {WIDTH_INPUT!r}, as the one of the ladder; rename it")
+        raise ExportError(
+            f"the network has an input called {WIDTH_INPUT!r}, which the ladder file adds itself; rename it"
+        )
     taken = {value.name for value in (*inputs, *outputs)} | {WIDTH_INPUT}
     repeated = Counter(content(initializer) for model in models for initializer in model.graph.initializer)
     weights = SharedWeights(net=net, widest=configs[-1], taken=taken, repeated=repeated)
@@ -152,12 +154,12 @@ def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DensePr
     model.ir_version = models[-1].ir_version
     model.metadata_props.add(key=WIDTHS_KEY, value=json.dumps(list(widths)))
     if model.ByteSize() > LARGEST:
-        raise ExportError("the ladder does not fit into one ONNX file, which holds 2 GiB; give fewer widths")
+        raise ExportError("the ladder exceeds 2 GiB, the limit of one ONNX file; give fewer widths")
     return model
 
 
 def _branch(dense: onnx.ModelProto, weights: SharedWeights, recipes: dict, prefix: str) -> onnx.GraphProto:
-    """The graph of one width as the body of a branch, its weights made of shared ones."""
+    """Graph of one width as the body of a branch, with weights made from the shared ones."""
     from onnx import TensorProto, helper
 
     graph = dense.graph
@@ -182,7 +184,7 @@ def _branch(dense: onnx.ModelProto, weights: SharedWeights, recipes: dict, prefi
 
 
 def _inner(names: dict[str, str], output: str, prefix: str, nodes: list) -> str:
-    """The name of a branch's output, which has to be made within it: an input or a constant is passed on."""
+    """Name of a branch's output. It must be computed in the branch, so an input or a constant is passed through."""
     from onnx import helper
 
     name = names[output]
@@ -194,7 +196,7 @@ def _inner(names: dict[str, str], output: str, prefix: str, nodes: list) -> str:
 
 
 def _rename(nodes: Sequence[onnx.NodeProto], names: dict[str, str], prefix: str) -> None:
-    """Give every value a short name that is its own in the whole file, in place; also within nested graphs."""
+    """Give every value a short name that is unique in the file, in place, including nested graphs."""
     for node in nodes:
         for place, name in enumerate(node.input):
             node.input[place] = names.get(name, name)
@@ -213,7 +215,7 @@ def _rename(nodes: Sequence[onnx.NodeProto], names: dict[str, str], prefix: str)
 
 
 def _choose(branches: Sequence[onnx.GraphProto], first: int, names: Sequence[str]) -> onnx.NodeProto:
-    """A node that runs one of two or more branches, by halves, so that none is deep."""
+    """Node that selects one of two or more branches by bisection, to keep the nesting shallow."""
     from onnx import helper
 
     half = len(branches) // 2

@@ -32,12 +32,12 @@ def onnx_latency(
     The counterpart of `anywidth.latency`, which measures PyTorch.
 
     Args:
-        net: The supernet; its example inputs give the batch and the shape.
-        width: As in `Supernet.config`; it has to be calibrated.
-        repeats: Timed calls.
-        warmup: Calls before those.
-        calibrated: Whether the width has to be calibrated, on which the time does not depend.
-        threads: Within an operator; by default as many as torch uses.
+        net: The supernet; its example inputs define the batch size and shape.
+        width: As in `Supernet.config`; must be calibrated.
+        repeats: Number of timed calls.
+        warmup: Number of untimed calls before them.
+        calibrated: Whether the width must be calibrated; the latency does not depend on it.
+        threads: Threads within an operator; by default as many as torch uses.
 
     >>> import torch
     >>> from torch import nn

@@ -1,4 +1,4 @@
-"""From a dense program to an ONNX model that holds its weights once and nothing that is not needed."""
+"""Conversion of a dense program to a minimal ONNX model that stores every weight once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from anywidth.core.errors import ExportError, first_line
+from anywidth.core.tensors import tensors_in
 from anywidth.export.program import DenseProgram
 from anywidth.export.require import require_onnx
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "content", "onnx_model", "output_names"]
 
 LARGEST = 2**31 - 2**24
-"""Bytes of weights that fit into one ONNX file, which is a protocol buffer of at most 2 GiB."""
+"""Bytes of weights that fit into one ONNX file, a protocol buffer of at most 2 GiB."""
 
 
 def onnx_model(dense: DenseProgram) -> onnx.ModelProto:
-    """The ONNX model of a dense program; inputs bear the names of the forward's arguments.
+    """ONNX model of a dense program; inputs are named after the arguments of the forward.
 
-    The first dimension of inputs and outputs is called `batch` if it is open. Initializers bear the names of the
-    parameters, and equal ones are stored once. One output is called `output`, several `output_0`, `output_1`, ...
+    With a dynamic batch, the first dimension of inputs and outputs is called `batch`. Initializers have the names of
+    the parameters, and equal ones are stored once. A single output is called `output`, several `output_0`, `output_1`,
+    ...
 
     Raises:
         MissingExtraError: the packages of the extra `onnx` are not installed.
-        ExportError: an operator has no counterpart in ONNX, or the weights do not fit into one file.
+        ExportError: an operator cannot be converted to ONNX, or the weights do not fit into one file.
 
     >>> from torch import nn
     >>> from anywidth.export.program import dense_program
@@ -47,16 +48,16 @@ def onnx_model(dense: DenseProgram) -> onnx.ModelProto:
     tensors = [*dense.program.state_dict.values(), *dense.program.constants.values()]
     size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
     if size > LARGEST:
-        raise ExportError(f"the weights take {size / 2**30:.1f} GiB, and an ONNX file holds 2; use format 'pt2'")
+        raise ExportError(f"the weights take {size / 2**30:.1f} GiB, but an ONNX file holds 2; use format 'pt2'")
     names = output_names(dense)
     try:
         with _quiet():
             program = torch.onnx.export(dense.program, dynamo=True, verbose=False, output_names=names)
         assert program is not None
         model = program.model_proto
-    except Exception as error:  # those of the exporter have no common base
+    except Exception as error:  # the exporter's errors have no common base class
         raise ExportError(
-            f"{type(dense.reference).__name__} could not be translated to ONNX: {first_line(error)}"
+            f"{type(dense.reference).__name__} cannot be converted to ONNX: {first_line(error)}"
         ) from error
     _strip(model)
     _share_equal_initializers(model)
@@ -69,21 +70,21 @@ def onnx_model(dense: DenseProgram) -> onnx.ModelProto:
 
 
 def output_names(dense: DenseProgram) -> list[str]:
-    """Names for the tensors that the network returns."""
+    """Names for the output tensors of the network."""
     with torch.no_grad():
-        count = sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(dense.inputs.call(dense.reference)))
+        count = len(tensors_in(dense.inputs.call(dense.reference)))
     return ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
 
 
 def content(tensor: onnx.TensorProto) -> bytes:
-    """A digest of the type, the shape and the values of a tensor."""
+    """Digest of the dtype, shape and values of a tensor."""
     head = f"{tensor.data_type}{list(tensor.dims)}".encode()
     data = tensor.raw_data or tensor.SerializeToString(deterministic=True).replace(tensor.name.encode(), b"")
     return hashlib.sha256(head + data).digest()
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporter tells of the source code, which is larger than the network where that is small."""
+    """Remove source-code information, which can be larger than a small network."""
     del model.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
     model.producer_name = "anywidth"
@@ -113,7 +114,7 @@ def _share_equal_initializers(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, the exporter says nothing of its own parts: deprecations inside torch and onnxscript."""
+    """Context manager that silences deprecation messages inside torch and onnxscript."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""The packages of the extra `onnx`, or an error that names it."""
+"""Check for the packages of the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["require_onnx"]
 
 
 def require_onnx() -> None:
-    """Make sure that onnx, onnxscript and ONNX Runtime are there, and silence the runtime's start-up messages.
+    """Check that onnx, onnxscript and ONNX Runtime are installed, and silence the runtime's start-up messages.
 
     Raises:
-        MissingExtraError: one is not installed.
+        MissingExtraError: a package is not installed.
     """
     with from_extra("onnx", "ONNX files need onnx, onnxscript and onnxruntime"):
         for name in ("onnx", "onnxscript"):

@@ -1,4 +1,4 @@
-"""The score of an ONNX file on a data set."""
+"""Score of an ONNX file on a dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | Non
     Args:
         path: A file that `anywidth.export` or `export_ladder` wrote.
         loader: Batches of (inputs, targets).
-        width: Of a ladder, which width to run.
+        width: The width to run, for a ladder file.
         score: As in `anywidth.evaluate`; by default top-1 accuracy in percent.
 
     Raises:
@@ -50,5 +50,5 @@ def evaluate_onnx(path: str | Path, loader: Iterable[Any], *, width: float | Non
         total += part
         count += number
     if count == 0:
-        raise DataError("the evaluation loader gave no data")
+        raise DataError("the evaluation loader is empty; give at least one batch")
     return total / count

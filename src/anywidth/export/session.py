@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: sessions, and calls of them with the inputs of a network."""
+"""ONNX Runtime sessions on the CPU, called with the inputs of a network."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["feeds", "open_session", "runner"]
 
 
 def open_session(model: Path | bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+    """ONNX Runtime session on the CPU.
 
     Args:
-        model: A file, or what is in one.
-        threads: Within an operator; by default as many as torch uses.
+        model: A file, or its content.
+        threads: Threads within an operator; by default as many as torch uses.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        ExportError: the file is missing, or no model that ONNX Runtime takes.
+        ExportError: the file is missing, or ONNX Runtime cannot read it.
     """
     require_onnx()
     import onnxruntime
@@ -41,17 +41,17 @@ def open_session(model: Path | bytes, *, threads: int | None = None) -> onnxrunt
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own errors have no common base
+    except Exception as error:  # the runtime's errors have no common base class
         name = "the model" if isinstance(model, bytes) else model
         raise ExportError(f"ONNX Runtime cannot open {name}: {error}") from error
 
 
 def feeds(session: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a call by the names of the session's inputs, in their order; floats as the session wants them."""
+    """Tensors of a call by the names of the session's inputs, in order; floats are converted to the session's dtype."""
     wanted = session.get_inputs()
     tensors = inputs.tensors()
     if len(wanted) < len(tensors):
-        raise ExportError(f"the file takes {[i.name for i in wanted]}, and the network {len(tensors)} tensors")
+        raise ExportError(f"the file takes {[i.name for i in wanted]}, but the network takes {len(tensors)} tensors")
     arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
     return {
         item.name: array.astype(np.float32) if array.dtype.kind == "f" else array
@@ -60,7 +60,7 @@ def feeds(session: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, np
 
 
 def runner(session: onnxruntime.InferenceSession, **extra: npt.NDArray[Any]) -> Callable[[Inputs], list[Tensor]]:
-    """Calls a session and gives the tensors that it returns; `extra` are inputs that the network does not have."""
+    """Function that calls a session and returns its output tensors; `extra` are inputs that the network lacks."""
 
     def run(inputs: Inputs) -> list[Tensor]:
         outputs = session.run(None, {**feeds(session, inputs), **extra})

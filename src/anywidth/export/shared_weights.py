@@ -1,4 +1,4 @@
-"""One copy of the weights for several widths of an ONNX file, and how each width makes its own of them."""
+"""Shared weights of an ONNX file with several widths, and how each width derives its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anywidth.export.onnx_model import content
 from anywidth.export.program import DenseProgram
-from anywidth.groups.analysis import Kept
+from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import take
 from anywidth.supernet import Supernet
 from anywidth.widths import WidthConfig
@@ -27,13 +27,13 @@ __all__ = ["SharedWeights"]
 
 @dataclass(kw_only=True, eq=False)
 class SharedWeights:
-    """The initializers of a file with several widths.
+    """Initializers of a file with several widths.
 
     Attributes:
-        net: The supernet.
-        widest: The widest config of the file; the weights are stored at this one.
-        taken: Names that no initializer may have.
-        repeated: How often a tensor is found in all widths together, by its content.
+        widest: Widest config of the file, at which the weights are stored.
+        taken: Names that initializers must not use.
+        repeated: Number of occurrences of each tensor in all widths together, by content.
+        tensors: Initializers so far, by name.
         tensors: The initializers so far, by name.
     """
 
@@ -45,7 +45,7 @@ class SharedWeights:
     _known: dict[bytes, str] = field(default_factory=dict)
 
     def constant(self, array: npt.NDArray[Any], name: str | None = None) -> str:
-        """The name of an initializer with these values; equal ones are one."""
+        """Name of an initializer with these values; equal values share one."""
         from onnx import numpy_helper
 
         proto = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape))
@@ -57,26 +57,26 @@ class SharedWeights:
         return self._known[digest]
 
     def recipes(self, dense: DenseProgram, config: WidthConfig) -> dict[bytes, _Recipe]:
-        """How a width makes its weights of the shared ones, by the content that it has to make."""
+        """Recipes for the weights of a width from the shared ones, by the content that they produce."""
         found: dict[bytes, _Recipe] = {}
         for name, value in dense.program.state_dict.items():
             first = self.net.analysis.names.get(name)
-            if first is None:  # a bias that folding made
+            if first is None:  # a bias created by folding
                 continue
             recipe = self._recipe(first, config, dense.scales.get(name))
             made = recipe.make(self._base(first))
             if made.shape == value.shape and torch.equal(made, value):
                 found.setdefault(_digest(value), recipe)
-                if value.ndim == 2:  # exporters turn the weights of linear layers
+                if value.ndim == 2:  # exporters transpose the weights of linear layers
                     found.setdefault(_digest(value.T), _Recipe(recipe.name, recipe.kept, recipe.scale, turned=True))
         return found
 
     def nodes(
         self, initializer: onnx.TensorProto, recipes: Mapping[bytes, _Recipe], prefix: str
     ) -> tuple[str, list[onnx.NodeProto]] | None:
-        """The name that stands for a width's initializer, and the nodes that make it of shared ones.
+        """Name that replaces a width's initializer, and the nodes that compute it from shared ones.
 
-        None if the width has to keep it: it is no other width's, or no larger than the nodes would be.
+        None if the width keeps its own: no other width uses it, or it is no larger than the nodes.
         """
         from onnx import numpy_helper
 
@@ -92,10 +92,10 @@ class SharedWeights:
         return recipe.nodes(stored, self.constant, prefix, rows=initializer.dims[0])
 
     def _base(self, name: str) -> Tensor:
-        """A tensor of the supernet at the widest config, in 32-bit floats."""
+        """Tensor of the supernet at the widest config, as 32-bit floats."""
         tensor = self._tensors[name]
         analysis = self.net.analysis
-        part = take(tensor.detach(), analysis.kept(name, analysis.units(self.widest)))
+        part = take(tensor.detach(), analysis.kept(name, analysis.blocks(self.widest)))
         return part.cpu().float().contiguous() if part.is_floating_point() else part.cpu().contiguous()
 
     @property
@@ -105,18 +105,18 @@ class SharedWeights:
 
     def _recipe(self, name: str, config: WidthConfig, scale: Tensor | None) -> _Recipe:
         analysis = self.net.analysis
-        wide, narrow = (analysis.kept(name, analysis.units(c)) for c in (self.widest, config))
+        wide, narrow = (analysis.kept(name, analysis.blocks(c)) for c in (self.widest, config))
         shape = analysis.shapes[name]
         kept = [_within(n, w, size) for n, w, size in zip(narrow, wide, shape, strict=True)]
         return _Recipe(name, tuple(kept), scale)
 
 
 _SMALL = 256
-"""Bytes below which a tensor takes less room than the nodes that would cut it out."""
+"""Bytes below which a tensor is smaller than the nodes that would slice it."""
 
 
-def _within(narrow: Kept, wide: Kept, size: int) -> Kept:
-    """Kept positions among positions that are kept themselves."""
+def _within(narrow: KeptIndices, wide: KeptIndices, size: int) -> KeptIndices:
+    """KeptIndices positions as positions within other kept positions."""
     inner, outer = (
         np.arange(size) if k is None else np.arange(k) if isinstance(k, int) else np.asarray(k) for k in (narrow, wide)
     )
@@ -128,10 +128,10 @@ def _within(narrow: Kept, wide: Kept, size: int) -> Kept:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """A tensor as the kept part of a shared one, times a scale, turned or not."""
+    """A tensor as a slice of a shared one, times a scale, optionally transposed."""
 
     name: str
-    kept: Sequence[Kept]
+    kept: Sequence[KeptIndices]
     scale: Tensor | None
     turned: bool = False
 
@@ -144,10 +144,10 @@ class _Recipe:
         return part if self.scale is None else part * self.scale
 
     def nodes(self, source: str, constant: Any, prefix: str, *, rows: int) -> tuple[str, list[onnx.NodeProto]]:
-        """The name of the result, and the nodes that compute it; the runtime does so once, when it loads the file.
+        """Name of the result, and the nodes that compute it; a runtime does so once, when it loads the file.
 
-        The result has so many `rows` in its first dimension. A tensor that is plain is cut as well, at its end: a
-        branch that reads it outside of itself takes longer to call, the more so the more of them it reads.
+        The result has `rows` entries in its first dimension. Unchanged tensors are sliced as well, because a branch
+        that reads outer tensors takes longer to call, the more of them it reads.
         """
         from onnx import helper
 

@@ -1,4 +1,4 @@
-"""One width as a safetensors file for the model's own class: its weights, and the numbers of its modules."""
+"""Export of one width as safetensors for the model's own class: weights and module attributes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _KEY = "anywidth-dense"
 
 
 def save_dense(dense: nn.Module, full: nn.Module, path: Path) -> None:
-    """Write a narrow network as safetensors, with the numbers of modules that differ from the full network's.
+    """Write a narrow network as safetensors, with the numeric module attributes that differ from the full network's.
 
-    Tensors bear the names of the `state_dict`; one that has several is stored once. The header has, as JSON, the
+    Tensors have their `state_dict` names; a tensor with several names is stored once. The header contains, as JSON, the
     attributes by module under `attributes` and the other names under `aliases`.
     """
     from safetensors.torch import save_file
@@ -45,14 +45,14 @@ def save_dense(dense: nn.Module, full: nn.Module, path: Path) -> None:
 
 
 def load_dense(path: str | Path, model: nn.Module) -> nn.Module:
-    """The narrow network of a file, made of a model of the full architecture, which is changed and returned.
+    """Load a narrow network from a file, into a model of the full architecture, which is changed and returned.
 
     Args:
-        path: What `anywidth.export(..., format="torch")` wrote.
-        model: A network built like the supernet's, at full width; its weights do not matter.
+        path: A file that `anywidth.export(..., format="torch")` wrote.
+        model: A network built like the supernet's, at full width, with any weights.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another model; the model is then unchanged.
+        CheckpointError: the file is missing, damaged, or from another model; the model is then unchanged.
 
     >>> import tempfile, torch
     >>> from anywidth.supernet import Supernet
@@ -75,8 +75,8 @@ def load_dense(path: str | Path, model: nn.Module) -> nn.Module:
     strange += [name for name in own.keys() & given.keys() if own[name].ndim != given[name].ndim]
     if strange:
         raise CheckpointError(
-            f"{path} is of another model (written from {content['model']}, loaded into {type(model).__name__}): "
-            f"{strange[0]} differs; build the model as it was when the file was written"
+            f"{path} belongs to another model (written from {content['model']}, loaded into {type(model).__name__}): "
+            f"{strange[0]} differs; build the same model as when the file was written"
         )
     made: dict[str, Tensor] = {}
     for name in own:
@@ -98,7 +98,7 @@ def load_dense(path: str | Path, model: nn.Module) -> nn.Module:
 
 
 def _numbers(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a module that are numbers, or several."""
+    """Attributes of a module that are numbers or sequences of numbers."""
     found = {}
     for name, value in vars(module).items():
         parts = value if isinstance(value, (tuple, list)) else [value]
@@ -111,13 +111,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; write one with anywidth.export(..., format='torch')")
+        raise CheckpointError(f"{path} does not exist; write it with anywidth.export(..., format='torch')")
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); export it again") from error
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); export it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by anywidth.export(..., format='torch'); export it again")
     return tensors, content

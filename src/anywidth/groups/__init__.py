@@ -1,8 +1,8 @@
-"""Which channels of a model move together."""
+"""Channel groups: the channels of a model that must be narrowed together."""
 
 from anywidth.groups.adapters import adapter
 from anywidth.groups.analyse import analyse
 from anywidth.groups.analysis import Analysis, ChannelGroup
-from anywidth.groups.rules import rule
+from anywidth.groups.operators import OPERATORS, Call, Operator
 
-__all__ = ["Analysis", "ChannelGroup", "adapter", "analyse", "rule"]
+__all__ = ["OPERATORS", "Analysis", "Call", "ChannelGroup", "Operator", "adapter", "analyse"]

@@ -1,4 +1,4 @@
-"""What modules repeat of the shapes of their tensors, set again when those are narrowed: one adapter per class."""
+"""Adapters, one per class: update module state that depends on tensor shapes after narrowing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ADAPTERS: dict[type[nn.Module], Adapter] = {}
 
 
 def adapter(*kinds: type[nn.Module]) -> Callable[[F], F]:
-    """Register a function that finishes a narrowed module of these classes (and those derived from them).
+    """Register a function that completes narrowed modules of these classes (and their subclasses).
 
-    It gets every such module of a subnet, whose tensors and integer attributes are those of the subnet already, and
-    sets what else the module keeps of their sizes, in place. It has to give the same whenever it is called again. The
-    proof of the groups runs with it, so that a wrong one freezes channels and never gives a wrong subnet.
+    It receives every such module of a subnet, after its tensors and integer attributes are set, and updates in place
+    any other state that depends on sizes. Calling it again must not change anything. The proof of the groups runs with
+    it, so a wrong adapter freezes channels and never leads to a wrong subnet.
 
     >>> class Averaged(nn.Linear):
     ...     def __init__(self, inputs: int, outputs: int) -> None:
@@ -38,14 +38,14 @@ def adapter(*kinds: type[nn.Module]) -> Callable[[F], F]:
 
 
 def adapt(module: nn.Module) -> None:
-    """Run the adapters of a module's class and of those that it derives from, the most general first."""
+    """Run the adapters of a module's class and its base classes, the most general first."""
     for kind in reversed(type(module).__mro__):
         if kind in _ADAPTERS:
             _ADAPTERS[kind](module)
 
 
 def repeated(kind: type) -> frozenset[str]:
-    """Names of the numbers that adapters may set in modules of a class, those of the layers of torch among its bases.
+    """Names of the numbers that adapters may set in modules of a class, from its bases among torch's layers.
 
     >>> class Own(nn.Linear): pass
     >>> sorted(repeated(Own))

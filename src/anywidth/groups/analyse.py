@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,14 @@ from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs, double_batch, normalise_inputs
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.capture import Capture, capture, without_collection
+from anywidth.groups.carried import caches_weights, check_nothing_carried
+from anywidth.groups.copy_check import check_copy
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.explain import own_error
 from anywidth.groups.forward import attributes_of, forward_of
 from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
-from anywidth.groups.refuse import check_model
+from anywidth.groups.refuse import check_inputs, check_model
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
 from anywidth.groups.untouched import untouched
@@ -29,13 +32,13 @@ __all__ = ["analyse", "forward_now"]
 def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, samples: int | None = None) -> Analysis:
     """The channel groups of a model.
 
-    Everything runs on copies. The model itself, random numbers and other global state are as before afterwards.
+    Everything runs on copies. The model, the random state and other global state are unchanged afterwards.
 
     Args:
         model: Any module that `torch.export` can capture.
         example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments.
-        proof: Narrow every group and compare with the full network; groups that fail are frozen.
-        samples: How many samples the example inputs hold; found by itself if None.
+        proof: Narrow every group and compare with the full network; freeze groups that fail.
+        samples: Number of samples in the example inputs; None detects it.
 
     Raises:
         AnalysisError: the model cannot be copied, captured or run on the inputs, or `samples` is not a positive
@@ -47,31 +50,52 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
         check_plain(model)
     check_model(model)
     given = inputs = normalise_inputs(example_inputs)
+    check_inputs(inputs)
     with untouched(model), local_norms(model):
         with without_collection():
             seen = probe(model, double_batch(inputs))
-            twin = duplicate(model, stand_ins(model), seen.written)
+            _check_inputs_kept(model, inputs, seen.changed_inputs)
+            check_nothing_carried(model, given, seen.written)
+            keeps_weights = caches_weights(model, given, seen.written)
+            twin = duplicate(model, stand_ins(model, weights=True, buffers=True), seen.written)
             modes: tuple[bool, ...] = (False,)
             if seen.modes_differ:
                 modes, inputs = (True, False), double_batch(inputs)
             captures, whole = _captures(twin, inputs, modes)
             found = propagate(twin, captures)
         analysis = verify(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
-        # Capturing may have doubled the example, because batch norms cannot train on one sample.
+        # The capture may have doubled the example, because batch norms cannot train on one sample.
         copies = inputs.tensors()[0].numel() // max(1, given.tensors()[0].numel()) or 1
         batch = find_samples(twin, analysis, inputs, captures[-1], samples and samples * copies)
         analysis = per_sample(analysis, batch, copies)
+        check_copy(model, given, seen.written, macs=sum(operator.macs for operator in analysis.operators))
         wrong = None if analysis.elastic else own_error(twin, inputs, training=False)
-    if wrong is not None:  # captures are made without numbers, where some types of inputs pass
+    if wrong is not None:  # captures run without numbers, so they accept some inputs that fail otherwise
         raise AnalysisError(wrong)
-    return replace(analysis, written=seen.written, forward=forward_of(captures[-1]), plain=attributes_of(model))
+    return replace(
+        analysis,
+        written=seen.written,
+        caches_weights=keeps_weights,
+        forward=forward_of(captures[-1]),
+        plain=attributes_of(model),
+    )
+
+
+def _check_inputs_kept(model: nn.Module, inputs: Inputs, changed: Sequence[int]) -> None:
+    """Refuse a model that writes to its inputs: the next width would get other ones."""
+    if changed:
+        shape = tuple(inputs.tensors()[changed[0]].shape)
+        raise AnalysisError(
+            f"the forward of {type(model).__name__} changes its input of shape {shape} in place, so the next width "
+            "would be given other numbers. Copy it at the start of the forward: x = x.clone()"
+        )
 
 
 def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tuple[list[Capture], bool]:
-    """The graphs for these modes, and whether that for training could be captured, if it is one of them.
+    """The graphs for these modes, and whether the training graph, if requested, could be captured.
 
-    Without it, what a forward does in training only (skipping layers at random, say) is not followed. Its parameters
-    count as unused and are not narrowed, and the proof runs narrowed networks in training mode.
+    Without it, the analysis does not follow code that runs only in training (such as skipping layers at random).
+    Parameters that only this code uses are not narrowed, and the proof runs narrowed networks in training mode.
     """
     captures = []
     failed: AnalysisError | None = None
@@ -86,7 +110,7 @@ def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tupl
 
 
 def _with_backbone(model: nn.Module, error: AnalysisError) -> AnalysisError:
-    """The error with another way, where a model (a detector, say) has a part that makes its features."""
+    """The error with an alternative, for models with a backbone, such as detectors."""
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         return error
     return AnalysisError(
@@ -96,7 +120,7 @@ def _with_backbone(model: nn.Module, error: AnalysisError) -> AnalysisError:
 
 
 def forward_now(model: nn.Module, example_inputs: Any, analysis: Analysis) -> tuple[str, ...]:
-    """What the forward of a model does, as `Analysis.forward`; captured anew if its attributes have changed since."""
+    """The lines of a model's forward, as in `Analysis.forward`; captured again if its attributes have changed."""
     if attributes_of(model) == analysis.plain:
         return analysis.forward
     with untouched(model), without_collection():

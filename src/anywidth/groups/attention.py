@@ -1,4 +1,4 @@
-"""The fused attention of evaluation mode, which captured graphs do not have."""
+"""Turn off the fused attention of evaluation mode, which captured graphs do not contain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["default_attention"]
 
 @contextmanager
 def default_attention() -> Iterator[None]:
-    """Context manager that switches off the fused attention of evaluation mode, as captures do."""
+    """Context manager that turns off the fused attention of evaluation mode, as captures do."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

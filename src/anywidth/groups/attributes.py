@@ -1,7 +1,7 @@
-"""Integers that forwards read from their modules (numbers of heads, split sizes) and what they count.
+"""Integers that forwards read from their modules (numbers of heads, split sizes), and the channels they count.
 
-Every operator argument of the captured graphs is known together with the labels of the dimension that it gives the
-size of. So an attribute with the same value, on the module that called the operator, counts those channels.
+For every operator argument in the captured graphs, the labels of the dimension whose size it sets are known. An
+attribute with the same value, on the module that called the operator, may count those channels.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from anywidth.groups.analysis import Attribute, Scale
-from anywidth.groups.flow import Number
+from anywidth.groups.flow import SizeUse
 from anywidth.groups.labels import Array, Labels, varying
-from anywidth.groups.unread import find_equal, find_unread, read_elsewhere
+from anywidth.groups.stale_sizes import find_equal, find_stale_sizes, read_elsewhere
 
 __all__ = ["find_attributes"]
 
@@ -25,24 +25,24 @@ _FIXED_NAMES = ("head_dim", "dim_head", "key_dim", "window", "patch", "kernel", 
 
 def find_attributes(
     model: nn.Module,
-    numbers: Sequence[Number],
+    size_uses: Sequence[SizeUse],
     called: frozenset[str],
     dims: Mapping[str, tuple[Array | None, ...]],
     labels: Labels,
     scale_of: Callable[[Array], Scale],
 ) -> dict[str, dict[str, Attribute]]:
-    """For every module path: the integer attributes that may follow channels, with what they may count."""
+    """For every module path: the integer attributes that may follow channels, with the channels they may count."""
     counted: dict[str, dict[int, dict[Any, Scale]]] = defaultdict(lambda: defaultdict(dict))
     lists: dict[str, dict[int, list[Scale]]] = defaultdict(lambda: defaultdict(list))
     certain: dict[str, dict[str, Attribute]] = defaultdict(dict)
     modules = dict(model.named_modules())
-    for number in numbers:
+    for number in size_uses:
         scale = Scale(number.value, ())
-        if number.facet is not None:
-            vector = labels.find(_vector(number.facet, number.dim))
-            if (vector != vector[0]).any():  # else the dimension is kept whole whatever is dropped
+        if number.label_array is not None:
+            vector = labels.find(_vector(number.label_array, number.dim))
+            if (vector != vector[0]).any():  # otherwise the dimension is always kept whole
                 scale = scale_of(vector)
-        # Else the forward calls the functional form, with a number from somewhere else.
+        # Otherwise the forward calls the functional form, with a number from elsewhere.
         own = number.attribute is not None and getattr(modules[number.module], number.attribute, None) == number.value
         if number.attribute is not None and own:
             if scale.parts:
@@ -56,11 +56,11 @@ def find_attributes(
     elsewhere = read_elsewhere(model)
     for path, module in modules.items():
         attributes = dict(certain.get(path, {}))
-        # Another method than forward was called: its operators are written down for the module that called it.
+        # A method other than forward was called: its operators are recorded for the calling module.
         caller = path if path in called else path.rpartition(".")[0]
         known = counted.get(caller)
         own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.MultiheadAttention)
-        unread = {} if own else find_unread(path, module, dims, scale_of, elsewhere)
+        unread = {} if own else find_stale_sizes(path, module, dims, scale_of, elsewhere)
         if known and not own:
             for name, value in vars(module).items():
                 attribute = _whole_list(value, lists[caller].values()) or _attribute(name, value, known)
@@ -86,7 +86,7 @@ def _attribute(name: str, value: Any, known: dict[int, dict[Any, Scale]]) -> Att
 
 
 def _whole_list(value: Any, lists: Iterable[list[Scale]]) -> Attribute | None:
-    """The meaning of a tuple that was given to an operator as it is, such as the shape of a view."""
+    """The meaning of a tuple that is passed to an operator unchanged, such as the shape of a view."""
     if not isinstance(value, (tuple, list)) or not all(isinstance(v, int) and v > 0 for v in value):
         return None
     wanted = [v for v in value if v > 1]
@@ -122,11 +122,11 @@ def _choices(name: str, value: int, known: dict[int, dict[Any, Scale]]) -> tuple
     return (*multiples, fixed) if multiples and not stays else (fixed, *multiples)
 
 
-def _vector(facet: Array, dim: int) -> Array:
-    """The labels along one dimension, at the first position of the others."""
-    for other in varying(facet) - {dim}:
-        facet = facet.take([0], axis=other)
-    return facet.reshape(-1)
+def _vector(label_array: Array, dim: int) -> Array:
+    """The labels along one dimension, at the first position of the other dimensions."""
+    for other in varying(label_array) - {dim}:
+        label_array = label_array.take([0], axis=other)
+    return label_array.reshape(-1)
 
 
 def _identity(scale: Scale) -> Any:

@@ -1,12 +1,12 @@
-"""Which way a forward takes: the functions that it calls, for other numbers of channels and for other inputs."""
+"""The functions that a forward calls, for other numbers of channels and for other inputs."""
 
 from __future__ import annotations
 
 import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from types import CodeType, FunctionType
+from functools import cache, cached_property
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,20 @@ from torch.overrides import TorchFunctionMode
 
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
-from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.attention import default_attention
 from anywidth.groups.capture import Capture
 from anywidth.groups.duplicate import duplicate, meta_stand_ins
+from anywidth.groups.meta_functions import call_on_meta
 from anywidth.groups.narrow import narrow, take
 
-__all__ = ["Ways", "compares", "meeting_sizes"]
+__all__ = ["Ways", "compared_numbers", "meeting_sizes"]
+
+_HIGHEST = 4096
+"""The largest integer in code that may be a size."""
 
 _MOST = 24
-"""Sizes that channels are made to meet."""
+"""Maximum number of sizes to try for channels."""
 
 
 class Ways:
@@ -34,33 +38,34 @@ class Ways:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._shadow = duplicate(model, meta_stand_ins(model)).eval()
+        self._shadow = duplicate(model, meta_stand_ins(model))
+        self._shadow.eval()
 
     @cached_property
     def usual(self) -> tuple[Any, ...] | None:
-        """Calls of the full network for the example inputs; None if it does not run."""
+        """Calls of the full network for the example inputs; None if the network does not run."""
         return self.full(self._inputs)
 
     def full(self, inputs: Inputs) -> tuple[Any, ...] | None:
-        """Calls of the full network; None if it does not run."""
+        """Calls of the full network; None if the network does not run."""
         # A copy, because a forward may fill caches.
         tensors = {id(tensor): tensor for tensor in named_tensors(self._shadow).values()}
         return _called(duplicate(self._shadow, tensors), inputs)
 
-    def narrowed(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> tuple[Any, ...] | None:
-        """Calls of the network whose group i keeps its first `units[i]` units; None if it does not run."""
+    def narrowed(self, analysis: Analysis, blocks: npt.NDArray[np.int64]) -> tuple[Any, ...] | None:
+        """Calls of the network whose group i keeps its first `blocks[i]` blocks; None if it does not run."""
 
-        def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+        def bind(_: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
             part = take(tensor, kept)
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
 
-        return _called(narrow(self._shadow, analysis, units, bind), self._inputs)
+        return _called(narrow(self._shadow, analysis, blocks, bind), self._inputs)
 
 
 def meeting_sizes(capture: Capture, analysis: Analysis) -> list[int]:
-    """Sizes that narrowed channels may happen to have in common with something else, the most frequent first.
+    """Sizes that a number of narrowed channels may coincide with, the most frequent first.
 
-    They are those of all tensors of a graph, and one and eight, which forwards compare sizes with.
+    These are the sizes of all tensors of a graph, and one and eight, which forwards often compare sizes with.
     """
     sizes: dict[int, int] = {}
     for node in capture.program.graph.nodes:
@@ -73,29 +78,64 @@ def meeting_sizes(capture: Capture, analysis: Analysis) -> list[int]:
     return [1, 8, *common][:_MOST]
 
 
-def compares(model: nn.Module) -> bool:
-    """Whether the forward of a module that is not torch's own, or code that it calls, compares anything.
+def compared_numbers(model: nn.Module) -> frozenset[int] | None:
+    """Integers in code with comparisons: the forwards of modules other than torch's, and functions that they call.
 
-    Without a comparison a forward takes the same way for all numbers of channels and all sizes of inputs.
+    None if nothing is compared: then a forward takes the same branches for all numbers of channels and input sizes.
     """
-    waiting = [(type(module), function) for module in model.modules() for function in _functions_of(module)]
-    seen: set[tuple[type, CodeType]] = set()
+    numbers: set[int] | None = None
+    waiting = [(module, function) for module in model.modules() for function in _functions_of(module)]
+    seen: set[tuple[int, CodeType]] = set()
     while waiting:
-        kind, function = waiting.pop()
-        if (kind, function.__code__) in seen:
+        module, function = waiting.pop()
+        if (id(module), function.__code__) in seen:
             continue
-        seen.add((kind, function.__code__))
+        seen.add((id(module), function.__code__))
+        closed = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
         for code in _codes(function.__code__):
-            if any(i.opname in ("COMPARE_OP", "CONTAINS_OP") for i in dis.get_instructions(code)):
-                return True
-            for name in code.co_names:
-                called = (inspect.getattr_static(kind, name, None), function.__globals__.get(name))
-                waiting += [(kind, found) for each in called if (found := _plain(each)) is not None]
-    return False
+            named = [_named(module, function, name) for name in code.co_names]
+            if _compares(code):
+                values = [*code.co_consts, *closed, *(value for values in named for value in values)]
+                values += [vars(v).get(name) for v in values if _has_settings(v) for name in code.co_names]
+                numbers = (numbers or set()) | {number for value in values for number in _integers_in(value)}
+            called = (value for values in named for value in values)
+            waiting += [(module, found) for each in called if (found := _plain(each)) is not None]
+    return None if numbers is None else frozenset(numbers)
+
+
+@cache
+def _compares(code: CodeType) -> bool:
+    return any(i.opname in ("COMPARE_OP", "CONTAINS_OP") for i in dis.get_instructions(code))
+
+
+def _named(module: nn.Module, function: FunctionType, name: str) -> tuple[Any, Any]:
+    """What a name in a function of a module may stand for: an attribute of the module, or a global variable."""
+    own = vars(module).get(name)
+    attribute = inspect.getattr_static(type(module), name, None) if own is None else own
+    return attribute, function.__globals__.get(name)
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _has_settings(value: Any) -> bool:
+    """Whether a value is an object with attributes that code may compare with, such as a config."""
+    return hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (type, ModuleType, Tensor))
+
+
+def _integers_in(constant: Any) -> Iterator[int]:
+    """The whole numbers of a value that may be sizes."""
+    for each in constant if isinstance(constant, (tuple, list, frozenset, set)) else (constant,):
+        if type(each) is int and 1 < each <= _HIGHEST:
+            yield each
 
 
 def _functions_of(module: nn.Module) -> Iterator[FunctionType]:
-    """The forward of a module, and functions that it keeps, such as hooks."""
+    """The forward of a module, and functions that it stores, such as hooks."""
     kept = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
     kept += [hook for value in kept if isinstance(value, dict) for hook in value.values()]
     for value in (type(module).forward, *kept):
@@ -105,11 +145,11 @@ def _functions_of(module: nn.Module) -> Iterator[FunctionType]:
 
 
 def _plain(value: Any) -> FunctionType | None:
-    """The Python function behind a method, a property or a partial call, unless it is torch's own."""
+    """The Python function behind a method, a property or a partial, unless it belongs to torch."""
     function = getattr(value, "fget", None) or getattr(value, "func", None) or value
     try:
         function = inspect.unwrap(function) if callable(function) else function
-    except ValueError:  # wrapped by itself
+    except ValueError:  # wrapped by itself, in a cycle
         return None
     function = getattr(function, "__func__", function)
     own = isinstance(function, FunctionType) and not (function.__module__ or "").startswith("torch.")
@@ -117,7 +157,7 @@ def _plain(value: Any) -> FunctionType | None:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A code and those inside it."""
+    """A code object and those inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -125,7 +165,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 class _Functions(TorchFunctionMode):
-    """Notes the functions of torch that are called; looking at attributes of tensors does not count."""
+    """Records the torch functions that are called, without reads of tensor attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +174,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") not in ("__get__", "size", "dim", "numel", "stride"):
             self.called.append(func)
-        return func(*args, **(kwargs or {}))
+        return call_on_meta(func, args, kwargs)
 
 
 @torch.no_grad()
@@ -143,6 +183,6 @@ def _called(model: nn.Module, inputs: Inputs) -> tuple[Any, ...] | None:
         try:
             with _Functions() as functions:
                 inputs.map(on_meta).call(model)
-        except Exception:  # whatever does not run on the meta device, or for these inputs
+        except Exception:  # anything may fail on the meta device, or for these inputs
             return None
     return tuple(functions.called)

@@ -41,7 +41,7 @@ class Capture:
     training: bool
 
     def operators(self) -> Counter[str]:
-        """How often every operator is called, without the counting of batches by batch norms."""
+        """The number of calls of every operator, without the batch counters of batch norms."""
         targets = (str(node.target) for node in self.program.graph.nodes if node.op == "call_function")
         return Counter(target for target in targets if target != "aten.add_.Tensor")
 
@@ -54,7 +54,7 @@ class Capture:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """No garbage collection within it: tracing makes so many small objects that looking through them takes a third."""
+    """Context manager without garbage collection, which takes a third of the time of tracing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -66,10 +66,10 @@ def without_collection() -> Iterator[None]:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Context manager in which `torch.export` leaves out what is of no use here.
+    """Context manager in which `torch.export` skips unneeded work and messages.
 
-    Nodes do not carry where in the code they come from, which takes a quarter longer. Caches that a forward fills are
-    those of a copy, so there is nothing to warn of; and what torch logs of a failure is in the error that follows.
+    Nodes do not store their place in the code, which would take a quarter longer. Caches that a forward fills belong to
+    a copy, so warnings about them do not apply. Errors contain what torch logs about a failure.
     """
     known = hasattr(torch.fx.config, "do_not_emit_stack_traces")  # not in PyTorch 2.11
     before = known and torch.fx.config.do_not_emit_stack_traces
@@ -82,7 +82,7 @@ def quiet_export() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
-            # Branches and maps look at gradients of what they are given.
+            # Branches and maps read the gradients of their arguments.
             warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
             yield
     finally:
@@ -96,16 +96,18 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
     """The ATen graph of a model in training or evaluation mode, by non-strict `torch.export` of a copy.
 
     Raises:
-        AnalysisError: the model cannot be captured; the message says where in its code, and why.
+        AnalysisError: the model cannot be captured; the message names the place in its code and the reason.
     """
-    twin = duplicate(model, stand_ins(model)).train(training)
-    # A failing export prints its graph there.
+    twin = duplicate(model, stand_ins(model))
+    twin.train(training)
+    # A failing export prints its graph to it.
     with quiet_export(), contextlib.redirect_stderr(io.StringIO()), plain_outputs(twin):
         try:
             program = torch.export.export(twin, inputs.args, inputs.kwargs, strict=False)
         except Exception as error:
             raise AnalysisError(explain(model, twin, inputs, error, training=training)) from error
     program = flatten_graph(program)
+    _drop_writes(program)
     signature = program.graph_signature
     constants: dict[str, Tensor] = {}
     for placeholder, name in signature.inputs_to_lifted_tensor_constants.items():
@@ -118,3 +120,23 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Capture:
         constants=constants,
         training=training,
     )
+
+
+def _drop_writes(program: torch.export.ExportedProgram) -> None:
+    """Remove what export adds at the end for a buffer that a forward replaces, unless it is a write to that buffer.
+
+    For a buffer that was None it is a write to an input; forwards that do write to their inputs are refused earlier.
+    For one of another shape it is a write that cannot run.
+    """
+    own = frozenset(program.graph_signature.user_inputs)
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        written, value = node.args[:2]
+        if node.users or not isinstance(written, torch.fx.Node) or written.op != "placeholder":
+            continue
+        if written.name in own or (isinstance(value, torch.fx.Node) and _shape(value) != _shape(written)):
+            program.graph.erase_node(node)
+
+
+def _shape(node: torch.fx.Node) -> torch.Size | None:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else None

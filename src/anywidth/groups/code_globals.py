@@ -1,4 +1,4 @@
-"""Global state that the code of a model uses: variables, containers in them, and cached functions."""
+"""Global state that the code of a model uses: variables, their containers, and cached functions."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["CodeGlobals"]
+__all__ = ["CodeGlobals", "globals_of", "is_setting"]
 
 _CachedFunction = type(lru_cache(lambda: None))
 _LIBRARIES = frozenset(
     {"torch", "numpy", "anywidth", "torchvision", "timm", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 )
-"""Packages whose functions keep nothing that depends on the numbers of channels."""
+"""Packages whose functions do not store anything that depends on numbers of channels."""
 _CONTAINERS = (dict, list, set, deque)
-_LONGEST, _MOST = 10_000, 5_000
+_PLAIN = (bool, int, float, complex, str, bytes, types.NoneType)
+_LONGEST, _MOST, _FEW = 10_000, 5_000, 100
 _MISSING = object()
 
 
 @dataclass
 class CodeGlobals:
-    """The global state that the functions of a module tree use, and the functions that those call.
+    """The global state that is used by the functions of a module tree and the functions that they call.
 
-    Torch, NumPy, the standard library and libraries of models are not looked into.
+    Torch, NumPy, the standard library and model libraries are not searched.
 
     Attributes:
         containers: Dictionaries, lists and sets in global variables and closures.
+        settings: Global variables with plain data that none of the functions sets, as (scope, name).
     """
 
     model: nn.Module
     containers: list[Any] = field(default_factory=list)
+    settings: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     _variables: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
     _caches: list[tuple[Any, Any]] = field(default_factory=list)
 
@@ -60,9 +63,12 @@ class CodeGlobals:
                 waiting += self._used(value)
             else:
                 waiting += _functions(value)
+        stored = {(id(scope), name) for scope, name, _ in self._variables}
+        found = {(id(scope), name): (scope, name) for scope, name in self.settings}
+        self.settings = [place for key, place in found.items() if key not in stored]
 
     def restore(self) -> None:
-        """Give variables their values back, and empty the caches of functions that were called anew."""
+        """Restore variables, and clear the caches of functions that were called since."""
         for scope, name, value in self._variables:
             if value is _MISSING:
                 scope.pop(name, None)
@@ -87,13 +93,28 @@ class CodeGlobals:
             value = scope.get(name)
             if isinstance(value, types.ModuleType):
                 if not _is_library(value.__name__):
-                    yield from (each for inner in read for each in _useful(vars(value).get(inner)))
+                    inside = vars(value)
+                    self.settings += [(inside, inner) for inner in read if is_setting(inside.get(inner, _MISSING))]
+                    yield from (each for inner in read for each in _useful(inside.get(inner)))
             else:
+                if is_setting(scope.get(name, _MISSING)) and name in globals_of(function.__code__):
+                    self.settings.append((scope, name))
                 yield from _useful(value)
 
 
+def is_setting(value: Any) -> bool:
+    """Whether a value is plain data, or a filled container of it; caches are empty or contain tensors."""
+    if isinstance(value, (dict, types.SimpleNamespace)):
+        items = list((value if isinstance(value, dict) else vars(value)).values())
+    elif isinstance(value, (*_CONTAINERS, tuple, frozenset)):
+        items = list(value)
+    else:
+        return isinstance(value, _PLAIN)
+    return 0 < len(items) <= _FEW and all(isinstance(item, _PLAIN) for item in items)
+
+
 def _attributes(module: nn.Module) -> Iterator[Any]:
-    """The functions of a module's classes, and those that are attributes of the module itself."""
+    """The functions of a module's classes, and functions in attributes of the module."""
     for kind in type(module).__mro__:
         if not _is_library(kind.__module__):
             yield from (each for value in vars(kind).values() for each in _useful(value))
@@ -107,7 +128,7 @@ def _useful(value: Any) -> Iterator[Any]:
 
 
 def _functions(value: Any) -> Iterator[Any]:
-    """The functions inside a decorated one, a method or a property."""
+    """The functions inside a decorated function, a method or a property."""
     for name in ("__wrapped__", "__func__", "fget", "func"):
         inner = getattr(value, name, None)
         if inner is not None:
@@ -116,7 +137,7 @@ def _functions(value: Any) -> Iterator[Any]:
 
 @lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that code, and functions that it defines, look up; and the global variables that it sets."""
+    """The names that code and its inner functions look up, and the global variables that they set."""
     read, stored = dict.fromkeys(code.co_names), dict[str, None]()
     if dis.opmap["STORE_GLOBAL"] in code.co_code[::2]:
         stored |= {each.argval: None for each in dis.get_instructions(code) if each.opname == "STORE_GLOBAL"}
@@ -126,6 +147,14 @@ def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
             read |= dict.fromkeys(inner_read)
             stored |= dict.fromkeys(inner_stored)
     return tuple(read), tuple(stored)
+
+
+@lru_cache(maxsize=4096)
+def globals_of(code: types.CodeType) -> frozenset[str]:
+    """The global variables that code and its inner functions read, without attributes of the same name."""
+    found = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(found.union(*map(globals_of, inner)))
 
 
 def _is_library(module: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Operators that run without the dropped channels in the masked network, because zeros would count for something."""
+"""Operators that the masked network runs without the dropped channels, because zeros would change the result."""
 
 from __future__ import annotations
 
@@ -9,31 +9,15 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-__all__ = ["is_compacted", "run_compacted"]
-
-_OPERATORS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "all", "aminmax", "binary_cross_entropy", "binary_cross_entropy_with_logits", "dist", "huber_loss", "kl_div",
-        "l1_loss", "linalg_matrix_norm", "linalg_norm", "logcumsumexp", "masked_scatter", "mse_loss", "nanmean",
-        "pairwise_distance", "poisson_nll_loss", "prod", "smooth_l1_loss", "soft_margin_loss",
-    )
-)  # fmt: skip
-
-
-def is_compacted(node: Node, base: str) -> bool:
-    """Whether an operator (its name without the overload) has to run on the kept channels alone."""
-    if base == "aten.linalg_vector_norm":  # the least of all, which would be a dropped one
-        return len(node.args) > 1 and isinstance(node.args[1], (int, float)) and node.args[1] < 0
-    return base.rstrip("_") in _OPERATORS
+__all__ = ["run_compacted"]
 
 
 def run_compacted(
     node: Node, value_of: Callable[[Node], Any], masks: Mapping[str, Sequence[Tensor]], *, in_place: bool
 ) -> Any:
-    """What an operator returns for the kept channels, with zeros in place of the dropped ones.
+    """The results of an operator on the kept channels, with zeros for the dropped ones.
 
-    Where channels of two dimensions are dropped together, the operator runs on the full tensors.
+    If channels of two dimensions are dropped together, the operator runs on the full tensors.
     """
     assert callable(node.target)
     whole = {source: value_of(source) for source in node.all_input_nodes}

@@ -1,4 +1,4 @@
-"""Comparison of tensors that should be equal up to rounding, in a way that a fault of any small part fails."""
+"""Comparison of tensors up to rounding, such that an error in any small part is detected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["Tolerance", "difference", "tensor_difference", "tolerance_of"]
 
 Tolerance = tuple[float, float]
-"""Relative to the largest number of the smallest slice around an element, and to that of the whole tensor."""
+"""Tolerances relative to the largest number of the smallest slice around an element, and of the whole tensor."""
 
 _TOLERANCES: dict[torch.dtype, Tolerance] = {
     torch.float64: (1e-6, 1e-11),
@@ -21,12 +21,12 @@ _TOLERANCES: dict[torch.dtype, Tolerance] = {
 
 
 def tolerance_of(dtypes: set[torch.dtype]) -> Tolerance:
-    """The tolerance of numbers that were computed in several precisions: that of the lowest."""
+    """The tolerance of numbers that were computed in several precisions, set by the lowest."""
     return max((_TOLERANCES[dtype] for dtype in dtypes if dtype in _TOLERANCES), default=_TOLERANCES[torch.float64])
 
 
 def difference(got: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: Tolerance, dtypes: bool) -> str | None:
-    """What is wrong with the outputs of a narrowed network, or None; `dtypes` says whether dtypes must agree."""
+    """Text of an error in the outputs of a narrowed network, or None; with `dtypes`, dtypes must agree."""
     if len(got) != len(wanted):
         return f"its narrowed network returns {len(got)} tensors, the full one {len(wanted)}"
     for a, b in zip(got, wanted, strict=True):
@@ -41,11 +41,11 @@ def difference(got: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: Toler
 
 
 def tensor_difference(got: Tensor, wanted: Tensor, tolerance: Tolerance) -> str | None:
-    """By how much two tensors of one shape differ, or None if by rounding alone.
+    """Text of the difference of two tensors of one shape, or None if it is only rounding.
 
-    Integers and booleans have to be equal, and so do the places of NaN and infinity. Every other element may be wrong
-    by a part of the largest number in the smallest slice around it, along any dimension: a channel of thousandths
-    beside one of millions is judged by its own size.
+    Integers, booleans and the positions of NaN and infinity must be equal. The tolerance of any other element is
+    relative to the largest number in the smallest slice around it, along any dimension. So a channel with small numbers
+    is compared by its own size, even next to one with large numbers.
     """
     if not wanted.numel():
         return None
@@ -59,7 +59,7 @@ def tensor_difference(got: Tensor, wanted: Tensor, tolerance: Tolerance) -> str 
         return f"{wrong} of {wanted.numel()} integers" if wrong else None
     relative, floor = tolerance
     if bool((got - wanted).abs().amax() <= floor * wanted.abs().amax()):
-        return None  # as almost always; it is False of NaN and infinity
+        return None  # the usual case; False for NaN and infinity
     got, wanted = got.double(), wanted.double()
     error = (got - wanted).abs()
     finite = torch.isfinite(wanted)

@@ -1,4 +1,4 @@
-"""Copies of module trees on other tensors, which never call back into the original."""
+"""Copies of module trees with other tensors, without references back to the original."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,11 +20,13 @@ from anywidth.core.errors import AnalysisError
 from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.reach import Reach, behind
 
-__all__ = ["MISSING", "duplicate", "duplicate_value", "meta_stand_ins", "stand_ins"]
+__all__ = ["MISSING", "duplicate", "duplicate_attributes", "duplicate_value", "meta_stand_ins", "stand_ins"]
 
 MISSING = object()
-"""The value of an attribute that a copy is not to have."""
+"""The value of an attribute that a copy does not have."""
 
+_LARGE = 4096
+"""Bytes beyond which changes of an array are not looked for."""
 _ATOMIC = frozenset(
     {
         type(None), type(Ellipsis), type(NotImplemented), bool, int, float, complex, str, bytes, type, range,
@@ -40,19 +43,20 @@ def duplicate(
     tensors: Mapping[int, Tensor] | None = None,
     values: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    share_leaves: bool = False,
+    share: bool = False,
 ) -> nn.Module:
-    """A copy of a module tree: same classes, same attributes, and functions that refer to the copy.
+    """A copy of a module tree with the same classes and attributes, and functions that refer to the copy.
 
-    Unlike `copy.deepcopy` it binds closures, partials and weak references of the tree to the copy, detaches tensors
-    that a forward kept with their graph, and shares what cannot be copied (locks, files, generators).
+    Unlike `copy.deepcopy`, it binds closures, partials and weak references of the tree to the copy, detaches tensors
+    that a forward stored with their graph, and shares objects that cannot be copied (locks, files, generators).
 
     Args:
         model: The original, which stays unchanged.
         tensors: What stands for a tensor of the original, by its id.
         values: By module path and name: attributes whose values are copies of these instead; `MISSING` leaves one out.
             Under `_buffers`, a map of buffers.
-        share_leaves: Share trainable tensors that are plain attributes, so that gradients reach the original's.
+        share: Share trainable tensors that are plain attributes, so that gradients reach the original's, and large
+            tensors and arrays, so that the copy has whatever is written to them.
 
     Raises:
         AnalysisError: a module cannot be copied, or a function refers to the model by a global variable.
@@ -68,7 +72,7 @@ def duplicate(
     >>> float(twin.act(torch.tensor(3.0)).detach())
     6.0
     """
-    return _Duplicator(model, tensors or {}, values or {}, share_leaves).copy(model)
+    return _Duplicator(model, tensors or {}, values or {}, share).copy(model)
 
 
 def duplicate_value(value: Any) -> Any:
@@ -76,13 +80,28 @@ def duplicate_value(value: Any) -> Any:
     return _Duplicator(None, {}, {}).copy(value)
 
 
-def stand_ins(model: nn.Module, *, buffers: bool = False) -> dict[int, Tensor]:
-    """For every parameter and buffer, by id: another tensor object in the same memory, of `buffers` in memory apart."""
+def duplicate_attributes(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """For every module: copies of its attributes, which refer to the same modules, parameters and buffers."""
+    own = {id(module): module for module in model.modules()}
+    shared: dict[int, Any] = {**own, **{id(tensor): tensor for tensor in named_tensors(model).values()}}
+    duplicator = _Duplicator(model, shared, {})
+    return [(module, {name: duplicator.copy(value) for name, value in vars(module).items()}) for module in own.values()]
+
+
+def stand_ins(model: nn.Module, *, buffers: bool = False, weights: bool = False) -> dict[int, Tensor]:
+    """For every parameter and buffer, by id: another tensor object, with shared or separate memory.
+
+    Args:
+        model: The model.
+        buffers: Whether buffers get separate memory.
+        weights: Whether parameters do. They always do if a class defines `train`, which may merge weights.
+    """
+    weights = weights or any(type(module).train is not nn.Module.train for module in model.modules())
     found: dict[int, Tensor] = {}
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in found:
-                apart = buffers and not isinstance(tensor, nn.Parameter)
+                apart = weights if isinstance(tensor, nn.Parameter) else buffers
                 found[id(tensor)] = _like(tensor, tensor.detach().clone() if apart else tensor.detach())
     return found
 
@@ -102,26 +121,26 @@ def _like(original: Tensor, tensor: Tensor) -> Tensor:
 
 
 class _Duplicator:
-    """One copy in the making; `memo` is that of `copy.deepcopy`, for classes that define `__deepcopy__`."""
+    """The state of one copy; `memo` is as in `copy.deepcopy`, for classes that define `__deepcopy__`."""
 
     def __init__(
         self,
         model: nn.Module | None,
         tensors: Mapping[int, Tensor],
         values: Mapping[str, Mapping[str, Any]],
-        share_leaves: bool = False,
+        share: bool = False,
     ) -> None:
         self.memo: dict[int, Any] = dict(tensors)
         self.alive: list[Any] = []
         self.memo[id(self.memo)] = self.alive
         self.reach = Reach(model)
         self.values: dict[int, Mapping[str, Any]] = {}
-        self.model, self.share_leaves = model, share_leaves
+        self.model, self.share = model, share
         if model is not None and values:
             self.values = {id(model.get_submodule(path)): given for path, given in values.items()}
 
     def copy(self, value: Any, _: Any = None) -> Any:
-        """The copy of a value; the same for the same value."""
+        """The copy of a value, always the same for the same value."""
         kind = type(value)
         if kind in _ATOMIC:
             return value
@@ -131,7 +150,7 @@ class _Duplicator:
         maker = _MAKERS.get(kind)
         if maker is not None:
             made = maker(self, value)
-        elif kind in _REFERENCES:  # first, because a proxy passes for what it stands for
+        elif kind in _REFERENCES:  # first, because a proxy looks like its object
             made = self._reference(value)
         elif isinstance(value, nn.Module):
             made = self._module(value)
@@ -142,7 +161,7 @@ class _Duplicator:
         else:
             made = self._object(value)
         self.memo[id(value)] = made
-        self.alive.append(value)  # ids are given again
+        self.alive.append(value)  # ids are reused
         return made
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
@@ -173,12 +192,28 @@ class _Duplicator:
     def _set(self, value: set[Any]) -> Any:
         return type(value)(self.copy(item) for item in value)
 
+    def _weak_keys(self, value: weakref.WeakKeyDictionary[Any, Any]) -> weakref.WeakKeyDictionary[Any, Any]:
+        made = self.memo[id(value)] = weakref.WeakKeyDictionary()
+        made.update({self._rebound(key): self.copy(item) for key, item in value.items()})
+        return made
+
+    def _weak_values(self, value: weakref.WeakValueDictionary[Any, Any]) -> weakref.WeakValueDictionary[Any, Any]:
+        made = self.memo[id(value)] = weakref.WeakValueDictionary()
+        made.update({self.copy(key): self._rebound(item) for key, item in value.items()})
+        return made
+
+    def _weak_set(self, value: weakref.WeakSet[Any]) -> weakref.WeakSet[Any]:
+        return weakref.WeakSet(self._rebound(item) for item in value)
+
     def _tensor(self, value: Tensor) -> Tensor:
-        if not value.is_leaf:  # kept by a forward, with the graph that computed it
+        if not value.is_leaf:  # stored by a forward, with its graph
             return value.detach().clone()
-        if value.requires_grad and self.share_leaves:
+        if self.share and (value.requires_grad or (value.layout == torch.strided and value.nbytes > _LARGE)):
             return value
         return copy.deepcopy(value, self.memo)
+
+    def _array(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return value if self.share and value.nbytes > _LARGE else copy.deepcopy(value, self.memo)
 
     def _module(self, module: nn.Module) -> nn.Module:
         kind: Any = type(module)
@@ -240,7 +275,7 @@ class _Duplicator:
         return made
 
     def _rebound(self, value: Any) -> Any:
-        """A copy of what leads to the tree; what a function refers to otherwise is not the model's."""
+        """A copy of a function's references into the tree; other references are shared."""
         return self.copy(value) if self.reach.of(value) else value
 
     def _method(self, value: types.MethodType) -> Any:
@@ -284,8 +319,12 @@ _MAKERS: dict[type, Callable[[_Duplicator, Any], Any]] = {
     list: _Duplicator._list,
     deque: _Duplicator._deque,
     tuple: _Duplicator._tuple,
+    np.ndarray: _Duplicator._array,
     set: _Duplicator._set,
     frozenset: _Duplicator._set,
+    weakref.WeakKeyDictionary: _Duplicator._weak_keys,
+    weakref.WeakValueDictionary: _Duplicator._weak_values,
+    weakref.WeakSet: _Duplicator._weak_set,
     types.FunctionType: _Duplicator._function,
     types.MethodType: _Duplicator._method,
     functools.partial: _Duplicator._partial,

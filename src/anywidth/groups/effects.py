@@ -1,19 +1,23 @@
-"""What a forward in training does beside returning outputs: which buffers it writes, whether it draws numbers."""
+"""Side effects of a forward in training: the buffers that it writes, and whether it draws random numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anywidth.core.inputs import Inputs, double_batch
 from anywidth.core.modules import named_tensors, on_meta
+from anywidth.core.tensors import other_numbers
 from anywidth.groups.attention import default_attention
 from anywidth.groups.duplicate import duplicate
+from anywidth.groups.meta_functions import call_on_meta
 
 __all__ = ["ForwardEffects", "forward_effects", "is_dropout"]
 
@@ -22,24 +26,26 @@ _SILENT = ("dropout", "droppath", "drop_path", "stochasticdepth", "dropblock")
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardEffects:
-    """What a forward in training does beside returning outputs.
+    """Side effects of a forward in training.
 
     Attributes:
         norms: Names of the running mean and variance of batch norms that are not modules of torch: buffers that a
             forward gives to `F.batch_norm`.
         written: Names of the other buffers that it writes, in place or by assignment, without those of batch norms.
+        counters: Those of them whose new value depends on neither inputs nor weights, such as a number of steps.
         drops: Whether it draws random numbers outside of dropout modules, as `F.dropout` does.
         unreached: Paths of modules with parameters that were not called.
     """
 
     norms: tuple[tuple[str, str], ...] = ()
     written: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
     drops: bool = False
     unreached: tuple[str, ...] = ()
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module does nothing but drop values or samples at random while it trains.
+    """Whether a module only drops values or samples at random in training.
 
     >>> is_dropout(nn.Dropout2d(0.1)), is_dropout(nn.Linear(2, 2))
     (True, False)
@@ -50,9 +56,9 @@ def is_dropout(module: nn.Module) -> bool:
 
 
 def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
-    """What a forward in training does beside returning outputs, found by running it on a copy of the model.
+    """Side effects of a forward in training, found by running it on a copy of the model.
 
-    The copy lies on the meta device, where nothing is computed. A forward that cannot run there runs on the example
+    The copy is on the meta device, where nothing is computed. A forward that cannot run there runs on the example
     inputs.
 
     >>> class Counter(nn.Module):
@@ -64,7 +70,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     ...         return nn.functional.dropout(x, 0.5, self.training)
     >>> from anywidth.core.inputs import normalise_inputs
     >>> forward_effects(Counter(), normalise_inputs(torch.randn(2, 3)))
-    ForwardEffects(norms=(), written=('steps',), drops=True, unreached=())
+    ForwardEffects(norms=(), written=('steps',), counters=('steps',), drops=True, unreached=())
     """
     inputs = double_batch(inputs)
     for meta in (True, False):
@@ -72,7 +78,9 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
             with torch.no_grad(), torch.random.fork_rng(), default_attention():
                 shadow = _copy(model, meta=meta)
                 call = inputs.map(on_meta) if meta else inputs.map(Tensor.clone)
-                return _observe(shadow.train(), call)
+                shadow.train()
+                seen = _observe(shadow, call)
+                return replace(seen, counters=_counters(model, inputs, seen.written)) if seen.written else seen
         except Exception:
             continue
     return ForwardEffects(drops=True)
@@ -89,7 +97,7 @@ def _observe(model: nn.Module, inputs: Inputs) -> ForwardEffects:
         if is_dropout(module):
             module.register_forward_pre_hook(lambda *_: watch.enter())
             module.register_forward_hook(lambda *_: watch.leave())
-    with watch:
+    with _Functions(watch), watch:
         inputs.call(model)
     norms = tuple((names[mean], names[variance]) for mean, variance in watch.norms)
     written = {names[storage] for storage in watch.written}
@@ -104,8 +112,33 @@ def _observe(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     )
 
 
+def _counters(model: nn.Module, inputs: Inputs, written: tuple[str, ...]) -> tuple[str, ...]:
+    """The single numbers that change, and become the same with other inputs and other weights."""
+    before = dict(model.named_buffers(remove_duplicate=False))
+    written = tuple(name for name in written if before[name].numel() == 1)
+    found: list[dict[str, Tensor]] = []
+    for seed in (0, 1):
+        copied = _copy(model, meta=False)
+        copied.train()
+        torch.manual_seed(seed)
+        for parameter in copied.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        try:
+            inputs.map(other_numbers).call(copied)
+        except Exception:  # other numbers need not suit
+            return ()
+        found.append(dict(copied.named_buffers(remove_duplicate=False)))
+    first, second = found
+    return tuple(
+        name
+        for name in written
+        if torch.equal(first[name], second[name]) and not torch.equal(first[name], before[name])
+    )
+
+
 def _places(model: nn.Module) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """Where every buffer that does not belong to a batch norm of torch is registered, by module path and name."""
+    """The places of all buffers that do not belong to a batch norm of torch, by module path and name."""
     return {
         (path, name): module._buffers  # type: ignore[misc]
         for path, module in model.named_modules()
@@ -116,7 +149,7 @@ def _places(model: nn.Module) -> dict[tuple[str, str], dict[str, Tensor]]:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes which storages operators write to, the running statistics of batch norms, and random numbers."""
+    """Records the storages that operators write to, the running statistics of batch norms, and random draws."""
 
     def __init__(self, storages: frozenset[int]) -> None:
         super().__init__()
@@ -132,17 +165,20 @@ class _Watch(TorchDispatchMode):
     def leave(self) -> None:
         self._inside -= 1
 
+    def batch_norm(self, mean: Any, variance: Any, training: Any) -> None:
+        """Record the running statistics of a batch norm that trains."""
+        if mean is not None and variance is not None and training:
+            pair = (_storage(mean), _storage(variance))
+            if self.storages.issuperset(pair):
+                self.norms[pair] = None
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags and not self._inside:
             self.drops = self.drops or _draws(func, args)
         if "batch_norm" in func.__name__ and "backward" not in func.__name__:
             given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
-            mean, variance = given.get("running_mean"), given.get("running_var")
-            if mean is not None and variance is not None and given.get("training", True):
-                pair = (_storage(mean), _storage(variance))
-                if self.storages.issuperset(pair):
-                    self.norms[pair] = None
+            self.batch_norm(given.get("running_mean"), given.get("running_var"), given.get("training", True))
         elif func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
@@ -150,8 +186,25 @@ class _Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class _Functions(TorchFunctionMode):
+    """Avoids slow functions on the meta device; batch norms, which write to their statistics, are recorded here."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.instance_norm:
+            return func(*args, **(kwargs or {}))
+        if func is F.batch_norm:
+            names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+            given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+            self._watch.batch_norm(given.get("running_mean"), given.get("running_var"), given.get("training", False))
+        return call_on_meta(func, args, kwargs)
+
+
 def _draws(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operator that may draw random numbers does: attention and recurrent layers need a probability."""
+    """Whether an operator that may draw random numbers does so: attention and recurrent layers need a probability."""
     names = [argument.name for argument in func._schema.arguments]
     for name in ("dropout_p", "dropout", "p"):
         if name in names and "bernoulli" not in func.__name__:

@@ -1,4 +1,4 @@
-"""Why a model could not be captured, in one paragraph."""
+"""Explain in one paragraph why a model could not be captured."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WIDTH = 200
 
 
 def explain(model: nn.Module, twin: nn.Module, inputs: Inputs, error: Exception, *, training: bool) -> str:
-    """What is wrong with a model that `torch.export` did not capture: which module, which line, what to change.
+    """The error of a model that `torch.export` could not capture: the module, the line and the fix.
 
     Args:
         model: The model.
-        twin: The copy of it that was to be captured.
-        inputs: What it was called with.
-        error: What `torch.export` raised.
+        twin: The copy of the model that was exported.
+        inputs: The inputs of the call.
+        error: The error of `torch.export`.
         training: The mode of the copy.
     """
     name = type(model).__name__
@@ -36,9 +36,9 @@ def explain(model: nn.Module, twin: nn.Module, inputs: Inputs, error: Exception,
     text = f"{type(error).__name__}: {error}"
     if any(sign in text for sign in _DATA_DEPENDENT):
         return (
-            f"{name} could not be captured: its forward depends on the values of tensors{where}. A graph has one way "
-            "for all values: use torch.where instead of if, masks instead of selected rows, and sizes instead of "
-            "numbers read by .item(), int(), bool() or .tolist()"
+            f"{name} could not be captured: its forward depends on the values of tensors{where}. A graph takes "
+            "the same path for all values: use torch.where instead of if, masks instead of selected rows, and sizes "
+            "instead of numbers read by .item(), int(), bool() or .tolist()"
         )
     return (
         f"{name} could not be captured in {'training' if training else 'evaluation'} mode{where}: "
@@ -47,8 +47,9 @@ def explain(model: nn.Module, twin: nn.Module, inputs: Inputs, error: Exception,
 
 
 def own_error(model: nn.Module, inputs: Inputs, *, training: bool) -> str | None:
-    """Why the forward of a model fails without any capture; None if it runs."""
-    twin = duplicate(model, stand_ins(model, buffers=True)).train(training)
+    """The error of a model's forward without a capture; None if it runs."""
+    twin = duplicate(model, stand_ins(model, weights=True, buffers=True))
+    twin.train(training)
     try:
         with torch.no_grad():
             inputs.map(torch.clone).call(twin)
@@ -56,13 +57,13 @@ def own_error(model: nn.Module, inputs: Inputs, *, training: bool) -> str | None
         given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in inputs.tensors())
         return (
             f"{type(model).__name__} does not run on example_inputs ({given}){_where(error, twin)}: "
-            f"{type(error).__name__}: {_short(error)}. Give inputs with which model(*example_inputs) runs"
+            f"{type(error).__name__}: {_short(error)}. Give inputs for which model(*example_inputs) runs"
         )
     return None
 
 
 def _where(error: BaseException, model: nn.Module) -> str:
-    """The innermost module that ran, and the last line of code that is not torch's."""
+    """The innermost running module, and the last line of code outside of torch."""
     paths = {id(module): path for path, module in model.named_modules()}
     module: nn.Module | None = None
     line = ""

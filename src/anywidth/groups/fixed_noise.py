@@ -1,4 +1,4 @@
-"""Random numbers and precisions that are the same in both networks of a proof."""
+"""Give both networks of a proof the same random numbers and the same precision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["FixedNoise", "needs_fixed_noise"]
 
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 _SINGLE = ("fake_quantize", "_fake_quantize", "fused_moving_avg", "_fused_moving_avg")
-"""Operators whose scales, all arguments but the first, have to be in single precision."""
+"""Operators whose scales (all arguments but the first) must be in single precision."""
 _STEPS = (0.7548776662, 0.5698402910, 0.8191725134, 0.6710436067, 0.8566748839, 0.7101312069, 0.8826782001)
-"""Irrational steps, one per dimension: what is drawn at a position depends on its indices, not on the sizes."""
+"""Irrational steps, one per dimension: the number at a position depends on its indices, not on the sizes."""
 
 
 def needs_fixed_noise(graph: Graph) -> bool:
@@ -40,7 +40,7 @@ def needs_fixed_noise(graph: Graph) -> bool:
 
 
 def _may_draw(node: Node) -> bool:
-    """Whether an operator that can draw random numbers does: dropout in evaluation, for one, draws none."""
+    """Whether an operator that can draw random numbers does so; dropout in evaluation, for example, does not."""
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     given = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
@@ -52,12 +52,12 @@ def _may_draw(node: Node) -> bool:
 
 
 class FixedNoise(TorchDispatchMode):
-    """Context manager that replaces random draws by fixed ones and runs everything in one floating-point type.
+    """Context manager that replaces random draws by fixed numbers and runs everything in one floating-point type.
 
-    The narrowed network and the masked full one must draw the same numbers for the same channels, so a draw depends
-    on the operator, on how often it was called, and on the indices of a position, counted among the kept ones. A cast
-    to any floating-point type (models in mixed precision write them out), and a tensor created in one, has the type of
-    the proof instead.
+    The narrowed network and the masked full one must draw the same numbers for the same channels. So a number depends
+    on the operator, on its number of calls, and on the indices of the position among the kept ones. Casts to a
+    floating-point type (which models in mixed precision contain), and tensors created in one, use the type of the proof
+    instead.
 
     Args:
         dtype: The floating-point type of the proof.
@@ -74,7 +74,7 @@ class FixedNoise(TorchDispatchMode):
         super().__init__()
         self.dtype = dtype
         self.masks: Sequence[Tensor] = ()
-        """Masks of the tensor that is computed at the moment, at full width."""
+        """Masks of the tensor that is being computed, at full width."""
         self._calls: Counter[str] = Counter()
 
     def __enter__(self) -> FixedNoise:
@@ -101,7 +101,7 @@ class FixedNoise(TorchDispatchMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError:
-            # Constants of the model keep their types, which an operator may not mix with that of the proof.
+            # Constants of the model keep their types, which some operators cannot mix with the type of the proof.
             cast = pytree.tree_map_only(Tensor, self._cast, (args, kwargs))
             pairs = zip(pytree.tree_leaves(cast), pytree.tree_leaves((args, kwargs)), strict=True)
             if name.endswith("_") or "out" in kwargs or all(a is b for a, b in pairs):
@@ -133,7 +133,7 @@ class FixedNoise(TorchDispatchMode):
         return result.copy_(make(uniform, packet, args, kwargs))
 
     def _empty(self, func: Any, packet: str, args: Any, kwargs: Any) -> Tensor:
-        """Where the numbers go: into the tensor itself, or into a new one."""
+        """The destination of the numbers: the tensor itself, or a new one."""
         if packet.endswith("_"):
             return args[0]
         out = kwargs.get("out")
@@ -143,7 +143,7 @@ class FixedNoise(TorchDispatchMode):
             return func(*args, **kwargs)
 
     def _seeded(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Any other operator, from a fixed seed."""
+        """The result of any other operator, from a fixed seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(sum(self._calls.values()))
             return func(*args, **kwargs)
@@ -165,12 +165,12 @@ class FixedNoise(TorchDispatchMode):
         return x.copy_(result) if in_place else result
 
     def _uniform(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Numbers in (0, 1) that depend on the call and on the index of every position among the kept ones."""
+        """Numbers in (0, 1) that depend on the call and on the index of each position among the kept ones."""
         phase = torch.tensor(0.5 + 0.3819660113 * self._calls[name] + 0.2360679775 * len(name), dtype=torch.float64)
         for dim, size in enumerate(shape):
             indices = self._indices(dim, len(shape), size)
             step = _STEPS[dim % len(_STEPS)]
-            # Not linear in the index: differences of neighbours would all be alike.
+            # Not linear in the index: differences of neighbors would all be equal.
             offsets = torch.frac(indices * step + torch.frac(indices.square() * step * 0.6180339887))
             phase = phase.unsqueeze(-1) + offsets
         return torch.frac(torch.frac(phase.abs()) * 997.0).clamp(1e-4, 1 - 1e-4)
@@ -202,7 +202,7 @@ def _standard(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
 
 
 def _normal(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
-    first = 1 if packet.endswith("_") else 0  # the tensor itself comes first
+    first = 1 if packet.endswith("_") else 0  # the first argument is the tensor itself
     mean, spread = _argument(args, kwargs, first, "mean", 0.0), _argument(args, kwargs, first + 1, "std", 1.0)
     return mean + spread * _standard(uniform, packet, args, kwargs)
 
@@ -243,7 +243,7 @@ def _cauchy(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
 
 
 def _around(uniform: Tensor, packet: str, args: Any, kwargs: Any) -> Tensor:
-    """For counts around a mean that is a tensor (Poisson): up to two standard deviations away from it."""
+    """Counts around a mean tensor (Poisson), up to two standard deviations away from it."""
     return (args[0] + (4 * uniform - 2) * args[0].sqrt()).round().clamp(min=0)
 
 

@@ -1,8 +1,9 @@
-"""Values that carry channel labels, and the primitives from which every operator's rule is made."""
+"""Values with channel labels, and the primitives for the rules of operators."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,20 +16,20 @@ __all__ = ["Cost", "Flow", "Operand", "Value", "multiplied"]
 
 @dataclass
 class Value:
-    """A tensor of the graph: its shape and the label arrays (facets) that broadcast to it.
+    """A tensor of the graph: its shape and the label arrays (label arrays) that broadcast to it.
 
-    `tensor` names the parameter or buffer that the value is, if it is one; `made_from` is the largest parameter that
-    a value is computed from, if from parameters alone (a standardised weight, say). `origin` says in words where an
-    unlabelled value comes from, for frozen reasons. A `loose` value is made by the forward itself and may follow
-    whatever it meets; whether it does is left to the proof. So may dimensions of a value that was expanded: `follows`
-    holds labels for them that say what a number given as their size counts, once they met something.
+    `tensor` names the parameter or buffer that the value is, if any. `made_from` is the largest parameter that a value
+    is computed from, if it is computed only from parameters (such as a standardized weight). `origin` describes where
+    an unlabelled value comes from, for frozen reasons. A `shape_follows` value is created by the forward and may follow
+    whatever it meets; the proof decides whether it does. So may dimensions of a value that was expanded: `follows`
+    contains labels for them, which tell what a number given as their size counts once they met something.
     """
 
     shape: tuple[int, ...]
-    facets: list[Array] = field(default_factory=list)
+    label_arrays: list[Array] = field(default_factory=list)
     tensor: str | None = None
     origin: str = "a tensor of fixed size"
-    loose: bool = False
+    shape_follows: bool = False
     made_from: Value | None = None
     follows: dict[int, Array] = field(default_factory=dict)
 
@@ -46,37 +47,37 @@ class Value:
 
 @dataclass(frozen=True)
 class Operand:
-    """A value together with one letter (any hashable name) per dimension."""
+    """A value with one letter (any hashable name) per dimension."""
 
     value: Value
-    letters: tuple[object, ...]
+    axis_names: tuple[object, ...]
 
 
 def multiplied(operands: Sequence[Operand], out: Iterable[object]) -> tuple[str | None, tuple[int, ...]]:
-    """The first weight among operands, and its dimensions along which a product makes channels of the result."""
+    """The first weight among operands, and the dimensions along which it makes channels of the result."""
     weight = next((operand for operand in operands if operand.value.weight), None)
     if weight is None:
         return None, ()
     kept = set(out)
-    return weight.value.weight, tuple(dim for dim, letter in enumerate(weight.letters) if letter in kept)
+    return weight.value.weight, tuple(dim for dim, axis_name in enumerate(weight.axis_names) if axis_name in kept)
 
 
 @dataclass(frozen=True)
 class Cost:
     """One counted operator: MACs at full width, the label arrays that scale them, and the weight that it multiplies.
 
-    Products that sum nothing make channels too, and have 0 MACs.
+    Products without a sum also make channels, and have 0 MACs.
 
     `out_dims` are the dimensions of the weight along which the operator makes new channels, if it makes any.
-    `inputs` are the positions of the network's inputs that the operator computes from, and `sizes` those that the
-    forward repeats something to on the way: what depends on neither the samples nor their number is computed once.
+    `inputs` are the positions of the network's inputs that the operator computes from, and `sizes` those whose size the
+    forward repeats something to. An operator that depends on neither the samples nor their number is computed once.
     """
 
     module: str
     operator: str
     kind: str
     macs: int
-    facets: tuple[Array, ...]
+    label_arrays: tuple[Array, ...]
     weight: str | None = None
     out_dims: tuple[int, ...] = ()
     inputs: frozenset[int] = frozenset()
@@ -84,16 +85,16 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Number:
-    """An integer that a forward gave to an operator, and the labels of the dimension that it counts (if any).
+class SizeUse:
+    """An integer that a forward passed to an operator, and the labels of the dimension that it counts (if any).
 
-    `attribute` names the attribute of the module that it is for certain; otherwise that is found by its value.
-    Numbers given in one list have the same `call`.
+    `attribute` names the module's attribute if it is certain; otherwise it is found by its value. Numbers from one list
+    have the same `call`.
     """
 
     module: str
     value: int
-    facet: Array | None
+    label_array: Array | None
     dim: int = 0
     attribute: str | None = None
     call: int = -1
@@ -101,153 +102,159 @@ class Number:
 
 @dataclass
 class Flow:
-    """State of one propagation: the labels, the node at hand, what was counted and what is still to be tied.
+    """State of one propagation: the labels, the current node, the counts and the ties that are still to be made.
 
-    `cuts` are parts of dimensions at whose ends a slice or a split stands: channels on both sides of one do not
-    belong to one group, or dropping some would move those of the other side.
+    `split_points` are parts of dimensions that end at a slice or a split. Channels on its two sides do not belong to
+    one group, because dropping some would move those of the other side. `unknown` counts operators without a record,
+    `uncounted` those without MACs. `used` names the tensors that a forward reads.
     """
 
     labels: Labels
     operator: str = ""
     module: str = ""
     costs: list[Cost] = field(default_factory=list)
-    uncounted: dict[str, int] = field(default_factory=dict)
+    uncounted: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    used: set[str] = field(default_factory=set)
+    node_label_arrays: dict[str, list[Array]] = field(default_factory=dict)
     splits: list[tuple[Array, frozenset[int], str]] = field(default_factory=list)
-    numbers: list[Number] = field(default_factory=list)
-    cuts: list[Array] = field(default_factory=list)
+    size_uses: list[SizeUse] = field(default_factory=list)
+    split_points: list[Array] = field(default_factory=list)
     inputs: frozenset[int] = frozenset()
     repeats: frozenset[int] = frozenset()
 
     @property
     def where(self) -> str:
-        """The operator and module at hand, in words."""
+        """Text of the current operator and module."""
         return f"{self.operator} in {self.module or 'the root module'}"
 
     # -- single values ---------------------------------------------------------------------------------
 
-    def facets(self, value: Value) -> list[Array]:
-        """The value's facets in canonical form, without those that depend on nothing."""
-        compressed = (self.labels.compress(facet) for facet in value.facets)
-        return [facet for facet in compressed if varying(facet)]
+    def label_arrays(self, value: Value) -> list[Array]:
+        """The value's label arrays in canonical form, without constant ones."""
+        compressed = (self.labels.compress(label_array) for label_array in value.label_arrays)
+        return [label_array for label_array in compressed if varying(label_array)]
 
     def along(self, value: Value, dim: int) -> Array | None:
-        """Labels of one dimension as a vector, or None; facets that also depend on other dimensions are tied."""
+        """Labels of one dimension as a vector, or None; label arrays that also depend on other dimensions are tied."""
         vector: Array | None = None
         dim %= len(value.shape)
-        for facet in self.facets(value):
-            if dim not in varying(facet):
+        for label_array in self.label_arrays(value):
+            if dim not in varying(label_array):
                 continue
-            flat = self.labels.tie(facet, varying(facet) - {dim}, self.where).reshape(-1)
+            flat = self.labels.tie(label_array, varying(label_array) - {dim}, self.where).reshape(-1)
             if vector is not None:
                 self.labels.union(vector, flat, self.where)
             vector = flat
         return vector
 
     def freeze(self, value: Value, reason: str | None = None, dims: Iterable[int] | None = None) -> None:
-        """Freeze all facets of a value, or keep some dimensions whole: facets that depend on others too are tied."""
+        """Freeze all label arrays of a value, or keep some dimensions whole and tie arrays that have other ones too."""
         wanted = None if dims is None else set(dims)
-        for facet in self.facets(value):
-            if wanted is None or varying(facet) <= wanted:
-                self.labels.freeze(facet, reason or f"no rule for {self.where}")
+        for label_array in self.label_arrays(value):
+            if wanted is None or varying(label_array) <= wanted:
+                self.labels.freeze(label_array, reason or f"no rule for {self.where}")
             else:
-                self.labels.tie(facet, wanted, self.where)
+                self.labels.tie(label_array, wanted, self.where)
         for dim, vector in value.follows.items():
             if wanted is None or dim in wanted:
                 self.labels.freeze(vector, reason or f"no rule for {self.where}")
 
-    def meet(self, a: Array | None, b: Array | None, origin: str) -> None:
-        """The same channels on both sides, or a frozen side where the other (of this origin) has no labels."""
+    def require_equal(self, a: Array | None, b: Array | None, origin: str) -> None:
+        """Require the same channels on both sides; if one side (of this origin) has no labels, freeze the other."""
         if a is not None and b is not None:
             self.labels.union(a, b, self.where)
         elif a is not None or b is not None:
             self.labels.freeze(a if a is not None else b, f"meets {origin} at {self.where}")  # type: ignore[arg-type]
 
-    def reduce(self, facet: Array, dims: set[int]) -> Array:
-        """A facet after a reduction over `dims`: independent of them (tied if it depends on others as well)."""
-        over = varying(facet) & dims
+    def reduce(self, label_array: Array, dims: set[int]) -> Array:
+        """A label array after a reduction over `dims`: independent of them (tied if it depends on others as well)."""
+        over = varying(label_array) & dims
         if not over:
-            return facet
-        if varying(facet) - dims:
-            return self.labels.tie(facet, over, self.where)
-        return np.ones([1] * facet.ndim, np.int64)
+            return label_array
+        if varying(label_array) - dims:
+            return self.labels.tie(label_array, over, self.where)
+        return np.ones([1] * label_array.ndim, np.int64)
 
     def number(self, value: int, vector: Array | None, attribute: str | None = None) -> None:
-        """Remember an integer argument of the module at hand and the labels that it counts."""
-        self.numbers.append(Number(self.module, value, vector, 0, attribute))
+        """Record an integer argument of the current module and the labels that it counts."""
+        self.size_uses.append(SizeUse(self.module, value, vector, 0, attribute))
 
     def sizes(self, value: Value, sizes: Sequence[object], first: int = 0) -> None:
-        """Remember sizes that were given as numbers for the dimensions of a value, from dimension `first` on."""
-        call = len(self.numbers)
+        """Record sizes that were given as numbers for the dimensions of a value, from dimension `first`."""
+        call = len(self.size_uses)
         for dim, size in enumerate(sizes, first):
             if isinstance(size, int) and size > 1:
-                facet = first_along(value.facets, dim)
+                label_array = first_along(value.label_arrays, dim)
                 place = dim
-                if facet is None and dim in value.follows:
-                    facet, place = value.follows[dim], 0
-                self.numbers.append(Number(self.module, size, facet, place, call=call))
+                if label_array is None and dim in value.follows:
+                    label_array, place = value.follows[dim], 0
+                self.size_uses.append(SizeUse(self.module, size, label_array, place, call=call))
 
     # -- several values --------------------------------------------------------------------------------
 
     def merge(self, operands: Sequence[Operand], out: Sequence[object]) -> tuple[list[Array], list[Array]]:
-        """Facets of an element-wise operator or contraction, einsum-like: of the result, and of what is summed over.
+        """Facets of an element-wise operator or contraction, as in einsum: of the result, and of the summed dimensions.
 
-        Operands that share a letter must keep the same positions of it. A letter that some operand has without
-        labels cannot be narrowed; a letter missing from `out` is summed over.
+        Operands that share a letter must keep the same positions along it. A letter that an operand has without labels
+        cannot be narrowed. A letter missing from `out` is summed over.
         """
-        letters = tuple(dict.fromkeys(letter for operand in operands for letter in operand.letters))
-        place = {letter: i for i, letter in enumerate(letters)}
+        axis_names = tuple(dict.fromkeys(axis_name for operand in operands for axis_name in operand.axis_names))
+        place = {axis_name: i for i, axis_name in enumerate(axis_names)}
         kept = set(out)
-        contracted = {place[letter] for letter in letters if letter not in kept}
+        contracted = {place[axis_name] for axis_name in axis_names if axis_name not in kept}
         spread: list[tuple[set[int], list[Array], Value]] = []
         for operand in operands:
             full = {
-                place[letter]
-                for dim, (letter, size) in enumerate(zip(operand.letters, operand.value.shape, strict=True))
-                if size > 1 and not operand.value.loose and dim not in operand.value.follows
+                place[axis_name]
+                for dim, (axis_name, size) in enumerate(zip(operand.axis_names, operand.value.shape, strict=True))
+                if size > 1 and not operand.value.shape_follows and dim not in operand.value.follows
             }
-            facets = [self._spread(f, operand.letters, place) for f in self.facets(operand.value)]
-            spread.append((full, facets, operand.value))
-        self._follow(operands, [facets for _, facets, _ in spread], place)
+            label_arrays = [self._spread(f, operand.axis_names, place) for f in self.label_arrays(operand.value)]
+            spread.append((full, label_arrays, operand.value))
+        self._follow(operands, [label_arrays for _, label_arrays, _ in spread], place)
         pool: list[Array] = []
-        for number, (_, facets, _) in enumerate(spread):
-            for facet in facets:
-                if varying(facet) - contracted:
-                    facet = self.labels.tie(facet, varying(facet) & contracted, self.where)
+        for number, (_, label_arrays, _) in enumerate(spread):
+            for label_array in label_arrays:
+                if varying(label_array) - contracted:
+                    label_array = self.labels.tie(label_array, varying(label_array) & contracted, self.where)
                 for other, (full, partners, value) in enumerate(spread):
                     if other == number:
                         continue
                     labelled = set().union(*(varying(p) for p in partners)) if partners else set()
-                    fixed = (varying(facet) & full) - labelled
+                    fixed = (varying(label_array) & full) - labelled
                     if fixed:
-                        facet = self._fix(facet, fixed, value.origin)
-                if varying(facet):
-                    pool.append(facet)
+                        label_array = self._fix(label_array, fixed, value.origin)
+                if varying(label_array):
+                    pool.append(label_array)
         merged = self._merge_overlapping(pool)
-        targets = {letter: i for i, letter in enumerate(out)}
+        targets = {axis_name: i for i, axis_name in enumerate(out)}
         result = []
-        for facet in merged:
-            if varying(facet) - contracted:
+        for label_array in merged:
+            if varying(label_array) - contracted:
                 shape = [1] * len(targets)
-                for letter, i in targets.items():
-                    shape[i] = facet.shape[place[letter]]
-                order = [place[letter] for letter in targets]
-                rest = [i for i in range(facet.ndim) if i not in order]
-                result.append(np.transpose(facet, order + rest).reshape(shape))
+                for axis_name, i in targets.items():
+                    shape[i] = label_array.shape[place[axis_name]]
+                order = [place[axis_name] for axis_name in targets]
+                rest = [i for i in range(label_array.ndim) if i not in order]
+                result.append(np.transpose(label_array, order + rest).reshape(shape))
         return result, [f for f in merged if not (varying(f) - contracted)]
 
-    def _follow(self, operands: Sequence[Operand], facets: Sequence[list[Array]], place: dict[object, int]) -> None:
+    def _follow(
+        self, operands: Sequence[Operand], label_arrays: Sequence[list[Array]], place: dict[object, int]
+    ) -> None:
         """Unite the labels of expanded dimensions with those that they meet."""
         for number, operand in enumerate(operands):
             for dim, vector in operand.value.follows.items():
-                letter = operand.letters[dim]
+                axis_name = operand.axis_names[dim]
                 for other, partner in enumerate(operands):
                     if other == number:
                         continue
-                    for facet in facets[other]:
-                        if varying(facet) == {place[letter]}:
-                            self.labels.union(facet.reshape(-1), vector, self.where)
+                    for label_array in label_arrays[other]:
+                        if varying(label_array) == {place[axis_name]}:
+                            self.labels.union(label_array.reshape(-1), vector, self.where)
                     for position, met in partner.value.follows.items():
-                        if partner.letters[position] == letter and met.size == vector.size:
+                        if partner.axis_names[position] == axis_name and met.size == vector.size:
                             self.labels.union(met, vector, self.where)
 
     def contract(self, operands: Sequence[Operand], out: Sequence[object], kind: str) -> list[Array]:
@@ -255,8 +262,8 @@ class Flow:
         result, summed = self.merge(operands, out)
         sizes: dict[object, int] = {}
         for operand in operands:
-            for letter, size in zip(operand.letters, operand.value.shape, strict=True):
-                sizes[letter] = max(size, sizes.get(letter, 1))
+            for axis_name, size in zip(operand.axis_names, operand.value.shape, strict=True):
+                sizes[axis_name] = max(size, sizes.get(axis_name, 1))
         self.record(kind, math.prod(sizes.values()), [*result, *summed], *multiplied(operands, out))
         return result
 
@@ -264,27 +271,27 @@ class Flow:
         self,
         kind: str,
         macs: int,
-        facets: Iterable[Array],
+        label_arrays: Iterable[Array],
         weight: str | None = None,
         out_dims: tuple[int, ...] = (),
     ) -> None:
-        """Count an operator's MACs at full width; they shrink with every facet."""
-        scales = tuple(facet.reshape(-1) for facet in facets)
+        """Count an operator's MACs at full width; they shrink with every label array."""
+        scales = tuple(label_array.reshape(-1) for label_array in label_arrays)
         self.costs.append(
             Cost(self.module, self.operator, kind, macs, scales, weight, out_dims, self.inputs, self.repeats)
         )
 
     def elementwise(self, values: Sequence[Value], shape: tuple[int, ...]) -> list[Array]:
-        """Facets of an operator that works on each element of broadcast operands alone."""
+        """Facets of an element-wise operator on broadcast operands."""
         operands = [
             Operand(value, tuple(range(len(shape) - len(value.shape), len(shape))))
             for value in values
-            if value.facets or any(size > 1 for size in value.shape)
+            if value.label_arrays or any(size > 1 for size in value.shape)
         ]
         return self.merge(operands, tuple(range(len(shape))))[0]
 
     def carried(self, values: Sequence[Value], shape: tuple[int, ...]) -> dict[int, Array]:
-        """Which dimensions of broadcast operands' result still may follow: those that no operand has for certain."""
+        """The dimensions of a broadcast result that may still follow: those that no operand certainly has."""
         found: dict[int, Array] = {}
         for dim in range(len(shape)):
             vectors = []
@@ -301,51 +308,51 @@ class Flow:
         return found
 
     def settle_splits(self) -> None:
-        """Tie reshaped channels until what is kept of every split dimension is a full block.
+        """Tie reshaped channels until the kept part of every split dimension is a full block.
 
-        `view(batch, a, b)` of a*b channels stays possible at run time only if one of a and b shrinks. Where
-        the rest of the graph has not decided which, the innermost does.
+        `view(batch, a, b)` of a*b channels remains possible only if just one of a and b shrinks. If the rest of the
+        graph does not determine which, it is the innermost.
         """
         changed = True
         while changed:
             changed = False
-            for facet, dims, where in self.splits:
-                compressed = self.labels.compress(facet)
-                loose = sorted(varying(compressed) & dims)
-                if len(loose) > 1:
-                    self.labels.tie(compressed, set(loose[:-1]), where)
-                    # Fixed positions never merge with others, which they freeze.
-                    changed |= varying(self.labels.compress(facet)) != varying(compressed)
+            for label_array, dims, where in self.splits:
+                compressed = self.labels.compress(label_array)
+                shape_follows = sorted(varying(compressed) & dims)
+                if len(shape_follows) > 1:
+                    self.labels.tie(compressed, set(shape_follows[:-1]), where)
+                    # Fixed positions never merge with other labels; they freeze them.
+                    changed |= varying(self.labels.compress(label_array)) != varying(compressed)
 
     # -- helpers ---------------------------------------------------------------------------------------
 
     @staticmethod
-    def _spread(facet: Array, letters: Sequence[object], place: dict[object, int]) -> Array:
+    def _spread(label_array: Array, axis_names: Sequence[object], place: dict[object, int]) -> Array:
         shape = [1] * len(place)
-        order = sorted(range(len(letters)), key=lambda i: place[letters[i]])
+        order = sorted(range(len(axis_names)), key=lambda i: place[axis_names[i]])
         for i in order:
-            shape[place[letters[i]]] = facet.shape[i]
-        return np.transpose(facet, order).reshape(shape)
+            shape[place[axis_names[i]]] = label_array.shape[i]
+        return np.transpose(label_array, order).reshape(shape)
 
-    def _fix(self, facet: Array, dims: set[int], origin: str) -> Array:
-        if varying(facet) - dims:
-            return self.labels.tie(facet, dims, self.where)
-        self.labels.freeze(facet, f"meets {origin} at {self.where}")
-        return np.full([1] * facet.ndim, FIXED)
+    def _fix(self, label_array: Array, dims: set[int], origin: str) -> Array:
+        if varying(label_array) - dims:
+            return self.labels.tie(label_array, dims, self.where)
+        self.labels.freeze(label_array, f"meets {origin} at {self.where}")
+        return np.full([1] * label_array.ndim, FIXED)
 
     def _merge_overlapping(self, pool: list[Array]) -> list[Array]:
         merged: list[Array] = []
-        for facet in pool:
+        for label_array in pool:
             while True:
-                partner = next((m for m in merged if varying(m) & varying(facet)), None)
+                partner = next((m for m in merged if varying(m) & varying(label_array)), None)
                 if partner is None:
                     break
                 merged = [m for m in merged if m is not partner]
-                facet = self._join(facet, partner)
-                if not varying(facet):
+                label_array = self._join(label_array, partner)
+                if not varying(label_array):
                     break
-            if varying(facet):
-                merged.append(facet)
+            if varying(label_array):
+                merged.append(label_array)
         return merged
 
     def _join(self, a: Array, b: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What captured forwards do, as text: to see whether a model is still the one whose groups were proved."""
+"""Captured forwards as text, to check whether a model still is the one whose groups were proved."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _IGNORED = {
     "aten.feature_dropout": (1,),
     "aten.alpha_dropout": (1,),
     "aten.feature_alpha_dropout": (1,),
-    "aten.batch_norm": (6, 8),  # the momentum, and whether cuDNN is there
+    "aten.batch_norm": (6, 8),  # the momentum, and whether cuDNN is available
     "aten.instance_norm": (6, 8),
     "aten.group_norm": (5,),
     "aten.layer_norm": (5,),
     "aten.rrelu": (4,),
 }
-"""Arguments that mean nothing for what a trained network computes, by operator."""
+"""Arguments that do not affect what a trained network computes, by operator."""
 _PLAIN = (bool, int, float, str)
 _TRAINING_ONLY = ("drop", "momentum", "checkpointing", "prob", "seed")
 _SKIPPED = ("aten._assert_tensor_metadata", "aten.detach", "aten.lift_fresh_copy", "aten.alias")
@@ -35,7 +35,7 @@ _SKIPPED = ("aten._assert_tensor_metadata", "aten.detach", "aten.lift_fresh_copy
 def forward_of(capture: Capture) -> tuple[str, ...]:
     """One line per operator of a forward in evaluation mode: module, operator, arguments; constants by their digest.
 
-    Probabilities of dropout, momenta, devices and floating-point types are left out, as they may differ.
+    Dropout probabilities, momenta, devices and floating-point types are left out, because they may differ.
     """
     lines: list[str] = []
     names: dict[Node, str] = {}
@@ -61,7 +61,7 @@ def forward_of(capture: Capture) -> tuple[str, ...]:
 
 
 def attributes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The class of every module, and its numbers, strings and flags, without those that matter in training only."""
+    """The class of every module, and its numbers, strings and flags, without those that only affect training."""
     found: dict[str, dict[str, Any]] = {}
     for path, module in model.named_modules():
         found[path] = {"class": type(module).__name__}

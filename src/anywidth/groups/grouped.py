@@ -1,4 +1,4 @@
-"""Products of rows with the weights of their experts, without the limits of the fast kernel."""
+"""Grouped matrix products of experts without the limits of the fast kernel."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["AnyGroupedProduct"]
 
 
 class AnyGroupedProduct(TorchDispatchMode):
-    """Mode in which grouped matrix products take any type and any number of channels.
+    """Mode in which grouped matrix products accept any type and any number of channels.
 
-    Their kernel wants single or half precision and rows of whole 16 bytes, while proofs run in double precision and
-    with any number of channels.
+    The kernel needs single or half precision and rows of a multiple of 16 bytes, but proofs use double precision and
+    any number of channels.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

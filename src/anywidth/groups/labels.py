@@ -1,4 +1,4 @@
-"""Labels of channels: which of them have to be kept or dropped together (a vectorised union-find)."""
+"""Labels of channels that must be kept or dropped together, in a vectorized union-find."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ __all__ = ["FIXED", "Array", "Labels", "first_along", "varying"]
 Array = npt.NDArray[np.int64]
 
 FIXED = 0
-"""The label of positions that no width ever drops; a label that meets it is frozen, not merged."""
+"""The label of positions that every width keeps; a label that meets it is frozen, not merged."""
 
 
-def varying(facet: Array) -> set[int]:
+def varying(label_array: Array) -> set[int]:
     """The dimensions along which a label array is not of size one."""
-    return {dim for dim, size in enumerate(facet.shape) if size > 1}
+    return {dim for dim, size in enumerate(label_array.shape) if size > 1}
 
 
-def first_along(facets: Iterable[Array], dim: int) -> Array | None:
-    """The first facet that depends on one dimension, if any does."""
-    return next((facet for facet in facets if facet.shape[dim] > 1), None)
+def first_along(label_arrays: Iterable[Array], dim: int) -> Array | None:
+    """The first label array that depends on one dimension, if any does."""
+    return next((label_array for label_array in label_arrays if label_array.shape[dim] > 1), None)
 
 
 class Labels:
     """Union-find over integer labels, with a frozen reason per class.
 
-    A *facet* is an integer array that broadcasts to a value's shape: the size is 1 along the dimensions
-    that the labels do not depend on. Everything here works on whole arrays, so the work grows with the
-    number of channels and not with the number of elements.
+    A *label array* is an integer array that broadcasts to a value's shape: the size is 1 along the dimensions
+    that the labels do not depend on. All operations use whole arrays, so their cost grows with the number of channels,
+    not of elements.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Labels:
         return roots
 
     def union(self, a: Array, b: Array, reason: str) -> None:
-        """Merge the labels of two arrays that broadcast together; one that meets FIXED is frozen for `reason`."""
+        """Merge the labels of two arrays that broadcast together; a label that meets FIXED is frozen for `reason`."""
         left, right = np.broadcast_arrays(a, b)
         left, right = left.ravel(), right.ravel()
         fixed = (left == FIXED) | (right == FIXED)
@@ -89,33 +89,37 @@ class Labels:
             np.minimum.at(self._parent, right, left)
 
     def freeze(self, labels: Array, reason: str) -> None:
-        """Mark labels as never dropped; the first reason given for a class is the one reported."""
+        """Freeze labels; the first reason for a class is the one reported."""
         flat = labels[labels != FIXED]
         number = self._reason_ids.setdefault(reason, len(self._reasons))
         if number == len(self._reasons):
             self._reasons.append(reason)
         self._reason[flat[self._reason[flat] == 0]] = number
 
-    def is_frozen(self, facet: Array) -> bool:
-        """Whether some labels of an array are known to be frozen already."""
-        return bool((facet == FIXED).any() or self._reason[facet].any() or self._reason[self.find(facet)].any())
+    def is_frozen(self, label_array: Array) -> bool:
+        """Whether some labels of an array are already frozen."""
+        return bool(
+            (label_array == FIXED).any()
+            or self._reason[label_array].any()
+            or self._reason[self.find(label_array)].any()
+        )
 
-    def tie(self, facet: Array, dims: set[int], reason: str) -> Array:
-        """Merge labels along dimensions; the facet that comes back does not depend on them any more."""
-        for dim in sorted(dims & varying(facet)):
-            first = np.take(facet, [0], axis=dim)
-            self.union(facet, first, reason)
-            facet = first
-        return facet
+    def tie(self, label_array: Array, dims: set[int], reason: str) -> Array:
+        """Merge labels along dimensions; the returned label array no longer depends on them."""
+        for dim in sorted(dims & varying(label_array)):
+            first = np.take(label_array, [0], axis=dim)
+            self.union(label_array, first, reason)
+            label_array = first
+        return label_array
 
-    def compress(self, facet: Array) -> Array:
+    def compress(self, label_array: Array) -> Array:
         """Representatives, with every dimension along which they are constant reduced to size one."""
-        facet = self.find(facet)
-        for dim in varying(facet):
-            first = np.take(facet, [0], axis=dim)
-            if (facet == first).all():
-                facet = first
-        return facet
+        label_array = self.find(label_array)
+        for dim in varying(label_array):
+            first = np.take(label_array, [0], axis=dim)
+            if (label_array == first).all():
+                label_array = first
+        return label_array
 
     def reasons(self) -> dict[int, str]:
         """Representative of every frozen class -> why it is frozen."""

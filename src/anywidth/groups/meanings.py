@@ -1,6 +1,6 @@
-"""What integer attributes count: the choices open to a model's attributes, tried until the proof says which is right.
+"""The channels that integer attributes count: choices are tried until one passes the proof.
 
-An integer means the same in all modules of a class, so it is chosen for all of them at once.
+An integer has the same meaning in all modules of a class, so one choice applies to all of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _MOST = 24
-"""Assignments tried for one class."""
+"""Maximum number of assignments tried for one class."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Integer:
 
 
 def integers(model: nn.Module, analysis: Analysis) -> dict[Integer, list[tuple[str, Attribute]]]:
-    """The integers that have a choice, with the modules that keep them."""
+    """The integers with a choice, and their modules."""
     found: dict[Integer, list[tuple[str, Attribute]]] = {}
     for path, attributes in analysis.attributes.items():
         kind = type(model.get_submodule(path))
@@ -57,7 +57,7 @@ def integers(model: nn.Module, analysis: Analysis) -> dict[Integer, list[tuple[s
 
 
 def choose(model: nn.Module, analysis: Analysis, choices: Mapping[Integer, int]) -> Analysis:
-    """The same analysis with other choices for some integers."""
+    """A copy of the analysis with different choices for some integers."""
     attributes = {path: dict(found) for path, found in analysis.attributes.items()}
     places = integers(model, analysis)
     for integer, choice in choices.items():
@@ -69,7 +69,7 @@ def choose(model: nn.Module, analysis: Analysis, choices: Mapping[Integer, int])
 
 
 def assignments(model: nn.Module, analysis: Analysis, kind: type) -> list[dict[Integer, int]]:
-    """Choices for the integers of a class that are worth trying, the most likely first."""
+    """Choices to try for the integers of a class, the most likely first."""
     options = {
         integer: max(len(attribute.choices[integer.index]) for _, attribute in places)
         for integer, places in integers(model, analysis).items()
@@ -86,29 +86,29 @@ def assignments(model: nn.Module, analysis: Analysis, kind: type) -> list[dict[I
 
 def following(model: nn.Module, analysis: Analysis) -> list[Integer]:
     """The integers with a choice that subnets change."""
-    units = _narrowest(analysis)
+    blocks = _narrowest(analysis)
     return [
         integer
         for integer, places in integers(model, analysis).items()
-        if any(a.value(integer.index, a.choice(integer.index), units) != a.full(integer.index) for _, a in places)
+        if any(a.value(integer.index, a.choice(integer.index), blocks) != a.full(integer.index) for _, a in places)
     ]
 
 
 def doubtful(model: nn.Module, analysis: Analysis) -> list[Integer]:
     """The integers that subnets leave alone although they may count channels."""
-    units = _narrowest(analysis)
+    blocks = _narrowest(analysis)
     return [
         integer
         for integer, places in integers(model, analysis).items()
-        if any(_candidate(a, integer.index, units) is not None for _, a in places)
-        and any(a.value(integer.index, a.choice(integer.index), units) == a.full(integer.index) for _, a in places)
+        if any(_candidate(a, integer.index, blocks) is not None for _, a in places)
+        and any(a.value(integer.index, a.choice(integer.index), blocks) == a.full(integer.index) for _, a in places)
     ]
 
 
 def drop_unneeded(model: nn.Module, analysis: Analysis, prover: Prover) -> Analysis:
-    """The same analysis, in which an integer follows channels only if the network is wrong where it does not.
+    """A copy in which an integer follows channels only if the network is wrong otherwise.
 
-    Those of torch's layers always follow if they may, so that such a layer agrees with its weight.
+    Integers of torch's layers always follow if they may, so that a layer agrees with its weight.
     """
     dropped = analysis
     candidates = [each for each in following(model, analysis) if each.attribute not in repeated(each.kind)]
@@ -118,7 +118,7 @@ def drop_unneeded(model: nn.Module, analysis: Analysis, prover: Prover) -> Analy
             dropped = trial
     if dropped is analysis or prover.prove(dropped, dropped.elastic) is None:
         return dropped
-    for integer in candidates:  # one of them is needed in another draw
+    for integer in candidates:  # another draw needs one of them
         trial = leave_alone(model, analysis, integer)
         if prover.prove(trial, trial.elastic) is None:
             analysis = trial
@@ -126,33 +126,33 @@ def drop_unneeded(model: nn.Module, analysis: Analysis, prover: Prover) -> Analy
 
 
 def leave_alone(model: nn.Module, analysis: Analysis, integer: Integer) -> Analysis:
-    """The same analysis with one integer left alone in all modules of its class."""
+    """A copy with one integer left alone in all modules of its class."""
     return _choose_each(analysis, integers(model, analysis)[integer], integer, lambda a: a.left_alone(integer.index))
 
 
 def follow(model: nn.Module, analysis: Analysis, integer: Integer) -> Analysis:
-    """The same analysis with one integer that follows what it most likely counts."""
-    units = _narrowest(analysis)
+    """A copy in which one integer follows the channels that it most likely counts."""
+    blocks = _narrowest(analysis)
     places = integers(model, analysis)[integer]
-    return _choose_each(analysis, places, integer, lambda a: _candidate(a, integer.index, units))
+    return _choose_each(analysis, places, integer, lambda a: _candidate(a, integer.index, blocks))
 
 
 def without_coincidences(analysis: Analysis) -> Analysis:
-    """The same analysis without attributes that do not follow; those that equal a number of channels are listed."""
-    units = _narrowest(analysis)
+    """A copy without attributes that do not follow; those that equal a number of channels are listed."""
+    blocks = _narrowest(analysis)
     listed: list[Coincidence] = []
     attributes: dict[str, dict[str, Attribute]] = {}
     for path, found in analysis.attributes.items():
         for name, attribute in found.items():
             alone = [
                 index
-                for index, value in enumerate(attribute.values(units))
+                for index, value in enumerate(attribute.values(blocks))
                 if value == attribute.full(index) and len(attribute.choices[index]) > 1
             ]
             if len(alone) < len(attribute.choices):
                 attributes.setdefault(path, {})[name] = attribute
             for index in alone:
-                choice = _candidate(attribute, index, units)
+                choice = _candidate(attribute, index, blocks)
                 if choice is not None:
                     scale, factor = attribute.choices[index][choice]
                     names = tuple(analysis.groups[number].name for number, _ in scale.parts)
@@ -175,13 +175,13 @@ def _choose_each(
     return replace(analysis, attributes=attributes)
 
 
-def _candidate(attribute: Attribute, index: int, units: npt.NDArray[np.int64]) -> int | None:
-    """The choice by which an integer most likely follows channels; a multiple only where that is the first guess."""
+def _candidate(attribute: Attribute, index: int, blocks: npt.NDArray[np.int64]) -> int | None:
+    """The choice by which an integer most likely follows channels; a multiple only if that is the first guess."""
     for choice, (_, factor) in enumerate(attribute.choices[index]):
-        if (factor == 1 or choice == 0) and attribute.value(index, choice, units) != attribute.full(index):
+        if (factor == 1 or choice == 0) and attribute.value(index, choice, blocks) != attribute.full(index):
             return choice
     return None
 
 
 def _narrowest(analysis: Analysis) -> npt.NDArray[np.int64]:
-    return analysis.units({group.name: group.unit for group in analysis.elastic})
+    return analysis.blocks({group.name: group.block_size for group in analysis.elastic})

@@ -1,4 +1,4 @@
-"""What the operators that read weights receive, in a narrowed network and in the masked graph."""
+"""The inputs of operators that read weights, in a narrowed network and in the masked graph."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from anywidth.groups.labels import Array, varying
 __all__ = ["Key", "Part", "Reads", "Site", "find_sites", "part_of", "sites_by_key"]
 
 Key = tuple[str, ...]
-"""The names of the parameters and buffers that an operator reads, directly or through what is computed of them."""
+"""The names of the parameters and buffers that an operator reads, directly or through values computed from them."""
 
 _SAMPLES = np.array([0, 0.13, 0.31, 0.55, 0.78, 1])
 
 
 @dataclass(frozen=True)
 class Site:
-    """An operator of the graph that reads weights: which, how many did before, and its other tensors.
+    """An operator of the graph that reads weights: the weights, the number of earlier reads, and its other tensors.
 
-    `made` says which of these the forward makes from nothing (zeros, positions), in a shape that may follow channels.
+    `made` tells which of these the forward creates (zeros, positions), in a shape that may follow channels.
     """
 
     key: Key
@@ -41,7 +41,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Part:
-    """What is compared of one tensor: its kept channels, and a few positions of every dimension without channels.
+    """The compared part of one tensor: its kept channels, and a few positions of every other dimension.
 
     Attributes:
         shape: The shape in the narrowed network.
@@ -70,18 +70,18 @@ def _picked(tensor: Tensor, positions: Sequence[Tensor | None], copied: bool = T
     return tensor.clone() if whole and copied else tensor
 
 
-def part_of(shape: Sequence[int], facets: Sequence[Array], kept: npt.NDArray[np.bool_]) -> Part | None:
-    """What to compare of a value with these label arrays, or None if what is kept of it is not a block.
+def part_of(shape: Sequence[int], label_arrays: Sequence[Array], kept: npt.NDArray[np.bool_]) -> Part | None:
+    """The part of a value with these label arrays to compare, or None if the kept part is not a block.
 
     Args:
         shape: The shape at full width.
-        facets: The label arrays that broadcast to the value.
+        label_arrays: The label arrays that broadcast to the value.
         kept: Whether each label is kept.
     """
     masks: list[npt.NDArray[np.bool_] | None] = [None] * len(shape)
-    for facet in facets:
-        mask = kept[facet]
-        dims = varying(facet)
+    for label_array in label_arrays:
+        mask = kept[label_array]
+        dims = varying(label_array)
         each = [np.asarray(mask.any(tuple(d for d in range(mask.ndim) if d != dim))) for dim in sorted(dims)]
         if len(dims) > 1 and int(np.prod([m.sum() for m in each])) != int(mask.sum()):
             return None
@@ -125,7 +125,7 @@ def find_sites(capture: Capture, names: Mapping[str, str]) -> list[Site]:
 
 
 def sites_by_key(sites: Sequence[Site]) -> dict[Key, list[Site]]:
-    """The operators that read the same weights, in order."""
+    """The operators of a graph by the weights that they read, in order."""
     found: dict[Key, list[Site]] = defaultdict(list)
     for site in sites:
         found[site.key].append(site)
@@ -139,13 +139,14 @@ def _joined(keys: Iterator[Key]) -> Key:
 class Reads(TorchFunctionMode):
     """Calls `note(key, index, tensors)` before every function of torch that reads weights together with other tensors.
 
-    What is computed of weights alone counts as those weights.
+    Values computed only from weights count as those weights.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], note: Callable[[Key, int, list[Tensor]], None]) -> None:
         super().__init__()
         self._owners: dict[int, Key] = {}
-        self._alive: list[Tensor] = []  # an id is that of a tensor only while the tensor lives
+        # An id is valid only while the tensor exists, and a forward may replace a buffer.
+        self._alive = list(weights.values())
         self._note = note
         self.count: Counter[Key] = Counter()
         for name, tensor in weights.items():

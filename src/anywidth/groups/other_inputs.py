@@ -1,4 +1,4 @@
-"""Inputs of other sizes, with which integers that the example does not depend on show what they count."""
+"""Inputs of other sizes, which show what integers count that the example does not depend on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs
-from anywidth.groups.analysis import Analysis, Kept
+from anywidth.core.tensors import tensors_in
+from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.capture import capture, without_collection
 from anywidth.groups.meanings import Integer, doubtful, follow, following, integers, leave_alone
 from anywidth.groups.narrow import narrow, take
@@ -24,18 +24,20 @@ from anywidth.groups.prover import Prover
 __all__ = ["reconcile", "try_other_inputs"]
 
 _LARGEST = 1 << 20
-"""Elements of inputs beyond which larger ones are not tried, unless the example is as large."""
+"""Maximum number of elements of larger inputs to try, unless the example is as large."""
+_NUMBERS = 6
+"""Maximum number of integers of the code to try as sizes."""
 _PROOFS = 3
-"""Inputs for which a second proof is worth its time."""
+"""Maximum number of other inputs with a second proof."""
 
 
 def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs) -> Analysis:
-    """The same analysis, in which integers that the example says little about are right for other inputs too.
+    """A copy of the analysis in which integers that the example does not determine are also right for other inputs.
 
-    The network is narrowed twice, with the integers in doubt left alone and with them following channels. Where the
-    full network takes some other inputs and the two differ for them, or the narrowed network fails or returns other
-    shapes, a second proof with those inputs decides. Groups that pass it in neither way are frozen. So it does where
-    the full network calls other functions for them.
+    The network is narrowed twice: with doubtful integers left alone, and with them following channels. If the full
+    network accepts some other inputs and the two differ for them, or the narrowed network fails or returns other
+    shapes, a second proof with those inputs decides. It also decides if the full network calls other functions for
+    them. Groups that pass in neither way are frozen.
     """
     proofs = 0
     for other in _with_other_calls(model, prover, inputs):
@@ -52,13 +54,13 @@ def try_other_inputs(model: nn.Module, analysis: Analysis, prover: Prover, input
 
 
 def _decide(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs) -> Analysis:
-    """The same analysis, right for these inputs as well."""
+    """A copy of the analysis that is also right for these inputs."""
     try:
         with without_collection():
             second = capture(model, inputs, training=False)
             found = propagate(model, [second])
     except AnalysisError:
-        return analysis  # it runs and cannot be captured
+        return analysis  # it runs but cannot be captured
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     return reconcile(model, analysis, prover, Prover(model, found, second, inputs), f"for inputs of shape {shapes}")
 
@@ -66,15 +68,15 @@ def _decide(model: nn.Module, analysis: Analysis, prover: Prover, inputs: Inputs
 def reconcile(
     model: nn.Module, analysis: Analysis, prover: Prover, other: Prover, where: str, draws: Sequence[int] = ()
 ) -> Analysis:
-    """The choice of integers that passes two proofs; else the groups at fault in the second one are frozen.
+    """The choice of integers that passes two proofs; otherwise the groups that fail the second one are frozen.
 
     Args:
         model: The model.
-        analysis: What passes the first proof.
+        analysis: The analysis that passes the first proof.
         prover: The first proof.
         other: The second one.
-        where: When the second one matters, for the reason of what is frozen.
-        draws: Those of the second one, by default as for the first.
+        where: The condition of the second proof, for the frozen reason.
+        draws: The draws of the second proof, by default as for the first.
     """
     failure = other.prove(analysis, analysis.elastic, draws=draws)
     if failure is None:
@@ -92,7 +94,7 @@ def reconcile(
 
 
 def _trials(model: nn.Module, analysis: Analysis) -> Iterator[Analysis]:
-    """The same analysis with one integer chosen otherwise, or all that are in doubt."""
+    """Copies with one doubtful integer, or all of them, chosen differently."""
     unsure = doubtful(model, analysis)
     for integer in unsure:
         yield follow(model, analysis, integer)
@@ -108,42 +110,42 @@ def _all_follow(model: nn.Module, analysis: Analysis, unsure: Sequence[Integer])
 
 
 class _Runs:
-    """The full network and two narrowed ones, with the integers in doubt left alone and following.
+    """The full network and two narrowed ones, with doubtful integers left alone and following channels.
 
-    Integers that other inputs have settled already are not in doubt.
+    Integers that other inputs have already decided are not doubtful.
     """
 
     def __init__(self, model: nn.Module, analysis: Analysis, settled: Set[Integer]) -> None:
         self.model, self.analysis = model, analysis
         self.unsure = [integer for integer in doubtful(model, analysis) if integer not in settled]
         self.changed = _all_follow(model, analysis, self.unsure)
-        self.units = analysis.units({g.name: max(1, g.units // 2) * g.unit for g in analysis.elastic})
+        self.blocks = analysis.blocks({g.name: max(1, g.blocks // 2) * g.block_size for g in analysis.elastic})
 
     def values(self) -> list[tuple[int, int]]:
-        """What integers in doubt, and those that follow, are at full width and narrowed."""
+        """The values of doubtful and following integers at full width and narrowed."""
         wanted = {*self.unsure, *following(self.model, self.analysis)}
         found: dict[tuple[int, int], None] = {}
         for integer, places in integers(self.model, self.changed).items():
             for _, attribute in places if integer in wanted else ():
-                full, narrowed = attribute.full(integer.index), attribute.values(self.units)[integer.index]
+                full, narrowed = attribute.full(integer.index), attribute.values(self.blocks)[integer.index]
                 if full != narrowed:
                     found[full, narrowed] = None
         return list(found)
 
     @cached_property
     def full(self) -> nn.Module:
-        return self._copy(self.analysis, self.analysis.units({}))
+        return self._copy(self.analysis, self.analysis.blocks({}))
 
     @cached_property
     def narrowed(self) -> nn.Module:
-        return self._copy(self.analysis, self.units)
+        return self._copy(self.analysis, self.blocks)
 
     @cached_property
     def following(self) -> nn.Module:
-        return self._copy(self.changed, self.units)
+        return self._copy(self.changed, self.blocks)
 
     def suspect(self, inputs: Inputs) -> bool:
-        """Whether the full network takes these inputs, and the narrowed one may be wrong for them."""
+        """Whether the full network accepts these inputs and the narrowed one may be wrong for them."""
         whole = _run(self.full, inputs)
         if whole is None:
             return False
@@ -156,22 +158,22 @@ class _Runs:
         return other is None or not _same(part, other)
 
     def told_apart(self, inputs: Inputs) -> set[Integer]:
-        """The integers in doubt that make a difference for these inputs on their own."""
+        """The doubtful integers that individually make a difference for these inputs."""
         part = _run(self.narrowed, inputs)
         if len(self.unsure) < 2 or part is None:
             return set(self.unsure)
         found: set[Integer] = set()
         for integer in self.unsure:
-            other = _run(self._copy(follow(self.model, self.analysis, integer), self.units), inputs)
+            other = _run(self._copy(follow(self.model, self.analysis, integer), self.blocks), inputs)
             if other is None or not _same(part, other):
                 found.add(integer)
         return found
 
-    def _copy(self, analysis: Analysis, units: npt.NDArray[np.int64]) -> nn.Module:
-        """A narrowed copy; its weights are disturbed, lest a layer that begins with zeros hides a difference."""
+    def _copy(self, analysis: Analysis, blocks: npt.NDArray[np.int64]) -> nn.Module:
+        """A narrowed copy with perturbed weights, so that a layer of zeros does not hide a difference."""
         generator = torch.Generator().manual_seed(0)
 
-        def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+        def bind(_: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
             part = take(tensor.detach().cpu(), kept).clone()
             if not isinstance(tensor, nn.Parameter):
                 return part
@@ -180,7 +182,9 @@ class _Runs:
                 part += noise.repeat(-(-part.numel() // len(noise)))[: part.numel()].reshape(part.shape)
             return nn.Parameter(part, requires_grad=False)
 
-        return narrow(self.model, analysis, units, bind).eval()
+        sub = narrow(self.model, analysis, blocks, bind)
+        sub.eval()
+        return sub
 
 
 _PERIOD = 10_007
@@ -188,14 +192,14 @@ _PERIOD = 10_007
 
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor] | None:
-    """Tensors that a copy returns; None if it raises."""
+    """The tensors that a copy returns; None if it raises."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             result = inputs.map(lambda tensor: tensor.detach().cpu().clone()).call(model)
-        except Exception:  # whatever a forward raises for inputs that it was not made for
+        except Exception:  # forwards raise various errors for inputs that they do not support
             return None
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return tensors_in(result)
 
 
 def _same(one: list[Tensor], two: list[Tensor]) -> bool:
@@ -211,7 +215,7 @@ def _same(one: list[Tensor], two: list[Tensor]) -> bool:
 
 
 def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Inputs]:
-    """Other inputs that may tell these integers apart: with such numbers in them, longer, shorter, more samples."""
+    """Other inputs that may distinguish these integers: with such numbers, longer, shorter, more samples."""
     if not values:
         return
     yield from _with_numbers(inputs, values)
@@ -231,15 +235,21 @@ def _others(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Input
 
 
 def _with_other_calls(model: nn.Module, prover: Prover, inputs: Inputs) -> Iterator[Inputs]:
-    """Inputs of other sizes for which the full network calls other functions than for the example."""
-    if not prover.compares:
+    """Inputs of other sizes for which the full network calls different functions than for the example."""
+    if prover.compared is None:
         return
     usual = prover.ways.usual
     leaves = inputs.tensors()
-    others = [_resized(inputs, places, new) for size, places in _sizes(leaves) for new in (2 * size, size // 2) if new]
+    beside = [near for number in sorted(prover.compared)[:_NUMBERS] for near in (number, number + 1)]
+    others = [
+        _resized(inputs, places, new)
+        for size, places in _sizes(leaves)
+        for new in dict.fromkeys((2 * size, size // 2, *beside))
+        if new
+    ]
     batch = frozenset((i, 0) for i, tensor in enumerate(leaves) if tensor.ndim)
     rows = max((tensor.shape[0] for tensor in leaves if tensor.ndim), default=0)
-    others += [_resized(inputs, batch, new) for new in dict.fromkeys((1, rows + 1)) if batch and new != rows]
+    others += [_resized(inputs, batch, new) for new in dict.fromkeys((1, rows + 1, *beside)) if batch and new != rows]
     seen = {usual, None}
     for other in others if usual is not None else ():
         numel = sum(tensor.numel() for tensor in other.tensors())
@@ -252,7 +262,7 @@ def _with_other_calls(model: nn.Module, prover: Prover, inputs: Inputs) -> Itera
 
 
 def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, int]]]]:
-    """Sizes of dimensions after the first, with the places that have them: all, or the first or last of each tensor."""
+    """Sizes of dimensions after the first, with their places: all, or the first or last of each tensor."""
     found: dict[tuple[int, frozenset[tuple[int, int]]], None] = {}
     for size in dict.fromkeys(s for tensor in tensors for s in tensor.shape[1:] if s):
         places = [[d for d in range(1, t.ndim) if t.shape[d] == size] for t in tensors]
@@ -263,7 +273,7 @@ def _sizes(tensors: Sequence[Tensor]) -> list[tuple[int, frozenset[tuple[int, in
 
 
 def _resized(inputs: Inputs, places: frozenset[tuple[int, int]], size: int) -> Inputs:
-    """Inputs with dimensions of another size: the beginning, or repeated from the beginning."""
+    """Inputs with resized dimensions: cut, or repeated from the start."""
     count = iter(range(len(inputs.tensors())))
 
     def resize(tensor: Tensor) -> Tensor:
@@ -278,7 +288,7 @@ def _resized(inputs: Inputs, places: frozenset[tuple[int, int]], size: int) -> I
 
 
 def _with_numbers(inputs: Inputs, values: Sequence[tuple[int, int]]) -> Iterator[Inputs]:
-    """Whole numbers among the inputs replaced by an integer as it is at full width and as it is when narrowed."""
+    """Integers in the inputs, replaced by the full and by the narrowed value of an attribute."""
     if not any(_counts(tensor) for tensor in inputs.tensors()):
         return
 

@@ -1,4 +1,4 @@
-"""What the forwards of a model do beside computing: whether training differs, and which attributes they write."""
+"""Check whether a model's forward differs in training, and which attributes it writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
+from anywidth.core.tensors import other_numbers
 from anywidth.groups.attention import default_attention
 from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
+from anywidth.groups.meta_functions import call_on_meta
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
 __all__ = ["Probe", "probe"]
@@ -29,14 +31,16 @@ class Probe:
     Attributes:
         modes_differ: Whether a forward does more with channels in training than in evaluation (auxiliary heads, say).
         written: The attributes that forwards write and subnets must not take over from the full network.
+        changed_inputs: The numbers of the input tensors that a forward writes to.
     """
 
     modes_differ: bool
     written: Written = field(default_factory=dict)
+    changed_inputs: tuple[int, ...] = ()
 
 
 class _Called(TorchFunctionMode):
-    """Notes the functions of torch that a forward calls, on which parameters, and the shapes of what they return."""
+    """Records the torch functions that a forward calls, their parameters, and the shapes of their results."""
 
     def __init__(self, parameters: Mapping[int, str]) -> None:
         super().__init__()
@@ -44,24 +48,24 @@ class _Called(TorchFunctionMode):
         self.calls: list[tuple[Any, ...]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = call_on_meta(func, args, kwargs)
         given = (*args, *(kwargs or {}).values())
-        # Another head of the same shape is another path.
+        # Another head of the same shape is a different path.
         used = tuple(self.parameters[id(argument)] for argument in given if id(argument) in self.parameters)
         self.calls.append((func, getattr(result, "shape", None), used))
         return result
 
 
 _DROPS = frozenset({"__get__", "empty", "new_empty", "bernoulli_", "div_", "mul"})
-"""Names of the functions that drop whole samples at random (stochastic depth); channels stay as they are."""
+"""Names of functions that drop whole samples at random (stochastic depth), without affecting channels."""
 
 
 def probe(model: nn.Module, inputs: Inputs) -> Probe:
     """Run copies of a model in both modes, on the meta device, where no numbers are computed.
 
-    A forward that cannot run there runs on numbers instead, and counts as different in training: capturing a graph
-    takes many times longer than looking, so that one more is the exception. One that does not run on numbers either
-    is left to the captures, which say what is wrong with it.
+    A forward that cannot run there runs on numbers instead, and counts as different in training. That costs another
+    capture, which takes much longer than this check, but it is rare. If the forward does not run on numbers either, the
+    capture reports the error.
     """
     for meta in (True, False):
         try:
@@ -76,24 +80,30 @@ def _probe(model: nn.Module, inputs: Inputs, *, meta: bool) -> Probe:
     shadow = _shadow(model, meta, {})
     for module in shadow.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
-            module.num_batches_tracked = None  # batch norms count in training, and nothing else is different
+            module.num_batches_tracked = None  # batch norms count batches in training; nothing else differs
     before = Marks(shadow)
     calls: list[list[tuple[Any, ...]]] = []
+    changed: dict[int, None] = {}
     parameters = {id(parameter): name for name, parameter in shadow.named_parameters()}
     for training in (True, False):
+        shadow.train(training)
+        given = inputs.map(on_meta if meta else torch.clone)
+        counts = [tensor._version for tensor in given.tensors()]
         with _Called(parameters) as called:
-            inputs.map(on_meta if meta else torch.clone).call(shadow.train(training))
+            given.call(shadow)
         calls.append(called.calls)
+        pairs = zip(given.tensors(), counts, strict=True)
+        changed |= {number: None for number, (tensor, count) in enumerate(pairs) if tensor._version != count}
     written = written_since(before, shadow, model)
     for path, name, empty in _caches(model, inputs, meta, written):
         written.setdefault(path, {})[name] = empty
-    return Probe(modes_differ=not meta or _differ(*calls), written=written)
+    return Probe(modes_differ=not meta or _differ(*calls), written=written, changed_inputs=tuple(changed))
 
 
 def _caches(model: nn.Module, inputs: Inputs, meta: bool, written: Written) -> list[tuple[str, str, Any]]:
-    """Attributes that were full before and fill themselves again: all of them at once, else one by one.
+    """Attributes that were filled before and fill themselves again: all at once if possible, otherwise one by one.
 
-    A forward may ask whether one is None or empty, or whether it is there at all.
+    A forward may check whether one is None, empty or missing.
     """
     candidates = emptied(model, written)
     if not candidates:
@@ -112,10 +122,11 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
     values: Written = {}
     for path, name, empty in trial:
         values.setdefault(path, {})[name] = empty
-    shadow = _shadow(model, meta, values).eval()
+    shadow = _shadow(model, meta, values)
+    shadow.eval()
     try:
         inputs.map(on_meta if meta else torch.clone).call(shadow)
-    except Exception:  # they are needed
+    except Exception:  # the forward needs them
         return False
     full, now = model.get_submodule, shadow.get_submodule
     if not all(refilled(full(path).__dict__[name], now(path).__dict__.get(name)) for path, name, _ in trial):
@@ -124,12 +135,11 @@ def _fill(model: nn.Module, inputs: Inputs, meta: bool, trial: list[tuple[str, s
 
 
 def _refilled_alike(model: nn.Module, inputs: Inputs, values: Written) -> bool:
-    """Whether other inputs of the same shapes give the same numbers, as caches do and states or fits to data do not."""
-    shadow = _shadow(model, False, values).eval()
+    """Whether other inputs of the same shapes lead to the same numbers, as for caches but not for states."""
+    shadow = _shadow(model, False, values)
+    shadow.eval()
     try:
-        inputs.map(lambda tensor: torch.randn_like(tensor) if tensor.is_floating_point() else tensor.clone()).call(
-            shadow
-        )
+        inputs.map(other_numbers).call(shadow)
     except Exception:
         return False
     for path, names in values.items():
@@ -144,7 +154,7 @@ def _refilled_alike(model: nn.Module, inputs: Inputs, values: Written) -> bool:
 
 def _shadow(model: nn.Module, meta: bool, values: Written) -> nn.Module:
     if not meta:
-        return duplicate(model, stand_ins(model, buffers=True), values)
+        return duplicate(model, stand_ins(model, weights=True, buffers=True), values)
     return duplicate(model, {id(t): on_meta(t) for t in named_tensors(model).values()}, values)
 
 

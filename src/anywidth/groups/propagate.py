@@ -15,64 +15,47 @@ from torch.fx.node import map_aggregate
 from anywidth.core.errors import first_line
 from anywidth.core.modules import named_tensors
 from anywidth.groups.capture import Capture
-from anywidth.groups.flow import Cost, Flow, Number, Value
+from anywidth.groups.flow import Cost, Flow, SizeUse, Value
 from anywidth.groups.labels import Array, Labels, varying
-from anywidth.groups.rules import Call, find_rule
+from anywidth.groups.operators import Call, find_operator
 from anywidth.groups.samples import sources
 
 __all__ = ["Propagation", "propagate"]
 
-_FREE = (
-    "getitem",
-    "aten.sym_size",
-    "aten._assert_tensor_metadata",
-    "aten.view",
-    "aten.contiguous",
-    "aten.clone",
-)
-_KEEP_LOOSE = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "expand", "repeat",
-        "to", "clone", "contiguous", "slice", "select", "detach_", "detach", "lift_fresh_copy", "_to_copy", "t",
-        "index", "sum", "mean", "cumsum", "bernoulli_", "flip",
-    )
-)  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Propagation:
-    """The outcome: labels of every dimension of every tensor of the model, costs, and operators without a rule."""
+    """The result: labels of every dimension of every tensor of the model, costs, and operators without a rule."""
 
     labels: Labels
     dims: dict[str, tuple[Array | None, ...]]
     costs: tuple[Cost, ...]
     uncounted: dict[str, int]
     unknown: dict[str, int]
-    facets: dict[str, list[Array]]
-    training_facets: dict[str, list[Array]]
-    cuts: tuple[Array, ...]
-    numbers: tuple[Number, ...]
+    label_arrays: dict[str, list[Array]]
+    training_label_arrays: dict[str, list[Array]]
+    split_points: tuple[Array, ...]
+    size_uses: tuple[SizeUse, ...]
     called: frozenset[str]
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer -> the first name of the same tensor, so that tied ones are one."""
+    """Map from every name of a parameter or buffer to the first name of the same tensor, to identify tied tensors."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
 
 
 def canonical_paths(model: nn.Module) -> dict[str, str]:
-    """Every path of a module -> the first path of the same module, because it may be called by any of them."""
+    """Map from every path of a module to the first path of the same module, which may be called by any of them."""
     first: dict[int, str] = {}
     return {path: first.setdefault(id(module), path) for path, module in model.named_modules(remove_duplicate=False)}
 
 
 def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
-    """Labels for all tensors of a model, merged over all its captured graphs.
+    """Labels of all tensors of a model, merged over its captured graphs.
 
-    Costs and unknown operators are taken from the last capture, which should be the evaluation graph; labels by node
-    are kept for it and for a training graph before it.
+    Costs and unknown operators come from the last capture, which should be the evaluation graph. Labels by node are
+    stored for it and for a training graph before it.
     """
     labels = Labels()
     names = canonical_names(model)
@@ -85,28 +68,23 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         channels = 2 if name in kernels else len(shape)
         vectors = tuple(labels.fresh(size) if size > 1 and d < channels else None for d, size in enumerate(shape))
         dims[name] = vectors
-        facets = []
+        label_arrays = []
         for dim, vector in enumerate(vectors):
             if vector is not None:
-                facets.append(vector.reshape([-1 if d == dim else 1 for d in range(len(shape))]))
-        values[name] = Value(shape, facets, tensor=name)
-    used: set[str] = set()
+                label_arrays.append(vector.reshape([-1 if d == dim else 1 for d in range(len(shape))]))
+        values[name] = Value(shape, label_arrays, tensor=name)
     costs: list[Cost] = []
-    uncounted: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    node_facets: dict[str, list[Array]] = {}
-    training_facets: dict[str, list[Array]] = {}
+    training_label_arrays: dict[str, list[Array]] = {}
     flow = Flow(labels)
     for capture in captures:
-        flow.costs = []
-        uncounted, node_facets = Counter(), {}
-        _walk(flow, capture, names, values, used, uncounted, unknown, node_facets)
+        flow.costs, flow.uncounted, flow.node_label_arrays = [], Counter(), {}
+        _walk(flow, capture, names, values)
         costs = flow.costs
         if capture.training:
-            training_facets = node_facets
+            training_label_arrays = flow.node_label_arrays
     flow.settle_splits()
     for name, vectors in dims.items():
-        if name not in used:
+        if name not in flow.used:
             for vector in vectors:
                 if vector is not None:
                     labels.freeze(vector, "not used in the forward")
@@ -115,20 +93,20 @@ def propagate(model: nn.Module, captures: list[Capture]) -> Propagation:
         labels=labels,
         dims=dims,
         costs=tuple(costs),
-        uncounted=dict(uncounted),
-        unknown=dict(unknown),
-        facets=node_facets,
-        training_facets=training_facets,
-        cuts=tuple(flow.cuts),
-        numbers=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.numbers),
+        uncounted=dict(flow.uncounted),
+        unknown=dict(flow.unknown),
+        label_arrays=flow.node_label_arrays,
+        training_label_arrays=training_label_arrays,
+        split_points=tuple(flow.split_points),
+        size_uses=tuple(replace(n, module=paths.get(n.module, n.module)) for n in flow.size_uses),
         called=frozenset(paths.get(path, path) for capture in captures for path in _called(capture)),
     )
 
 
 def _kernels(captures: list[Capture]) -> set[str]:
-    """Parameters that are weights of convolutions, as they are or after some computation; only (out, in) are channels.
+    """Parameters that are weights of convolutions, directly or after a computation; only (out, in) are channels.
 
-    Known beforehand, because such a computation may flatten a weight, which would mix channels with positions.
+    Determined beforehand, because such a computation may flatten a weight, which would mix channels with positions.
     """
     found: set[str] = set()
     for capture in captures:
@@ -144,7 +122,7 @@ def _kernels(captures: list[Capture]) -> set[str]:
 
 
 def _placeholders_behind(node: Node) -> set[Node]:
-    """The placeholders that a value is computed from."""
+    """The placeholders from which a value is computed."""
     waiting, seen = [node], {node}
     while waiting:
         new = [source for source in waiting.pop().all_input_nodes if source not in seen]
@@ -153,16 +131,7 @@ def _placeholders_behind(node: Node) -> set[Node]:
     return {each for each in seen if each.op == "placeholder"}
 
 
-def _walk(
-    flow: Flow,
-    capture: Capture,
-    names: dict[str, str],
-    values: dict[str, Value],
-    used: set[str],
-    uncounted: Counter[str],
-    unknown: Counter[str],
-    node_facets: dict[str, list[Array]],
-) -> None:
+def _walk(flow: Flow, capture: Capture, names: dict[str, str], values: dict[str, Value]) -> None:
     env: dict[Node, Any] = {}
     origins = sources(capture)
 
@@ -171,7 +140,7 @@ def _walk(
 
     for node in capture.program.graph.nodes:
         if node.op == "placeholder":
-            env[node] = _placeholder(node, capture, names, values, used)
+            env[node] = _placeholder(node, capture, names, values, flow.used)
         elif node.op == "output":
             flow.operator, flow.module = "output", ""
             for source in node.all_input_nodes:
@@ -182,15 +151,15 @@ def _walk(
             args = map_aggregate(node.args, value_of)
             kwargs = map_aggregate(node.kwargs, value_of)
             flow.inputs, flow.repeats = origins[node]
-            env[node] = _call(flow, node, args, kwargs, uncounted, unknown)  # type: ignore[arg-type]
+            env[node] = _call(flow, node, args, kwargs)  # type: ignore[arg-type]
         else:
             env[node] = None
         if isinstance(env.get(node), Value):
-            node_facets[node.name] = [*env[node].facets, *_followed(env[node])]
+            flow.node_label_arrays[node.name] = [*env[node].label_arrays, *_followed(env[node])]
 
 
 def _followed(value: Value) -> list[Array]:
-    """Label arrays of the dimensions of a value that may follow channels that they met."""
+    """Label arrays of the dimensions of a value that may follow the channels that they met."""
     ndim = len(value.shape)
     return [vector.reshape([-1 if d == dim else 1 for d in range(ndim)]) for dim, vector in value.follows.items()]
 
@@ -206,8 +175,8 @@ def _placeholder(
         return values[name]
     if not isinstance(example, Tensor):
         return None
-    if node.name in capture.constants:  # often a cache that the forward fills, so that it follows
-        return Value(tuple(example.shape), origin="a constant of the model", loose=True)
+    if node.name in capture.constants:  # often a cache that the forward fills, so it may follow
+        return Value(tuple(example.shape), origin="a constant of the model", shape_follows=True)
     return Value(tuple(example.shape), origin="the network's input")
 
 
@@ -219,9 +188,7 @@ def _flatten(item: Any) -> list[Value]:
     return []
 
 
-def _call(
-    flow: Flow, node: Node, args: Any, kwargs: Any, uncounted: Counter[str], unknown: Counter[str]
-) -> Value | list[Value] | None:
+def _call(flow: Flow, node: Node, args: Any, kwargs: Any) -> Value | list[Value] | None:
     target = node.target
     overload = target if isinstance(target, torch._ops.OpOverload) else None
     name = str(target) if overload is not None else getattr(target, "__name__", str(target))
@@ -231,14 +198,12 @@ def _call(
     examples = list(example) if isinstance(example, (list, tuple)) else [example]
     shapes = tuple(tuple(e.shape) for e in examples if isinstance(e, Tensor))
     call = Call(node, args, kwargs, shapes)
-    found = find_rule([name, base, base.rstrip("_")])
-    if found is None and overload is not None and torch.Tag.pointwise in overload.tags:
-        found = find_rule(["aten.where"])
+    record = find_operator(target)
     counted = len(flow.costs)
-    if found is None:
+    if record is None:
         reason = f"no rule for {flow.where}"
         if call.values():
-            unknown[base] += 1
+            flow.unknown[base] += 1
         for value in call.values():
             flow.freeze(value, reason)
         result: Value | list[Value] | None = None
@@ -246,13 +211,13 @@ def _call(
         result = None
     else:
         try:
-            result = found(flow, call)
-        except (ValueError, IndexError, TypeError) as error:  # a form of the operator that its rule does not foresee
+            result = record.labels(flow, call)
+        except (ValueError, IndexError, TypeError) as error:  # a form of the operator that its rule does not support
             for value in call.values():
-                flow.freeze(value, f"the rule for {flow.where} does not take this call ({first_line(error)})")
+                flow.freeze(value, f"the rule for {flow.where} does not support this call ({first_line(error)})")
             result = None
-    if not any(cost.macs for cost in flow.costs[counted:]) and base not in _FREE and shapes:
-        uncounted[base] += 1
+    if not any(cost.macs for cost in flow.costs[counted:]) and shapes and not (record is not None and record.free):
+        flow.uncounted[base] += 1
     if isinstance(example, (list, tuple)):
         pieces = result if isinstance(result, list) else [Value(shape) for shape in shapes]
         filled = iter(pieces)
@@ -261,15 +226,15 @@ def _call(
         result = result[0]
     if result is None:
         return Value(shapes[0]) if shapes else None
-    result.facets = [facet for facet in result.facets if varying(facet)]
+    result.label_arrays = [label_array for label_array in result.label_arrays if varying(label_array)]
     result.made_from = _made_from(call.values())
-    if base in _KEEP_LOOSE and call.values()[0].loose:
-        result.loose = True
+    if record is not None and record.shape_follows and call.values()[0].shape_follows:
+        result.shape_follows = True
     return result
 
 
 def _made_from(values: list[Value]) -> Value | None:
-    """The largest parameter among what values are computed from; None if one of them is computed from more."""
+    """The largest parameter from which values are computed; None if one is computed from anything else."""
     sources = [value.source for value in values]
     known = [source for source in sources if source is not None]
     return max(known, key=lambda source: math.prod(source.shape)) if known and len(known) == len(sources) else None

@@ -1,4 +1,4 @@
-"""Which functions and objects lead back to the modules of a tree, and so belong to it."""
+"""Find functions and objects that refer back to the modules of a tree and so belong to it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from anywidth.core.errors import AnalysisError
+from anywidth.groups.code_globals import globals_of
 
-__all__ = ["Reach", "behind"]
+__all__ = ["Reach", "attributes_in", "behind"]
 
 _LEAVES = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 _CONTAINERS = (list, tuple, deque, set, frozenset)
+_ABSENT = object()
 
 
 class Reach:
-    """Knows what belongs to a module tree: its modules, and the containers and objects that are their attributes."""
+    """Determines what belongs to a module tree: its modules, and the containers and objects in their attributes."""
 
     def __init__(self, model: nn.Module | None) -> None:
         self._model = model
@@ -28,7 +30,7 @@ class Reach:
         self._known: dict[int, bool] = {}
 
     def of(self, value: Any) -> bool:
-        """Whether something is owned by the tree or leads there: by a closure, a default, an argument, an attribute."""
+        """Whether an object belongs to the tree or refers to it: by a closure, default, argument or attribute."""
         if type(value) in weakref.ProxyTypes:
             value = behind(value)
         if self._model is None or isinstance(value, _LEAVES):
@@ -39,15 +41,15 @@ class Reach:
         return found
 
     def check_globals(self, function: types.FunctionType) -> None:
-        """Raise if a function finds a module of the tree by a global variable, which no copy can change.
+        """Raise if a function finds a module of the tree by a global variable, which a copy cannot change.
 
         Raises:
-            AnalysisError: with the name of the variable.
+            AnalysisError: a function does; the message names the variable.
         """
         if self._model is None:
             return
         scope = function.__globals__
-        for name in _names(function.__code__):
+        for name in globals_of(function.__code__):
             if isinstance(scope.get(name), nn.Module) and id(scope[name]) in self._modules:
                 code = function.__code__
                 raise AnalysisError(
@@ -80,11 +82,11 @@ class Reach:
 
 
 def behind(reference: Any) -> Any:
-    """The object that a weak reference or proxy stands for; None if it is gone."""
+    """The object of a weak reference or proxy; None if it no longer exists."""
     if type(reference) not in weakref.ProxyTypes:
         return reference()
     try:
-        return reference.__repr__.__self__  # asked of the object itself
+        return reference.__repr__.__self__  # asks the proxied object itself
     except ReferenceError:
         return None
 
@@ -97,18 +99,19 @@ def _collect(values: Iterable[Any], owned: set[int]) -> None:
             continue
         if id(value) in owned:
             continue
-        if isinstance(value, tuple):  # never changed, and the same object may be in use anywhere
+        if isinstance(value, tuple):  # immutable, and the same object may be used anywhere
             _collect(value, owned)
-        elif hasattr(value, "__dict__") or isinstance(value, (dict, *_CONTAINERS)):
+        elif attributes_in(value) or hasattr(value, "__dict__") or isinstance(value, (dict, *_CONTAINERS)):
             owned.add(id(value))
             if isinstance(value, dict):
+                _collect(value, owned)
                 _collect(value.values(), owned)
             elif isinstance(value, _CONTAINERS):
                 _collect(value, owned)
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """What something refers to, one step on; nothing of modules, which belong to the tree or to another model."""
+    """The direct references of an object; nothing for modules, which belong to the tree or to another model."""
     if type(value) in weakref.ProxyTypes or isinstance(value, weakref.ReferenceType):
         yield behind(value)
     elif isinstance(value, nn.Module):
@@ -130,13 +133,23 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from value.args
         yield from value.keywords.values()
     elif isinstance(value, Mapping):
+        yield from value
         yield from value.values()
     elif isinstance(value, (*_CONTAINERS, Set)):
         yield from value
     else:
-        yield from getattr(value, "__dict__", {}).values()
+        yield from attributes_in(value).values()
 
 
-def _names(code: types.CodeType) -> set[str]:
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+def attributes_in(value: Any) -> dict[str, Any]:
+    """The attributes of an object, in its `__dict__` and in slots."""
+    found = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__"):
+                hidden = name.startswith("__") and not name.endswith("__")
+                name = f"_{kind.__name__.lstrip('_')}{name}" if hidden else name
+                if (item := getattr(value, name, _ABSENT)) is not _ABSENT:
+                    found[name] = item
+    return found

@@ -1,4 +1,4 @@
-"""A run of the full network before the proofs: which weights and inputs serve, and what depends on which channels."""
+"""A run of the full network before the proofs, to choose weights and inputs and to find dependencies on channels."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Reaction:
     """How the full network reacts to weights and inputs.
 
     Attributes:
-        inputs: The inputs to prove with.
-        kind: The weights to prove with.
-        model: A copy with these weights, None if none ran.
-        sites: The operators that a forward calls as the graph does, by what they read.
+        inputs: The inputs for proofs.
+        kind: The kind of weights for proofs.
+        model: A copy with these weights, or None if no kind worked.
+        sites: The operators that a forward calls as in the graph, by the weights that they read.
         moved: For every dimension of a parameter, whether a gradient reaches each of its positions.
     """
 
@@ -45,15 +45,15 @@ class Reaction:
     moved: Mapping[str, list[npt.NDArray[np.bool_]]] = field(default_factory=dict)
 
     def comparable(self, key: Key, index: int) -> Site | None:
-        """The operator of the graph for the call number `index` of one that reads these weights."""
+        """The operator of the graph for call `index` of an operator that reads these weights."""
         sites = self.sites.get(key, [])
         return sites[index] if index < len(sites) else None
 
     def moved_groups(self, analysis: Analysis, found: Propagation) -> set[str]:
-        """Names of the groups whose channels change what is compared where a layer reads them.
+        """Names of the groups whose channels change a compared value through a layer that reads them.
 
-        The weights of that layer then have a gradient, which needs channels that are not zero and results that count.
-        Of groups that no layer reads, any gradient counts.
+        The weights of that layer then have a gradient, which needs channels that are not zero and results that matter.
+        For groups that no layer reads, any gradient counts.
         """
         made = {cost.weight: set(cost.out_dims) for cost in found.costs if cost.kind != "grouped conv"}
         reading: dict[bool, set[int]] = {True: set(), False: set()}
@@ -81,7 +81,7 @@ class _Run:
 
     @property
     def finite(self) -> float:
-        """The least share of finite numbers in a tensor."""
+        """The minimum share of finite numbers in a tensor."""
         tensors = [t for t in self._tensors() if t.numel()]
         return min((float(torch.isfinite(t).double().mean()) for t in tensors), default=1.0)
 
@@ -91,7 +91,7 @@ class _Run:
 
     @torch.enable_grad()
     def moved(self, seed: int) -> dict[str, list[npt.NDArray[np.bool_]]]:
-        """For every parameter, along each dimension, where something compared depends on it."""
+        """For every parameter, the positions along each dimension on which a compared value depends."""
         generator = torch.Generator().manual_seed(seed)
         loss = torch.zeros(())
         for tensor in self._tensors():
@@ -108,7 +108,7 @@ class _Run:
 
 
 def _nonzero(gradient: Tensor) -> list[npt.NDArray[np.bool_]]:
-    """Along each dimension, which positions are not zero everywhere; of a kernel, along channels alone."""
+    """Along each dimension, the positions that are not zero everywhere; for kernels, only along channels."""
     found = gradient != 0
     if found.ndim > 2:
         found = found.flatten(2).any(2)
@@ -130,18 +130,18 @@ def react(
     gain: float,
     training: bool = False,
 ) -> Reaction:
-    """Weights and inputs with which the numbers of a network stay finite, and how it reacts to them.
+    """Find weights and inputs with which a network's numbers stay finite, and its reaction to them.
 
-    Inputs of one number everywhere (zeros, say) are replaced by random ones if the network runs with them.
+    Constant inputs (such as zeros) are replaced by random ones if the network runs with them.
 
     Args:
         model: The network, which is not changed.
-        inputs: What it is called with.
+        inputs: The inputs of the call.
         sites: The operators of its graph that read weights.
-        parts: What is compared of their other tensors at full width.
-        surroundings: The context manager to run in, for a precision.
+        parts: The compared parts of their other tensors at full width.
+        surroundings: Returns the context manager to run in, for a precision.
         dtype: The precision to run in.
-        seed: Of the random numbers.
+        seed: Random seed.
         gain: Factor of random weights.
         training: Whether to run in training mode.
     """
@@ -152,7 +152,7 @@ def react(
             try:
                 with surroundings(dtype):
                     run = _full(model, candidate, kind, sites, parts, dtype, seed, gain, training)
-            except Exception:  # other numbers than the user's need not suit, and the proof says what is wrong
+            except Exception:  # numbers other than the user's may not be valid, and the proof reports the error
                 break
             if best is None or run.finite > best.finite:
                 best = run
@@ -170,13 +170,13 @@ def react(
             called[key] = each
     try:
         moved = best.moved(seed)
-    except RuntimeError:  # the forward writes in place what a gradient needs
+    except RuntimeError:  # the forward overwrites a tensor that a gradient needs
         moved = {}
     return Reaction(best.inputs, best.kind, best.unused, called, moved)
 
 
 def _fits(site: Site, found: Sequence[Tensor], parts: Mapping[Node, Sequence[Part | None]]) -> bool:
-    """Whether a call has the tensors of an operator of the graph."""
+    """Whether a call has the same tensors as an operator of the graph."""
     return len(found) == len(parts[site.node])
 
 
@@ -192,7 +192,7 @@ def _full(
     training: bool,
 ) -> _Run:
     unused = stand_in(model, dtype, kind, seed=seed, gain=gain, training=training)
-    copied = duplicate(unused, stand_ins(unused))  # a forward may fill caches, which narrowed copies must not have
+    copied = duplicate(unused, stand_ins(unused))  # a forward may fill caches, which narrowed copies must not inherit
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     seen: dict[tuple[Key, int], list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Models that no subnet can be made of, refused by the name of the module."""
+"""Refuse models that cannot have subnets, with the name of the module."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import Inputs
 
-__all__ = ["check_model"]
+__all__ = ["check_inputs", "check_model"]
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -20,7 +21,7 @@ def check_model(model: Any) -> None:
     """Raise if a model has modules or tensors that cannot be copied or narrowed.
 
     Raises:
-        AnalysisError: with the name of the module or tensor, and what to do.
+        AnalysisError: it does; the message names the module or tensor and the fix.
 
     >>> check_model(nn.Sequential(nn.Linear(4, 2, device="meta")))
     Traceback (most recent call last):
@@ -40,11 +41,33 @@ def check_model(model: Any) -> None:
                 raise AnalysisError(f"{f'{path}.{name}' if path else name} {reason}")
 
 
+def check_inputs(inputs: Inputs) -> None:
+    """Raise if an input is not an ordinary dense tensor.
+
+    Raises:
+        AnalysisError: with the shape of the tensor, and what to do.
+    """
+    for tensor in inputs.tensors():
+        kind = None
+        if tensor.is_nested:
+            kind = "a nested tensor; pad it: torch.nested.to_padded_tensor(x, 0.0)"
+        elif tensor.layout != torch.strided:
+            kind = f"a sparse tensor ({tensor.layout}); make it dense: x.to_dense()"
+        elif tensor.is_quantized:
+            kind = f"quantized ({tensor.dtype}); make it float: x.dequantize()"
+        elif tensor.is_meta:
+            kind = f"of shape {tuple(tensor.shape)} on the meta device, without numbers; give one with numbers"
+        elif is_traceable_wrapper_subclass(tensor):
+            kind = f"a {type(tensor).__name__}, not an ordinary tensor; give a plain tensor of the same shape"
+        if kind is not None:
+            raise AnalysisError(f"one of example_inputs is {kind}")
+
+
 def _module_reason(module: nn.Module) -> str | None:
     if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         return "is a scripted module, whose code is fixed; use the module that was given to torch.jit.script"
     if type(module).__module__.startswith(_QUANTIZED):
-        return "is quantized, with packed weights that cannot be cut; narrow the float model and quantize afterwards"
+        return "is quantized, with packed weights that cannot be sliced; narrow the float model and quantize afterwards"
     return None
 
 
@@ -58,7 +81,7 @@ def _tensor_reason(tensor: Tensor) -> str | None:
         )
     if isinstance(tensor, nn.Parameter) and tensor.is_inference():
         return (
-            "was made under torch.inference_mode, so that nothing can train or follow it; make or load the model "
+            "was created under torch.inference_mode, so it cannot be trained or followed; create or load the model "
             "outside, or clone its tensors there: module.weight = nn.Parameter(module.weight.clone())"
         )
     if tensor.is_quantized:

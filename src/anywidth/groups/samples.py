@@ -1,4 +1,4 @@
-"""How many samples the example inputs hold, and which operators work once for all of them."""
+"""Find the number of samples in the example inputs, and the operators that run once for all samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anywidth.core.inputs import Inputs
-from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.capture import Capture
 from anywidth.groups.grouped import AnyGroupedProduct
 from anywidth.groups.narrow import narrow, take
@@ -22,26 +22,26 @@ from anywidth.groups.outputs import output_tensors
 __all__ = ["Samples", "find_samples", "per_sample", "sources"]
 
 Batch = Mapping[int, int]
-"""The dimension that counts samples, by position of the input tensor."""
+"""The sample dimension, by position of the input tensor."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """How many samples there are, and the positions of the input tensors that hold them."""
+    """The number of samples, and the positions of the input tensors that contain them."""
 
     number: int
     inputs: frozenset[int]
 
 
 def per_sample(analysis: Analysis, samples: Samples, copies: int = 1) -> Analysis:
-    """The same analysis with MACs per sample, from those of all captured inputs.
+    """A copy of the analysis with MACs per sample, computed from those of all captured inputs.
 
-    What is computed from weights alone, or from inputs that all samples share, counts once.
+    Operators on weights alone, or on inputs that all samples share, count once.
 
     Args:
-        analysis: With the MACs of all captured inputs.
-        samples: Those in the captured inputs.
-        copies: How many times the example is in them.
+        analysis: The analysis with the MACs of all captured inputs.
+        samples: The samples in the captured inputs.
+        copies: Number of copies of the example in them.
     """
     operators = []
     for operator in analysis.operators:
@@ -51,7 +51,7 @@ def per_sample(analysis: Analysis, samples: Samples, copies: int = 1) -> Analysi
 
 
 def sources(capture: Capture) -> dict[Node, tuple[frozenset[int], frozenset[int]]]:
-    """For every node: the positions of the inputs it is computed from, and the sizes that something is repeated to."""
+    """For every node: the positions of the inputs that it depends on, and those whose size something is repeated to."""
     found: dict[Node, tuple[frozenset[int], frozenset[int]]] = {}
     number = 0
     for node in capture.program.graph.nodes:
@@ -72,7 +72,7 @@ _MAKERS = ("expand", "repeat", "zeros", "ones", "full", "empty", "rand", "randn"
 
 
 def _repeats(node: Node) -> list[int]:
-    """The sizes that an operator repeats something to: a query for every sample, say."""
+    """The sizes to which an operator repeats something, such as a query for every sample."""
     name = str(node.target).removeprefix("aten.").removeprefix("new_").partition(".")[0]
     if node.op != "call_function" or name not in _MAKERS:
         return []
@@ -83,19 +83,19 @@ def _repeats(node: Node) -> list[int]:
 def find_samples(
     model: nn.Module, analysis: Analysis, inputs: Inputs, capture: Capture, number: int | None = None
 ) -> Samples:
-    """The samples in the example inputs, found by running the network on some of them.
+    """The samples in the example inputs, found by running the network on parts of them.
 
-    Inputs hold a batch along a dimension if any of its positions alone gives the outputs that it gives among the
-    others. The first dimension is tried first, so that rows of features are samples and not tokens, then the second
-    (`nn.LSTM` and `nn.MultiheadAttention` have steps first). If neither is a batch, all inputs are one sample, unless
-    operators that take a batch got one: networks whose samples depend on one another, or with a fixed batch size.
+    A dimension is the batch if each position alone leads to the same outputs as together with the others. The first
+    dimension is tried first, so that rows of features are samples and not tokens, then the second (`nn.LSTM` and
+    `nn.MultiheadAttention` have steps first). If neither is the batch, all inputs are one sample, unless operators with
+    a batch received one: networks whose samples depend on each other, or with a fixed batch size.
 
     Args:
         model: The network at full width; a copy of its narrowest subnet runs, on random weights.
         analysis: Its groups.
         inputs: The example inputs that were captured.
         capture: The graph for evaluation.
-        number: How many samples there are, if the user says so.
+        number: The number of samples, if the user gave it.
     """
     tensors = inputs.tensors()
     everything = frozenset(range(len(tensors)))
@@ -108,7 +108,7 @@ def find_samples(
     size = _batch_of_operators(capture)
     for batch in _hypotheses(tensors):
         index, dim = next(iter(batch.items()))
-        # Rows and columns of one image may be independent, too, if all kernels have one position.
+        # Rows and columns of one image may also be independent, if all kernels have one position.
         if (dim == 0 or size != 0) and _independent(network, inputs, batch):
             return Samples(tensors[index].shape[dim], frozenset(batch))
     held = frozenset(i for i, tensor in enumerate(tensors) if tensor.ndim and tensor.shape[0] == size)
@@ -116,9 +116,9 @@ def find_samples(
 
 
 def _hypotheses(tensors: Sequence[Tensor]) -> list[Batch]:
-    """Which dimensions may hold a batch, the most likely first: that which most inputs share.
+    """The possible batch dimensions, the most likely first: the one that most inputs share.
 
-    Queries that look at keys of another length do not depend on one another either, but the batch is in both.
+    Queries that attend to keys of another length are also independent of each other, but the batch is in both.
     """
     leading = [tensor.shape[0] for tensor in tensors if tensor.ndim]
     second = [tensor.shape[1] for tensor in tensors if tensor.ndim > 1]
@@ -127,7 +127,7 @@ def _hypotheses(tensors: Sequence[Tensor]) -> list[Batch]:
         for size in dict.fromkeys([*sizes[:1], *sorted(sizes, reverse=True)]):
             fits = {i: dim for i, t in enumerate(tensors) if t.ndim > dim and t.shape[dim] == size}
             choices = [fits]
-            if dim:  # masks and lengths have the batch first even where everything else has the steps first
+            if dim:  # masks and lengths have the batch first even if all other tensors have the steps first
                 flat = {i: 0 for i, t in enumerate(tensors) if 0 < t.ndim < 3 and t.shape[0] == size}
                 choices = [{**fits, **flat}, fits] if flat else [fits]
             for choice in choices:
@@ -137,7 +137,7 @@ def _hypotheses(tensors: Sequence[Tensor]) -> list[Batch]:
 
 
 def _independent(network: nn.Module, inputs: Inputs, batch: Batch) -> bool:
-    """Whether the first and the last of up to three samples alone give what they give together."""
+    """Whether the first and the last of up to three samples have the same outputs alone and together."""
     index, dim = next(iter(batch.items()))
     several = min(3, inputs.tensors()[index].shape[dim])
     try:
@@ -145,7 +145,7 @@ def _independent(network: nn.Module, inputs: Inputs, batch: Batch) -> bool:
         return all(
             _same(together, _run(network, _part(inputs, batch, [each])), several, each) for each in (0, several - 1)
         )
-    except Exception:  # whatever it is: the network does not take fewer positions of this dimension
+    except Exception:  # any error means that the network does not accept fewer positions of this dimension
         return False
 
 
@@ -165,7 +165,7 @@ def _run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def _same(together: Sequence[Tensor], alone: Sequence[Tensor], number: int, position: int) -> bool:
-    """Whether outputs of one sample are those at its position among several; at least one has to depend on it."""
+    """Whether the outputs of one sample equal those at its position among several; one must depend on it."""
     affected = 0
     for whole, single in zip(together, alone, strict=True):
         if whole.ndim != single.ndim:
@@ -185,7 +185,7 @@ def _same(together: Sequence[Tensor], alone: Sequence[Tensor], number: int, posi
 
 
 class _NoChance(TorchDispatchMode):
-    """Random numbers are all alike, so that outputs can be compared."""
+    """Context manager in which random numbers are constant, so that outputs can be compared."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -200,10 +200,10 @@ _RANDOM = frozenset(
 
 
 def _random_narrowest(model: nn.Module, analysis: Analysis) -> nn.Module:
-    """A copy of the narrowest subnet in evaluation mode, with random weights, so that no zero hides a dependence."""
+    """A copy of the narrowest subnet in evaluation mode, with random weights, so that zeros do not hide dependences."""
     generator = torch.Generator().manual_seed(0)
 
-    def bind(_: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+    def bind(_: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
         part = take(tensor.detach(), kept)
         if not isinstance(tensor, nn.Parameter):
             return part.clone()
@@ -213,14 +213,16 @@ def _random_narrowest(model: nn.Module, analysis: Analysis) -> nn.Module:
             part = drawn.to(part.device, part.dtype)
         return nn.Parameter(part.clone(), requires_grad=False)
 
-    fewest = {group.name: max(1, group.units // 4) * group.unit for group in analysis.elastic}
-    return narrow(model, analysis, analysis.units(fewest), bind).eval()
+    fewest = {group.name: max(1, group.blocks // 4) * group.block_size for group in analysis.elastic}
+    sub = narrow(model, analysis, analysis.blocks(fewest), bind)
+    sub.eval()
+    return sub
 
 
 def _batch_of_operators(capture: Capture) -> int | None:
-    """The batch that the first layer which tells got, 0 if it got none, or None if there is no such layer.
+    """The batch size at the first layer that reveals it, 0 if its input has no batch, None without such a layer.
 
-    For networks whose samples cannot be taken apart.
+    For networks whose samples cannot be separated.
     """
     for node in capture.program.graph.nodes:
         name = str(node.target).partition(".")[2].partition(".")[0]

@@ -1,4 +1,4 @@
-"""From labels to channel groups."""
+"""Compute channel groups from labels."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ AxisKey = tuple[str, int]
 
 @dataclass
 class _Draft:
-    """A group in the making: its classes of labels in order, and where they are made."""
+    """A group under construction: its classes of labels in order, and where they are made."""
 
     classes: Array
     axes: list[AxisKey]
     made_by: list[AxisKey]
     frozen: str | None
-    unit: int = 1
+    block_size: int = 1
 
 
 def solve(model: nn.Module, found: Propagation) -> Analysis:
@@ -44,8 +44,10 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     }
     makers = _makers(found.costs)
     reasons = found.labels.reasons()
-    cuts = [found.labels.find(cut).reshape(-1) for cut in found.cuts]
-    drafts = [_draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, cuts, reasons)]
+    split_points = [found.labels.find(cut).reshape(-1) for cut in found.split_points]
+    drafts = [
+        _draft(axes, classes, reasons, roots, makers) for axes, classes in _signatures(roots, split_points, reasons)
+    ]
     order = {key: i for i, key in enumerate(makers)}
     tensors = named_tensors(model)
     numbers = {name: tensors[name].is_floating_point() or tensors[name].is_complex() for name in found.dims}
@@ -56,22 +58,22 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
     ]
     drafts.sort(key=lambda d: (min((order[k] for k in d.made_by), default=len(order)), int(d.classes[0])))
     group_of = np.full(len(found.labels), -1, np.int32)
-    rank_of = np.zeros(len(found.labels), np.int32)
+    index_of = np.zeros(len(found.labels), np.int32)
     for number, draft in enumerate(drafts):
         group_of[draft.classes] = number
-        rank_of[draft.classes] = np.arange(draft.classes.size)
+        index_of[draft.classes] = np.arange(draft.classes.size)
     axes: dict[str, tuple[Axis | None, ...]] = {}
     for name, vectors in found.dims.items():
         entry = []
         for dim in range(len(vectors)):
             vector = roots.get((name, dim))
             elastic = vector is not None and (group_of[vector] >= 0).any()
-            entry.append(Axis(group_of[vector], rank_of[vector]) if vector is not None and elastic else None)
+            entry.append(Axis(group_of[vector], index_of[vector]) if vector is not None and elastic else None)
         if any(axis is not None for axis in entry):
             axes[name] = tuple(entry)
 
     def scale_of(labels: Array) -> Scale:
-        return _scale(found.labels.find(labels), group_of, rank_of)
+        return _scale(found.labels.find(labels), group_of, index_of)
 
     names = _names(drafts, roots)
     groups = tuple(_group(draft, name, roots) for draft, name in zip(drafts, names, strict=True))
@@ -86,14 +88,15 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
                 operator=cost.operator,
                 kind=cost.kind,
                 macs=cost.macs,
-                scales=tuple(scale for scale in map(scale_of, cost.facets) if scale.parts),
+                scales=tuple(scale for scale in map(scale_of, cost.label_arrays) if scale.parts),
                 inputs=cost.inputs,
                 sizes=cost.sizes,
+                weight=cost.weight,
             )
             for cost in found.costs
             if cost.macs
         ),
-        attributes=find_attributes(model, found.numbers, found.called, found.dims, found.labels, scale_of),
+        attributes=find_attributes(model, found.size_uses, found.called, found.dims, found.labels, scale_of),
         uncounted=found.uncounted,
         unknown=found.unknown,
     )
@@ -103,24 +106,24 @@ def solve(model: nn.Module, found: Propagation) -> Analysis:
 def _channels_at_the_end(
     axes: list[AxisKey], dims: dict[str, tuple[Array | None, ...]], numbers: dict[str, bool]
 ) -> bool:
-    """Whether some tensor of real numbers has these as its last dimension, where embeddings and norms have channels.
+    """Whether a tensor of real numbers has these as its last dimension, where embeddings and norms have channels.
 
-    Elsewhere, and in tables of positions, they are tokens, without a layer that makes them.
+    Otherwise, and in position tables, they are tokens, without a layer that makes them.
     """
     return any(numbers[name] and dim == len(dims[name]) - 1 for name, dim in axes)
 
 
 def _makers(costs: tuple[Cost, ...]) -> dict[AxisKey, None]:
-    """Dimensions of weights that make new channels, in the order of the graph."""
+    """Dimensions of weights along which new channels are made, in the order of the graph."""
     return {(cost.weight, dim): None for cost in costs if cost.weight is not None for dim in cost.out_dims}
 
 
 def _signatures(
-    roots: dict[AxisKey, Array], cuts: list[Array], reasons: dict[int, str]
+    roots: dict[AxisKey, Array], split_points: list[Array], reasons: dict[int, str]
 ) -> list[tuple[tuple[AxisKey, ...], Array]]:
     """Classes of labels by the set of dimensions and cuts in which they occur, and by frozen reason."""
     keys = list(roots)
-    classes = [np.unique(vector) for vector in (*roots.values(), *cuts)]
+    classes = [np.unique(vector) for vector in (*roots.values(), *split_points)]
     pairs = np.concatenate(classes) if classes else np.zeros(0, np.int64)
     owners = np.repeat(np.arange(len(classes)), [c.size for c in classes])
     order = np.lexsort((owners, pairs))
@@ -149,7 +152,7 @@ def _draft(
     present, first, counts = np.unique(reference[positions], return_index=True, return_counts=True)
     draft = _Draft(present[np.argsort(first)], list(axes), made_by, reasons.get(int(classes[0])), int(counts[0]))
     if draft.frozen is None and (counts != counts[0]).any():
-        draft.frozen, draft.unit = "its channels come in pieces of different sizes", 1
+        draft.frozen, draft.block_size = "its channels come in pieces of different sizes", 1
     elif draft.frozen is None and present.size < 2:
         draft.frozen = "all its channels depend on one another (by channel shuffles or splits)"
     return draft
@@ -160,13 +163,13 @@ def _module(tensor: str) -> str:
 
 
 def shared_path(paths: Iterable[str]) -> str:
-    """The longest path that all these dotted paths start with, or "" if they share nothing."""
+    """The longest common prefix of dotted paths, or ""."""
     parts = zip(*(path.split(".") for path in paths), strict=False)
     return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
 
 
 def _names(drafts: list[_Draft], roots: dict[AxisKey, Array]) -> list[str]:
-    """A name per group: what its producers have in common, else the first of them, else with positions."""
+    """A name per group: the common path of its producers, otherwise the first of them, otherwise with positions."""
     paths = [[_module(name) for name, _ in (d.made_by or d.axes[:1])] for d in drafts]
     common = []
     for producers in paths:
@@ -195,19 +198,19 @@ def _group(draft: _Draft, name: str, roots: dict[AxisKey, Array]) -> ChannelGrou
     return ChannelGroup(
         name=name,
         channels=int(np.isin(reference, draft.classes).sum()),
-        unit=draft.unit,
+        block_size=draft.block_size,
         producers=tuple(dict.fromkeys(_module(tensor) for tensor, _ in draft.made_by)),
         members=tuple(f"{tensor}[{dim}]" for tensor, dim in draft.axes),
         frozen=draft.frozen,
     )
 
 
-def _scale(vector: Array, group_of: npt.NDArray[np.int32], rank_of: npt.NDArray[np.int32]) -> Scale:
-    """How many positions of a vector of labels (by representative) are kept."""
-    groups, ranks = group_of[vector], rank_of[vector]
+def _scale(vector: Array, group_of: npt.NDArray[np.int32], index_of: npt.NDArray[np.int32]) -> Scale:
+    """The number of kept positions of a vector of labels, by representative."""
+    groups, indices = group_of[vector], index_of[vector]
     parts = []
     for number in np.unique(groups[groups >= 0]).tolist():
-        counts = np.bincount(ranks[groups == number], minlength=int((group_of == number).sum()))
+        counts = np.bincount(indices[groups == number], minlength=int((group_of == number).sum()))
         parts.append((number, np.concatenate([[0], np.cumsum(counts)])))
     return Scale(int((groups < 0).sum()), tuple(parts))
 
@@ -236,7 +239,7 @@ def _ratios(
             if dim == 1 and len(analysis.shapes[name]) == len(shape) and name not in grouped
         ]
         ratio, rest = divmod(group.channels, narrow)
-        # Squeeze-excite reads the expanded channels too; the widest reader is the projection.
+        # Squeeze-excite also reads the expanded channels; the widest reader is the projection.
         if rest == 0 and ratio > 1 and projections and max(projections) < group.channels:
             ratios[group.name] = ratio
     return ratios

@@ -1,4 +1,4 @@
-"""Copies of a model that proofs run on: in another precision, and with weights that hide nothing."""
+"""Copies of a model for proofs: in another precision, and with weights that do not hide errors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from anywidth.groups.duplicate import duplicate
 __all__ = ["KINDS", "Kind", "cast", "stand_in", "varied"]
 
 Kind = Literal["random", "small", "positive", "noisy", "own"]
-"""Weights of a copy: random ones, those a tenth as large, positive ones, the user's with noise, the user's."""
+"""Kinds of weights of a copy: random, a tenth as large, positive, the user's with noise, the user's."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""All kinds, in the order in which they are tried where others leave the domain of a function."""
+"""All kinds, in the order of trial if earlier ones leave the domain of a function."""
 
 _PERIOD = 1_000_003
-"""A prime, so that rows are alike only in tensors with more rows than this, or of longer rows."""
+"""A prime, so that rows repeat only in tensors with more rows than this, or with longer rows."""
 
 
 def stand_in(
@@ -29,19 +29,20 @@ def stand_in(
 ) -> nn.Module:
     """A copy of a model in evaluation or training mode, on the CPU, in `dtype`, with weights of `kind` times `gain`.
 
-    Random weights, so that neither a zero-initialised layer nor a tiny layer scale can hide a difference.
+    With random weights, neither a zero-initialized layer nor a tiny layer scale can hide a difference.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = {id(tensor): tensor for tensor in named_tensors(model).values()}
     made = {key: _weight(tensor, dtype, kind, gain, generator) for key, tensor in tensors.items()}
-    copied = duplicate(model, made).train(training)
+    copied = duplicate(model, made)
+    copied.train(training)
     if kind != "own":
         _randomise_statistics(copied, generator)
     return copied
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor on the CPU, and in `dtype` (or its complex counterpart) unless it holds integers."""
+    """A tensor on the CPU, in `dtype` (or its complex counterpart) unless it contains integers."""
     tensor = tensor.detach().cpu()
     if tensor.is_complex():
         return tensor.to(torch.promote_types(dtype, torch.complex32))
@@ -49,9 +50,9 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def varied(inputs: Inputs, seed: int) -> Inputs | None:
-    """Inputs with normal noise in the tensors that hold one number everywhere; None if there are none.
+    """Inputs with normal noise in constant tensors; None if there are no constant tensors.
 
-    Channels made of zeros are all alike, so that nothing about their order could be proved.
+    Channels made from zeros are all equal, so nothing about their order could be proved.
     """
     generator = torch.Generator().manual_seed(seed)
     changed = []
@@ -76,10 +77,11 @@ def _weight(tensor: Tensor, dtype: torch.dtype, kind: Kind, gain: float, generat
 
 
 def _random(own: Tensor, kind: Kind, gain: float, generator: torch.Generator) -> Tensor:
-    """A random weight: normal matrices that keep the size of what passes, vectors of 0.5 to 1.5 times the user's.
+    """A random weight: normal matrices that preserve the size of activations, vectors of 0.5 to 1.5 times the user's.
 
-    Numbers of the user's vectors that are small count as one, lest they hide what they multiply. The sign of a single
-    number stays, as a forward may depend on it; vectors are positive, lest activations end in zeros.
+    Small numbers in the user's vectors are replaced by one, so that they do not hide the values they multiply. The sign
+    of a scalar stays, because a forward may depend on it. Vectors are positive, so that activations do not become
+    zeros.
     """
     if kind == "noisy":
         spread = 0.1 * float(own.std(correction=0)) + 0.01 if own.numel() else 0.0
@@ -94,7 +96,7 @@ def _random(own: Tensor, kind: Kind, gain: float, generator: torch.Generator) ->
 
 
 def _normal(number: int, generator: torch.Generator) -> Tensor:
-    """Normal random numbers in single precision; beyond a period they repeat, because drawing millions takes long."""
+    """Normal random numbers in single precision, repeated after a period, because drawing millions is slow."""
     drawn = torch.randn(min(number, _PERIOD), generator=generator)
     return drawn.repeat(-(-number // drawn.numel()))[:number] if number else drawn
 

@@ -1,4 +1,4 @@
-"""Regions that `torch.export` keeps in graphs inside the graph, put in their place."""
+"""Inline regions that `torch.export` stores as subgraphs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.fx.node import map_arg
 __all__ = ["flatten_graph"]
 
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
-"""Operators that run a subgraph in a mode, with the position of that subgraph among their arguments."""
+"""Operators that run a subgraph in a mode, with the position of the subgraph among their arguments."""
 
 
 def flatten_graph(program: ExportedProgram) -> ExportedProgram:
-    """The program with one flat graph: regions under `no_grad`, `autocast` and `vmap` are ordinary operators in it.
+    """The program with one flat graph, in which regions under `no_grad`, `autocast` and `vmap` are ordinary operators.
 
-    Modes do not matter to what is analysed here: proofs run in double precision, which autocast leaves alone.
+    Modes do not affect the analysis: proofs run in double precision, which autocast leaves alone.
     """
     if any(getattr(node.target, "__name__", "") == "_add_batch_dim" for node in program.graph.nodes):
-        program = program.run_decompositions({})  # an empty table: `vmap` turns into batched operators, the rest stays
+        program = program.run_decompositions({})  # an empty table: `vmap` becomes batched operators, the rest stays
         _restore_linear(program.graph_module)
     _inline(program.graph_module)
     _drop_unused_views(program.graph_module)
@@ -32,7 +32,7 @@ _VIEWS = frozenset(("select", "slice", "narrow", "view", "reshape", "squeeze", "
 
 
 def _drop_unused_views(module: GraphModule) -> None:
-    """Remove views that nobody reads, of which a forward wanted the shape: they say nothing about channels."""
+    """Remove unused views, of which a forward only needed the shape; they are irrelevant for channels."""
     for node in reversed(module.graph.nodes):
         name = str(node.target).removeprefix("aten.").partition(".")[0]
         if node.op == "call_function" and name in _VIEWS and not node.users:
@@ -40,7 +40,7 @@ def _drop_unused_views(module: GraphModule) -> None:
 
 
 def _restore_linear(module: GraphModule) -> None:
-    """Products with a transposed weight are linear layers again, whose channels have names."""
+    """Turn products with a transposed weight into linear layers, whose channels have names."""
     aten = torch.ops.aten
     for node in module.graph.nodes:
         if node.target is aten.matmul.default and getattr(node.args[1], "target", None) is aten.t.default:
@@ -62,7 +62,7 @@ def _inline(module: GraphModule) -> None:
         assert isinstance(inner, GraphModule)
         _inline(inner)
         result = _copy(module, node, inner, values, str(holder.target))
-        for user in list(node.users):  # results come as a tuple, and are picked from it
+        for user in list(node.users):  # results are a tuple, from which they are picked
             user.replace_all_uses_with(result[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
@@ -75,7 +75,7 @@ def _position(node: Node) -> int | None:
 
 
 def _copy(module: GraphModule, node: Node, inner: GraphModule, values: tuple[Any, ...], prefix: str) -> Any:
-    """Copy the nodes of a subgraph to where it is called; what it returns, in terms of the copies."""
+    """Copy the nodes of a subgraph to its call; returns its results in terms of the copies."""
     copies: dict[Node, Any] = {}
     given = iter(values)
     outputs: Any = ()
@@ -87,6 +87,6 @@ def _copy(module: GraphModule, node: Node, inner: GraphModule, values: tuple[Any
                 outputs = map_arg(each.args[0], lambda source: copies[source])
             else:
                 copies[each] = module.graph.node_copy(each, lambda source: copies[source])
-                if each.op == "get_attr":  # a branch of `torch.cond`, say, which stays inside the submodule
+                if each.op == "get_attr":  # such as a branch of `torch.cond`, which stays inside the submodule
                     copies[each].target = f"{prefix}.{each.target}"
     return outputs

@@ -1,4 +1,4 @@
-"""Global state and the user's model, put back after an analysis."""
+"""Restore global state and the user's model after an analysis."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DEPTH = 6
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Context manager that puts everything back that a forward of a copy of the model may have changed.
+    """Context manager that restores everything that a forward of a copy of the model may change.
 
-    Random numbers start from the same seed in it, so that what is found does not depend on them. Back come their states
-    (Python's, NumPy's, torch's), the grad mode and the default dtype; attributes of the classes of the
-    modules; attributes of the modules, which code finds by a global variable, say; and the global variables and caches
-    that the code of the modules uses, so that it keeps no tensors of another precision.
+    In it, random numbers start from the same seed, so that results do not depend on them. It restores the random states
+    (Python's, NumPy's, torch's), the grad mode and the default dtype, attributes of the modules' classes, attributes of
+    the modules (which code may reach by a global variable), and the global variables and caches that the code of the
+    modules uses, so that they do not keep tensors of another precision.
     """
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

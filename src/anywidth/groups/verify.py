@@ -1,4 +1,4 @@
-"""Proof of channel groups: narrow them, run, and compare with the masked full network."""
+"""Prove channel groups: narrow them, run, and compare with the masked full network."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ __all__ = ["verify"]
 
 _ROUNDS = 40
 _STEPS = 16
-"""Remedies for one class, after which groups at fault are frozen one by one."""
+"""Maximum number of remedies for one class, after which groups at fault are frozen one by one."""
 _IN_TRAINING = (RANDOM[0], NARROWEST, ROUNDED[1])
-"""Draws that are compared in training mode, where a forward does more in it."""
-_SILENT = "nothing depends on these channels for the example inputs, so that nothing can be proved about them"
+"""Number of draws in training mode, for forwards that do more in it."""
+_SILENT = "nothing depends on these channels for the example inputs, so nothing can be proved about them"
 
 
 def verify(
     model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs, *, run_training: bool = False
 ) -> Analysis:
-    """The channel groups of a model, every one of them proved; what cannot be proved is frozen with the reason.
+    """The proved channel groups of a model; groups that cannot be proved are frozen with the reason.
 
-    All groups are narrowed together to random numbers of channels. Where the narrowed network does not run, the
-    class of the module at fault is repaired: other meanings of its integer attributes are tried, then channels that
-    its forward takes to be equally many are tied, and at last the groups at fault are frozen, alike in all modules
-    of that class. Where it runs and differs, a group at fault is found by halving, and frozen; the second one with the
-    same part in modules of one class is frozen in all of them. Numbers are compared in evaluation mode (the last
-    capture), and in training where a forward that does more there was captured as well; one that was not
-    (`run_training`) has to run in that mode.
+    All groups are narrowed together to random numbers of channels. If the narrowed network does not run, the class of
+    the module at fault is repaired in steps: try other meanings of its integer attributes, then tie channels that its
+    forward assumes to be equal in number, and finally freeze the groups at fault, in all modules of that class. If it
+    runs but differs, a group at fault is found by halving and frozen. When a second group with the same role in modules
+    of one class fails, it is frozen in all of them. Numbers are compared in evaluation mode (the last capture), and in
+    training if the training forward does more and was captured. If it was not captured (`run_training`), it must run.
     """
     repair = _Repair(model, found, solve(model, found))
     differ = len({(frozenset(capture.operators().items()), capture.used()) for capture in captures}) > 1
@@ -66,7 +65,7 @@ def verify(
             if silent:
                 repair.freeze({group.name: _SILENT for group in silent})
                 continue
-            failure = prover.meet(repair.analysis)
+            failure = prover.require_equal(repair.analysis)
             if failure is None:
                 return repair.finish(prover, _in_training(model, found, captures, inputs), inputs)
             repair.give_up(*prover.fault(repair.analysis, groups, failure))
@@ -80,12 +79,16 @@ def verify(
 def _in_training(model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs) -> Prover | None:
     """Proofs of the forward in training, if it was captured."""
     capture = captures[0]
-    return Prover(model, replace(found, facets=found.training_facets), capture, inputs) if capture.training else None
+    return (
+        Prover(model, replace(found, label_arrays=found.training_label_arrays), capture, inputs)
+        if capture.training
+        else None
+    )
 
 
 @dataclass
 class _Repair:
-    """What has been tried for every class of modules."""
+    """The remedies tried for every class of modules."""
 
     model: nn.Module
     found: Propagation
@@ -125,9 +128,9 @@ class _Repair:
         return False
 
     def reconsider(self, failure: Failure, prover: Prover) -> bool:
-        """Leave alone an integer of any class with which the draw that failed passes; False if there is none.
+        """Leave alone an integer of any class if the failed draw then passes; False if there is no such integer.
 
-        The numbers of torch's layers, which several classes may compute something from, are left alone together.
+        The numbers of torch's layers, which several classes may use, are left alone together.
         """
         numbers = following(self.model, self.analysis)
         layers = [integer for integer in numbers if integer.attribute in repeated(integer.kind)]
@@ -143,7 +146,7 @@ class _Repair:
         return False
 
     def finish(self, prover: Prover, training: Prover | None, inputs: Inputs) -> Analysis:
-        """The proved analysis, in which no integer follows channels without need."""
+        """The proved analysis, in which integers follow channels only if needed."""
         analysis = drop_unneeded(self.model, self.analysis, prover)
         analysis = try_other_inputs(self.model, analysis, prover, inputs)
         if training is not None and training.prove(analysis, [], draws=_IN_TRAINING[:1]) is None:
@@ -151,7 +154,7 @@ class _Repair:
         return without_coincidences(analysis)
 
     def _assign(self, kind: type, failure: Failure, prover: Prover) -> bool:
-        """Give other meanings to the integers of a class: such that the draw passes, or at least runs there."""
+        """Choose other meanings for the integers of a class with which the draw passes, or at least runs there."""
         running: Analysis | None = None
         for choices in assignments(self.model, self.analysis, kind):
             if choices in self.tried[kind]:
@@ -172,7 +175,7 @@ class _Repair:
         return True
 
     def give_up(self, group: ChannelGroup, failure: Failure) -> None:
-        """Freeze a group; where its like was given up before, in another module of the class, all that are alike."""
+        """Freeze a group; if the same group failed in another module of the class, freeze it in all of them."""
         home = self._home(group)
         kind = type(self.model.get_submodule(home))
         roles = _roles(group, home)
@@ -183,7 +186,7 @@ class _Repair:
         self.freeze({each.name: failure.text for each in alike})
 
     def freeze(self, reasons: dict[str, str]) -> None:
-        """Freeze groups by name, now and after every new solution."""
+        """Freeze groups by name, also after every new solution."""
         for group in self.analysis.groups:
             if group.name in reasons:
                 self.frozen[frozenset(group.members)] = reasons[group.name]
@@ -193,26 +196,26 @@ class _Repair:
         return [path for path, module in self.model.named_modules() if type(module) is kind]
 
     def _home(self, group: ChannelGroup) -> str:
-        """The innermost module around all members of a group whose class is none of torch's own."""
+        """The innermost module around all members of a group whose class does not belong to torch."""
         path = shared_path(member.rpartition(".")[0] for member in group.members)
         while path and type(self.model.get_submodule(path)).__module__.startswith("torch.nn"):
             path = path.rpartition(".")[0]
         return path
 
     def _tie(self, paths: Sequence[str]) -> bool:
-        """Tie inner channels to the channels that come in, where a forward takes them to be equally many.
+        """Tie inner channels to incoming channels if a forward assumes that their numbers are equal.
 
-        Only channels that can be narrowed are: a causal mask may have as many positions as there are channels.
+        Only channels that can be narrowed are tied: a causal mask may have as many positions as there are channels.
         """
         labels, tied = self.found.labels, False
         elastic = np.array([*(group.frozen is None for group in self.analysis.groups), False])
         for path in paths:
             inner = {}
-            for number in self.found.numbers:
-                if number.module == path and number.facet is not None:
-                    facet = labels.compress(number.facet)
-                    if varying(facet) == {number.dim} and facet.size == number.value:
-                        inner[number.value] = facet.reshape(-1)
+            for number in self.found.size_uses:
+                if number.module == path and number.label_array is not None:
+                    label_array = labels.compress(number.label_array)
+                    if varying(label_array) == {number.dim} and label_array.size == number.value:
+                        inner[number.value] = label_array.reshape(-1)
             for name, vectors in self.found.dims.items():
                 if name.startswith(f"{path}.") and len(vectors) > 1 and vectors[1] is not None:
                     inner.setdefault(vectors[1].size, vectors[1])
@@ -229,7 +232,7 @@ class _Repair:
         return tied
 
     def _resolve(self) -> None:
-        # Ties change what integers count, so what was tried before may be right now.
+        # Ties change what integers count, so earlier attempts may be right now.
         self.tried.clear()
         analysis = choose(self.model, solve(self.model, self.found), self.chosen)
         self.analysis = analysis.freeze(
@@ -237,9 +240,9 @@ class _Repair:
         )
 
     def _freeze_alike(self, failure: Failure, paths: Sequence[str], prover: Prover, *, few: bool = False) -> bool:
-        """Freeze the groups at fault in one module, and those with the same members in all of its class.
+        """Freeze the groups at fault in one module, and those with the same members in all modules of its class.
 
-        With `few`, only groups that fail in this class alone while others do not; False if there are none.
+        With `few`, only groups that fail in this class while others do not; False if there are no such groups.
         """
         assert failure.module is not None
         touching = [g for g in self.analysis.elastic if _roles(g, failure.module)]
@@ -263,7 +266,7 @@ class _Repair:
                 continue
             theirs = {group.name: _roles(group, path) for group in self.analysis.elastic}
             for role in roles:
-                # Parts of one dimension share it, but have other members besides.
+                # Parts of one dimension share it but also have other members.
                 same = [name for name, members in theirs.items() if members == role]
                 reasons.update((name, text) for name in same or (n for n, members in theirs.items() if role & members))
         self.freeze(reasons)

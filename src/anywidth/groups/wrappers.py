@@ -1,4 +1,4 @@
-"""Wrappers of models that a supernet cannot be built on, or train inside."""
+"""Refuse wrapped models, on which a supernet cannot be built or trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARALLEL = {
     "ShardedDataParallel": "module", "DeepSpeedEngine": "module", "PipelineEngine": "module", "PipelineModule": "",
     "FSDPModule": "", "GeminiDDP": "module",
 }  # fmt: skip
-"""Names of classes that spread a network over processes or devices, with the attribute that holds the plain module."""
+"""Names of classes that distribute a network over processes or devices, with the attribute of the plain module."""
 
 _WAY = (
     "train with sandwich_step(net, inputs, targets), and call anywidth.training.sync_gradients(net.parameters()) "
@@ -29,14 +29,14 @@ _WAY = (
 
 
 def check_plain(model: nn.Module) -> None:
-    """Raise if a model, or a module in it, is wrapped for several processes, sharded or compiled.
+    """Raise if a model or a module in it is wrapped for several processes, sharded or compiled.
 
     Raises:
-        AnalysisError: with the name of the module and the plain one to use instead.
+        AnalysisError: it is; the message names the module and the plain one to use instead.
 
     >>> check_plain(nn.DataParallel(nn.Linear(2, 2)))
     Traceback (most recent call last):
-    anywidth.core.errors.AnalysisError: the model is wrapped by DataParallel, through which subnets cannot run...
+    anywidth.core.errors.AnalysisError: the model is wrapped by DataParallel, which subnets cannot run through...
     """
     for path, module in model.named_modules():
         where = f"module {path!r}" if path else "the model"
@@ -44,23 +44,23 @@ def check_plain(model: nn.Module) -> None:
         if wrapper is not None:
             plain = f" ({_access(path, _PARALLEL[wrapper])})" if _PARALLEL[wrapper] else " before it is sharded"
             raise AnalysisError(
-                f"{where} is wrapped by {wrapper}, through which subnets cannot run. Build the Supernet on the plain "
+                f"{where} is wrapped by {wrapper}, which subnets cannot run through. Build the Supernet on the plain "
                 f"module{plain}, {_WAY}"
             )
         if _is_from(module, "OptimizedModule"):
             raise AnalysisError(
                 f"{where} is wrapped by torch.compile, whose code belongs to the full network. Build the Supernet on "
                 f"the plain module ({_access(path, '_orig_mod')}); to train compiled subnets, give "
-                "sandwich_step(..., wrap=anywidth.training.compiled.CompiledSubnets())"
+                "sandwich_step(..., execution=Execution(wrap=CompiledSubnets()))"
             )
     check_unsharded(model, error=AnalysisError)
 
 
 def check_unsharded(model: nn.Module, error: type[AnalysisError | TrainingError] = TrainingError) -> None:
-    """Raise if parameters of a model lie in pieces on several processes.
+    """Raise if parameters of a model are sharded over several processes.
 
     Raises:
-        TrainingError: or `error`, with the name of the parameter.
+        TrainingError: they are (or raises `error` instead); the message names the parameter.
     """
     for name, parameter in model.named_parameters():
         kinds = [cls.__name__ for cls in type(parameter).__mro__]
@@ -74,13 +74,13 @@ def check_unsharded(model: nn.Module, error: type[AnalysisError | TrainingError]
 
 
 def check_unwrapped(model: nn.Module) -> None:
-    """Raise if somebody has wrapped this very module for several processes.
+    """Raise if this module was wrapped for several processes.
 
-    The wrapper synchronises backward passes of its own forward, which subnets do not take. No module knows its
-    wrappers, so all objects are looked through: call it once.
+    The wrapper synchronizes backward passes of its own forward, which subnets do not use. A module does not know its
+    wrappers, so this searches all objects: call it once.
 
     Raises:
-        TrainingError: with the class of the wrapper.
+        TrainingError: it was; the message names the wrapper's class.
     """
     for candidate in gc.get_objects():
         if issubclass(type(candidate), nn.Module) and "_modules" in candidate.__dict__:
@@ -95,7 +95,7 @@ def check_unwrapped(model: nn.Module) -> None:
 
 @contextmanager
 def local_norms(model: nn.Module) -> Iterator[None]:
-    """Context manager that lets synchronised batch norms run on this process alone, on any device."""
+    """Context manager in which synchronized batch norms run on this process alone, on any device."""
     changed = [(m, m.__dict__.get("forward")) for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
     try:
         for norm, _ in changed:

@@ -1,6 +1,6 @@
 """Attributes that a forward writes: caches, auxiliary losses, lists of features.
 
-What the full network wrote must not reach a subnet, which starts with what was there before any forward.
+Values written by the full network must not reach a subnet, which starts from the values before any forward.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from anywidth.groups.duplicate import MISSING, duplicate_value
 
-__all__ = ["Marks", "Written", "emptied", "holds_tensors", "refilled", "written_since"]
+__all__ = ["Marks", "Written", "emptied", "empty_", "holds_tensors", "refilled", "written_since"]
 
 Written = dict[str, dict[str, Any]]
-"""By module path and attribute: what a copy begins with (`MISSING`: no such attribute)."""
+"""By module path and attribute: the initial value in a copy (`MISSING`: no such attribute)."""
 
 _REGISTERS = frozenset({"_parameters", "_modules", "_buffers", "training"})
 _SIMPLE = (bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
@@ -28,10 +28,10 @@ _DEPTH = 4
 
 
 class Marks:
-    """The state of all attributes of a module tree, to be compared with a later one."""
+    """The state of all attributes of a module tree, to compare with a later state."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._known: dict[int, tuple[Any, Any]] = {}  # with the object itself, because ids are given again
+        self._known: dict[int, tuple[Any, Any]] = {}  # with the object itself, because ids are reused
         self.of = {path: dict(self._attributes(module)) for path, module in model.named_modules()}
         self.buffers = {
             path: {name: None if b is None else (id(b), b.shape) for name, b in module._buffers.items()}
@@ -44,7 +44,7 @@ class Marks:
                 yield name, self._mark(value)
 
     def _mark(self, value: Any, depth: int = 0) -> Any:
-        """Equal to that of a later moment if nothing was written in between."""
+        """A mark that equals a later one if nothing was written in between."""
         if value is None or isinstance(value, _SIMPLE):
             return type(value), str(value)
         known = self._known.get(id(value))
@@ -61,11 +61,11 @@ class Marks:
 
 
 def written_since(before: Marks, model: nn.Module, original: nn.Module) -> Written:
-    """What forwards of `model` have written since, with the values that `original` has.
+    """Attributes that forwards of `model` have written since, with their values in `original`.
 
-    Where a module wrote a tensor, all that it wrote goes together (a grid, and the shape for which it was made). Where
-    it wrote none, only numbers that were not there before count, such as a size that the first forward sets: copies
-    take counters and flags of the day.
+    If a module wrote a tensor, all attributes that it wrote belong together (such as a grid, and the shape for which it
+    was made). Otherwise only new numbers count, such as a size that the first forward sets, and copies take the current
+    counters and flags.
     """
     found: Written = {}
     after = Marks(model)
@@ -94,8 +94,27 @@ def written_since(before: Marks, model: nn.Module, original: nn.Module) -> Writt
     return found
 
 
+def empty_(model: nn.Module, written: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give attributes that forwards write the values that copies begin with."""
+    for path, names in written.items():
+        module = model.get_submodule(path)
+        for name, value in names.items():
+            if name == "_buffers":
+                _set(module._buffers, value)
+            else:
+                _set(module.__dict__, {name: value})
+
+
+def _set(owner: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if value is MISSING:
+            owner.pop(name, None)
+        else:
+            owner[name] = duplicate_value(value)
+
+
 def emptied(model: nn.Module, written: Written) -> list[tuple[str, str, Any]]:
-    """Attributes with tensors that no forward has written, and what they would be if empty: caches or constants."""
+    """Attributes with tensors that no forward has written, and their empty values: caches or constants."""
     found: list[tuple[str, str, Any]] = []
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
@@ -110,7 +129,7 @@ def emptied(model: nn.Module, written: Written) -> list[tuple[str, str, Any]]:
 
 
 def refilled(full: Any, now: Any) -> bool:
-    """Whether an emptied attribute is as full as it was."""
+    """Whether an emptied attribute is as full as before."""
     if isinstance(full, Tensor):
         return isinstance(now, Tensor) and now.shape == full.shape
     if isinstance(full, tuple):
@@ -121,7 +140,7 @@ def refilled(full: Any, now: Any) -> bool:
 
 
 def holds_tensors(value: Any, depth: int = 0) -> bool:
-    """Whether a value is a tensor, or has some inside."""
+    """Whether a value is a tensor, or contains one."""
     if isinstance(value, Tensor):
         return True
     return depth < _DEPTH and any(holds_tensors(item, depth + 1) for _, item in _parts(value))
@@ -135,7 +154,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """What a container, or an object that holds data, has inside."""
+    """The contents of a container or a data object."""
     if isinstance(value, (*_SIMPLE, nn.Module, ModuleType, type)) or callable(value):
         return []
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reference networks as plain modules, and any model by name."""
+"""Reference networks as plain modules, and models by name."""
 
 from anywidth.models.digits_net import DigitsNet
 from anywidth.models.factory import build_model, model_names

@@ -1,4 +1,4 @@
-"""How many channels a dense network has at a width."""
+"""Number of channels of a dense network at a width."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["scaled_channels"]
 
 
 def scaled_channels(channels: int, width: float, divisor: int = 8) -> int:
-    """Channels of a layer that has `channels` at width 1, rounded to a multiple of `divisor`.
+    """Channels at a width of a layer with `channels` at width 1, rounded to a multiple of `divisor`.
 
-    Width 1 keeps the number as it is; widths above 1 are allowed, since a search may start from a wider network
-    (AutoSlim, arXiv 1903.11728).
+    Width 1 keeps the number. Widths above 1 are allowed, since a search may start from a wider network (AutoSlim, arXiv
+    1903.11728).
 
     Raises:
         ModelError: the width is not a positive, finite number.

@@ -1,4 +1,4 @@
-"""Convolution, batch norm and activation: the stem and the head of the reference networks."""
+"""Convolution, batch norm and activation, used in stems and heads of the reference networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ConvNormAct"]
 
 
 class ConvNormAct(nn.Module):
-    """A convolution without bias, its batch norm and an activation.
+    """Convolution without bias, batch norm and activation.
 
     >>> import torch
     >>> ConvNormAct(3, 8, kernel=3, stride=2)(torch.rand(1, 3, 32, 32)).shape

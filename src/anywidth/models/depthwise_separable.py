@@ -1,4 +1,4 @@
-"""The block of MobileNetV1: a depthwise and a pointwise convolution."""
+"""MobileNetV1 block: a depthwise and a pointwise convolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["DepthwiseSeparable"]
 
 
 class DepthwiseSeparable(nn.Module):
-    """A 3x3 convolution of every channel by itself, then a 1x1 convolution across channels.
+    """Depthwise 3x3 convolution, then a 1x1 convolution across channels.
 
     Source: MobileNets (arXiv 1704.04861), section 3.1.
 

@@ -21,15 +21,15 @@ _STAGES = [(4, 24, 2, 2), (4, 16, 2, 2)]
 class DigitsNet(nn.Module):
     """DigitsNet: a 3x3 stem, inverted residual blocks down to 2x2 positions, a pool and a classifier.
 
-    Made to be trained at all widths within a minute on two CPU cores, and small enough that narrowing it costs
-    accuracy: at width 0.25 four features remain for ten classes. Every layer is narrowed.
+    It trains at all widths within a minute on two CPU cores, and is small enough that narrowing it costs accuracy: at
+    width 0.25, four features remain for ten classes. Every layer is narrowed.
 
-    Source: the block of MobileNetV2 (arXiv 1801.04381); the network is our own.
+    Source: block of MobileNetV2 (arXiv 1801.04381); the network is specific to anywidth.
 
     Args:
-        width: Multiplies every number of channels, rounded to multiples of 2 before the expansion.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
+        width: Multiplies all channel numbers, rounded to multiples of 2 before the expansion.
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
 
     >>> import torch
     >>> DigitsNet(width=0.25)(torch.rand(2, 1, 8, 8)).shape

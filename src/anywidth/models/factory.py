@@ -21,10 +21,10 @@ from anywidth.models.torchvision_models import build_torchvision
 __all__ = ["build_model", "model_names"]
 
 _Builder = Callable[[int, int, float, int], nn.Module]
-"""Classes, input channels, width and image side to a model."""
+"""Builds a model from classes, input channels, width and image side."""
 
 _SMALL_IMAGE = 64
-"""Up to this many pixels a side, networks start like those for CIFAR."""
+"""Largest image side for which networks use their CIFAR form."""
 
 
 def _resnet(depth: int) -> _Builder:
@@ -52,6 +52,7 @@ _OWN: dict[str, _Builder] = {
     "mnasnet": _mobile(MNasNet),
     "mobilenet_v1": _mobile(MobileNetV1),
     "mobilenet_v2": _mobile(MobileNetV2),
+    "resnet8": _resnet(8),
     "resnet18": _resnet(18),
     "resnet20": _resnet(20),
     "resnet50": _resnet(50),
@@ -63,7 +64,7 @@ _LIBRARIES = {"torchvision": build_torchvision, "timm": build_timm}
 
 
 def model_names() -> tuple[str, ...]:
-    """The names of our own models; `torchvision/NAME` and `timm/NAME` come on top.
+    """Names of the built-in models, excluding `torchvision/NAME` and `timm/NAME`.
 
     >>> "mobilenet_v2" in model_names()
     True
@@ -72,18 +73,18 @@ def model_names() -> tuple[str, ...]:
 
 
 def build_model(name: str, *, num_classes: int, input_shape: tuple[int, int, int], width: float = 1.0) -> nn.Module:
-    """A model with new weights that maps images of `input_shape` to `num_classes` logits.
+    """Build a model with new weights that maps images of `input_shape` to `num_classes` logits.
 
     Args:
         name: One of `model_names()`, or `torchvision/NAME` or `timm/NAME`.
-        num_classes: Outputs of the classifier.
-        input_shape: Channels, height and width of the images; up to 64 pixels a side, our own networks take
-            their CIFAR form (a 3x3 stem without stride in ResNets, three halvings in the others).
-        width: For our own models only: a dense network at this width.
+        num_classes: Number of classifier outputs.
+        input_shape: Channels, height and width of the images; up to 64 pixels per side, built-in networks use their
+            CIFAR form (a 3x3 stem without stride in ResNets, three halvings in the others).
+        width: Width of a dense network, for built-in models only.
 
     Raises:
-        ModelError: the name is unknown, the model does not run on such images, or a width is asked of a model that
-            has none.
+        ModelError: the name is unknown, the model does not run on such images, or a width was given for a library
+            model.
 
     >>> model = build_model("resnet20", num_classes=10, input_shape=(3, 32, 32), width=0.25)
     >>> model.classifier
@@ -109,10 +110,10 @@ def _from_library(name: str, num_classes: int, input_shape: tuple[int, int, int]
     library, slash, rest = name.partition("/")
     if not slash or library not in _LIBRARIES:
         libraries = " or ".join(f"{library}/NAME" for library in _LIBRARIES)
-        raise ModelError(f"there is no model {name!r}; {closest(name, _OWN)} (or {libraries})")
+        raise ModelError(f"unknown model {name!r}; {closest(name, _OWN)} (or {libraries})")
     if width != 1.0:
         raise ModelError(
-            f"{name} cannot be built at width {width:g}: only our own models ({', '.join(_OWN)}) are dense at any "
-            "width; build it at width 1 and take a subnet"
+            f"{name} cannot be built at width {width:g}, only built-in models can ({', '.join(_OWN)}); "
+            "build it at width 1 and take a subnet"
         )
     return _LIBRARIES[library](rest, num_classes=num_classes, input_shape=input_shape)

@@ -1,4 +1,4 @@
-"""Whether a model takes the images and gives the logits of a data set."""
+"""Check that a model accepts the images of a dataset and returns its logits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_fit"]
 
 
 def check_fit(model: nn.Module, *, name: str, num_classes: int, input_shape: tuple[int, int, int]) -> None:
-    """Runs one empty image through a model in evaluation mode; its training flags are put back.
+    """Run one empty image through a model in evaluation mode; its train/eval modes are restored.
 
     Raises:
-        ModelError: the forward pass fails, or it does not give a (1, num_classes) tensor.
+        ModelError: the forward pass fails, or does not return a (1, num_classes) tensor.
 
     >>> check_fit(nn.Flatten(), name="flat", num_classes=12, input_shape=(3, 2, 2))
     """
@@ -30,4 +30,4 @@ def check_fit(model: nn.Module, *, name: str, num_classes: int, input_shape: tup
             module.training = flag
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != (1, num_classes):
-        raise ModelError(f"{name} gives {shape} for one image; a classifier of (1, {num_classes}) logits is needed")
+        raise ModelError(f"{name} returns {shape} for one image; it must return logits of shape (1, {num_classes})")

@@ -1,4 +1,4 @@
-"""Weights that a model starts from instead of new ones."""
+"""Initial weights from a file, a run or a model library."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["load_initial"]
 
 _LEAST = 0.5
 _PREFIX = re.compile(r"^(module\.|model\.|model/)+")
-"""What wrappers, Lightning and run folders put before the names."""
+"""Prefixes that wrappers, Lightning and run folders add to tensor names."""
 
 
 def load_initial(model: nn.Module, source: str | Path, *, name: str, input_shape: tuple[int, int, int]) -> list[str]:
-    """Put pretrained weights into a model, in place, and return the names of the tensors that stay as they are.
+    """Load pretrained weights into a model, in place, and return the names of the tensors that were not loaded.
 
-    Tensors are taken by name where shapes agree, so that a classifier of other classes starts anew.
+    Tensors are matched by name and shape, so a classifier for other classes keeps its new weights.
 
     Args:
         model: The model.
-        source: A file of tensors by name (`.safetensors`, or a `state_dict` that PyTorch saved), the folder of a run,
-            or `hub` for what timm or torchvision publish of the model, which is downloaded.
-        name: The model's, as in `build_model`.
-        input_shape: The `(channels, height, width)` of its images.
+        source: A file of named tensors (`.safetensors`, or a `state_dict` saved by PyTorch), a run folder, or `hub` to
+            download pretrained weights from timm or torchvision.
+        name: Name of the model, as in `build_model`.
+        input_shape: `(channels, height, width)` of the images.
 
     Raises:
-        ModelError: the weights cannot be had, are not finite, or fit less than half of the model's tensors.
+        ModelError: the weights are unavailable, not finite, or fit fewer than half of the model's tensors.
 
     >>> import tempfile
     >>> from safetensors.torch import save_file
@@ -55,12 +55,12 @@ def load_initial(model: nn.Module, source: str | Path, *, name: str, input_shape
     fitting = {key: value for key, value in given.items() if key in own and value.shape == own[key].shape}
     if len(fitting) < _LEAST * len(own):
         raise ModelError(
-            f"the weights of {source} fit {len(fitting)} of the {len(own)} tensors of {name}; "
-            f"they seem to be of another model (theirs are named {', '.join(list(given)[:3])}, ...)"
+            f"only {len(fitting)} of the {len(own)} tensors of {name} fit the weights of {source}, which seem to come "
+            f"from another model (its tensors are named {', '.join(list(given)[:3])}, ...)"
         )
     bad = [key for key, value in fitting.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
-        raise ModelError(f"the weights of {source} hold NaN or infinity in {bad[0]}; take those of another epoch")
+        raise ModelError(f"the weights of {source} contain NaN or infinity in {bad[0]}; use weights of another epoch")
     model.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))
 
@@ -75,10 +75,10 @@ def _read(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read weights from {file}: {first_line(error)}") from error
-    except Exception as error:  # a pickle may raise anything, and what it says is about Python
+    except Exception as error:  # a pickle may raise any error, with a message about Python internals
         raise ModelError(
-            f"cannot read weights from {file}: it is damaged, or holds more than tensors by name, such as a whole "
-            "module; write torch.save(model.state_dict(), FILE) or safetensors"
+            f"cannot read weights from {file}: it is damaged, or contains more than named tensors, such as a whole "
+            "module; save it with torch.save(model.state_dict(), FILE) or safetensors"
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -86,7 +86,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     named = content.items() if isinstance(content, Mapping) else ()
     tensors = {key: value for key, value in named if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise ModelError(f"{file} has no tensors by name; give a state_dict")
+        raise ModelError(f"{file} contains no named tensors; give a state_dict")
     return tensors
 
 
@@ -95,7 +95,7 @@ def _published(name: str, *, classes: int, input_shape: tuple[int, int, int]) ->
     try:
         if library == "timm" and rest:
             model = build_timm(rest, num_classes=classes, input_shape=input_shape, pretrained=True)
-            # timm makes a classifier anew for another number of classes than the weights have.
+            # timm creates a new classifier if the number of classes differs from the weights.
             published = getattr(model, "default_cfg", {}).get("num_classes") == classes
             new = set() if published else {f"{part}." for part in _classifiers(model)}
             return {k: v for k, v in model.state_dict().items() if not any(k.startswith(part) for part in new)}
@@ -105,13 +105,13 @@ def _published(name: str, *, classes: int, input_shape: tuple[int, int, int]) ->
             return dict(get_model_weights(rest).DEFAULT.get_state_dict(progress=False))  # type: ignore[attr-defined]
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"the published weights of {name} cannot be had: {first_line(error)}; give a file instead"
+            f"cannot get the published weights of {name}: {first_line(error)}; give a file instead"
         ) from error
-    raise ModelError(f"there are no published weights of {name}; give a file, or take timm/NAME or torchvision/NAME")
+    raise ModelError(f"no published weights of {name}; give a file, or use timm/NAME or torchvision/NAME")
 
 
 def _classifiers(model: nn.Module) -> list[str]:
-    """The names of the classifiers of a timm model."""
+    """Names of the classifiers of a timm model."""
     named = getattr(model, "default_cfg", {}).get("classifier", ())
     return [named] if isinstance(named, str) else list(named or ())
 

@@ -1,4 +1,4 @@
-"""The initial weights of the slimmable papers."""
+"""Weight initialization of the slimmable papers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["initialise"]
 
 
 def initialise(model: nn.Module) -> None:
-    """Draws new weights, in place, for every convolution, linear layer and norm of a model.
+    """Initialize every convolution, linear layer and norm of a model, in place.
 
-    Convolutions are normal with standard deviation sqrt(2 / (positions in the kernel * output channels)), depthwise
-    ones too; linear layers are normal with 0.01; norms start at scale 1 and shift 0; biases at 0. Other parameters
-    keep their values.
+    Convolutions, including depthwise ones, are normal with standard deviation sqrt(2 / (kernel positions * output
+    channels)). Linear layers are normal with standard deviation 0.01. Norms start at scale 1 and shift 0, biases at 0.
+    Other parameters keep their values.
 
     Source: the recipes of US-Nets (arXiv 1903.05134) and AutoSlim (arXiv 1903.11728).
 

@@ -1,4 +1,4 @@
-"""The block of MobileNetV2: expand, filter each channel, project, add."""
+"""MobileNetV2 block: expansion, depthwise convolution, projection and residual sum."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ __all__ = ["InvertedResidual"]
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise convolution and linear 1x1 projection, with or without a sum around them.
+    """1x1 expansion, depthwise convolution and linear 1x1 projection, with an optional residual sum.
 
-    The expanded channels number `expansion * inputs`, so a narrow block is rounded before the expansion and not
-    after it. With `expansion=1` there is no expanding convolution. The sum is asked for and not inferred from equal
-    shapes: two numbers of channels that differ at full width may round to the same one, and a narrow network must
-    have the layers of the full one.
+    The block expands to `expansion * inputs` channels, so channel numbers are rounded before the expansion and not
+    after it. With `expansion=1` there is no expanding convolution. The residual sum is an explicit argument rather than
+    inferred from equal shapes: two channel numbers that differ at full width may round to the same one, and a narrow
+    network must have the same layers as the full one.
 
     Source: MobileNetV2 (arXiv 1801.04381), section 3.3 and figure 4d.
 
     Args:
-        inputs: Channels coming in.
-        outputs: Channels going out.
-        stride: Of the depthwise convolution.
-        expansion: Expanded channels over `inputs`.
-        residual: Whether the input is added; then `inputs` equals `outputs` and the stride is 1.
-        kernel: Positions a side of the depthwise convolution, an odd number.
-        activation: After the first two convolutions.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the depthwise convolution.
+        expansion: Ratio of expanded channels to `inputs`.
+        residual: Whether to add the input; requires `inputs == outputs` and stride 1.
+        kernel: Kernel size of the depthwise convolution, an odd number.
+        activation: Activation after the first two convolutions.
 
     >>> import torch
     >>> InvertedResidual(8, 16, stride=2, expansion=6, residual=False)(torch.rand(1, 8, 32, 32)).shape

@@ -31,17 +31,17 @@ _STAGES = [
 class MNasNet(nn.Module):
     """MnasNet-B1: a stem, 17 inverted residual blocks of 3x3 and 5x5, a 1280-channel head, a pool and a classifier.
 
-    The head is not scaled. 314.5M MACs at width 1, 215.6M at 0.75 and 104.5M at 0.5, for 224x224 images and 1,000
-    classes (biases and norms not counted, the average pool counted as channels x positions).
+    The head is not scaled. It has 314.5M MACs at width 1, 215.6M at 0.75 and 104.5M at 0.5, for 224x224 images and
+    1,000 classes (biases and norms are not counted; the average pool counts channels x positions).
 
     Source: MnasNet (arXiv 1807.11626), the variant without squeeze-and-excitation; one of the networks of AutoSlim
     (arXiv 1903.11728).
 
     Args:
-        width: Multiplies every number of channels but the head's, rounded to multiples of 8 before the expansion.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
-        downsamplings: How often the resolution is halved: 5 for 224x224 images, 3 for 32x32.
+        width: Multiplies all channel numbers except the head's, rounded to multiples of 8 before the expansion.
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
+        downsamplings: Number of times the resolution is halved: 5 for 224x224 images, 3 for 32x32.
 
     >>> import torch
     >>> MNasNet(width=0.35, num_classes=10)(torch.rand(2, 3, 64, 64)).shape

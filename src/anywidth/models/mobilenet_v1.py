@@ -22,16 +22,16 @@ _BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)
 class MobileNetV1(nn.Module):
     """MobileNetV1: a stem, 13 depthwise separable blocks, a pool and a classifier.
 
-    Every layer is narrowed; 567.7M MACs at width 1 and 41.0M at width 0.25, for 224x224 images and 1,000 classes
-    (biases and norms not counted, the average pool counted as channels x positions).
+    Every layer is narrowed. It has 567.7M MACs at width 1 and 41.0M at width 0.25, for 224x224 images and 1,000 classes
+    (biases and norms are not counted; the average pool counts channels x positions).
 
     Source: MobileNets (arXiv 1704.04861); widths as in US-Nets (arXiv 1903.05134).
 
     Args:
-        width: Multiplies every number of channels, rounded to multiples of 8.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
-        downsamplings: How often the resolution is halved: 5 for 224x224 images, 3 for 32x32.
+        width: Multiplies all channel numbers, rounded to multiples of 8.
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
+        downsamplings: Number of times the resolution is halved: 5 for 224x224 images, 3 for 32x32.
 
     >>> import torch
     >>> MobileNetV1(width=0.25, num_classes=10)(torch.rand(2, 3, 64, 64)).shape

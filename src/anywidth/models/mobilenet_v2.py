@@ -31,17 +31,17 @@ _STAGES = [
 class MobileNetV2(nn.Module):
     """MobileNetV2: a stem, 17 inverted residual blocks, a 1280-channel head, a pool and a classifier.
 
-    The head is not narrowed. 300.8M MACs at width 1 and 59.3M at width 0.35, for 224x224 images and 1,000 classes
-    (biases and norms not counted, the average pool counted as channels x positions).
+    The head is not narrowed. It has 300.8M MACs at width 1 and 59.3M at width 0.35, for 224x224 images and 1,000
+    classes (biases and norms are not counted; the average pool counts channels x positions).
 
     Source: MobileNetV2 (arXiv 1801.04381); widths as in US-Nets (arXiv 1903.05134).
 
     Args:
-        width: Multiplies every number of channels but the head's, rounded to multiples of 8 before the expansion;
-            above 1 the head grows too.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
-        downsamplings: How often the resolution is halved: 5 for 224x224 images, 3 for 32x32.
+        width: Multiplies all channel numbers except the head's, rounded to multiples of 8 before the expansion; above 1
+            the head grows too.
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
+        downsamplings: Number of times the resolution is halved: 5 for 224x224 images, 3 for 32x32.
 
     >>> import torch
     >>> MobileNetV2(width=0.35, num_classes=10)(torch.rand(2, 3, 64, 64)).shape

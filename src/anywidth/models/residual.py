@@ -1,4 +1,4 @@
-"""The two blocks of ResNets."""
+"""Residual blocks of ResNets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["BasicBlock", "Bottleneck", "Shortcut"]
 
 
 class Shortcut(nn.Module):
-    """A 1x1 convolution and its norm, where a block changes channels or resolution (option B of the paper).
+    """1x1 convolution and norm for blocks that change channels or resolution (option B of the paper).
 
     >>> import torch
     >>> Shortcut(8, 16, stride=2)(torch.rand(1, 8, 32, 32)).shape
@@ -31,12 +31,12 @@ class BasicBlock(nn.Module):
     Source: ResNet (arXiv 1512.03385), figure 5 left.
 
     Args:
-        inputs: Channels coming in.
-        middle: Channels after the first convolution.
-        outputs: Channels going out.
-        stride: Of the first convolution.
-        project: Whether the shortcut is a convolution. Asked for and not inferred from the shapes: numbers of
-            channels that differ at full width may round to the same one.
+        inputs: Number of input channels.
+        middle: Number of channels after the first convolution.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution.
+        project: Whether the shortcut is a convolution. It is not inferred from the shapes, because channel numbers that
+            differ at full width may round to the same one.
 
     >>> import torch
     >>> BasicBlock(8, 16, 16, stride=2, project=True)(torch.rand(1, 8, 32, 32)).shape
@@ -61,8 +61,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (strided) and 1x1 convolutions and a sum.
 
-    Source: ResNet (arXiv 1512.03385), figure 5 right; the stride sits on the 3x3 convolution, as in the common
-    4.1G MACs ResNet-50. The arguments are those of `BasicBlock`.
+    Source: ResNet (arXiv 1512.03385), figure 5 right; the 3x3 convolution has the stride, as in the common
+    ResNet-50 with 4.1G MACs. The arguments are those of `BasicBlock`.
 
     >>> import torch
     >>> Bottleneck(8, 16, 64, stride=2, project=True)(torch.rand(1, 8, 32, 32)).shape

@@ -16,12 +16,12 @@ from anywidth.models.residual import BasicBlock, Bottleneck
 __all__ = ["ResNet", "Stem"]
 
 Stem = Literal["imagenet", "cifar"]
-"""7x7 with stride 2 and a max pool, or 3x3 with neither."""
+"""Stem: 7x7 with stride 2 and a max pool, or 3x3 without either."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """One depth: blocks and channels of each stage, expansion of the block's output, rounding."""
+    """Layout of one depth: blocks and channels of each stage, output expansion, rounding."""
 
     block: type[BasicBlock] | type[Bottleneck]
     blocks: tuple[int, ...]
@@ -34,31 +34,32 @@ class _Layout:
 _LAYOUTS = {
     18: _Layout(block=BasicBlock, blocks=(2, 2, 2, 2), channels=(64, 128, 256, 512)),
     50: _Layout(block=Bottleneck, blocks=(3, 4, 6, 3), channels=(64, 128, 256, 512), expansion=4),
+    8: _Layout(block=BasicBlock, blocks=(1, 1, 1), channels=(16, 32, 64), divisor=4, stem="cifar"),
     20: _Layout(block=BasicBlock, blocks=(3, 3, 3), channels=(16, 32, 64), divisor=4, stem="cifar"),
     56: _Layout(block=BasicBlock, blocks=(9, 9, 9), channels=(16, 32, 64), divisor=4, stem="cifar"),
 }
 
 
 class ResNet(nn.Module):
-    """A residual network of 18, 20, 50 or 56 layers, with projections where a shortcut changes shape.
+    """Residual network of 8, 18, 20, 50 or 56 layers, with projections where a shortcut changes shape.
 
-    Every layer is narrowed. ResNet-50 has 4,089M MACs at width 1 and 278M at 0.25 (224x224, 1,000 classes);
-    ResNet-18 with the CIFAR stem 555M and 35M (32x32, 100 classes); biases and norms not counted, the average pool
-    counted as channels x positions.
+    Every layer is narrowed. ResNet-50 has 4,089M MACs at width 1 and 278M at 0.25 (224x224, 1,000 classes); ResNet-18
+    with the CIFAR stem has 555M and 35M (32x32, 100 classes). Biases and norms are not counted; the average pool counts
+    channels x positions.
 
-    Source: ResNet (arXiv 1512.03385), table 1 (18, 50) and section 4.2 (20, 56, there with shortcuts that pad
+    Source: ResNet (arXiv 1512.03385), table 1 (18, 50) and section 4.2 (8, 20, 56, there with shortcuts that pad
     channels with zeros); widths as in S-Nets (arXiv 1812.08928).
 
     Args:
-        depth: 18, 20, 50 or 56.
-        stem: "imagenet" halves the resolution twice before the first block, "cifar" keeps it; None takes "cifar"
-            for 20 and 56 and "imagenet" for 18 and 50.
-        width: Multiplies every number of channels, rounded to multiples of `divisor` (8; 4 for 20 and 56).
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
+        depth: 8, 18, 20, 50 or 56.
+        stem: "imagenet" halves the resolution twice before the first block, "cifar" keeps it; None uses "cifar" for 8,
+            20 and 56 and "imagenet" for 18 and 50.
+        width: Multiplies all channel numbers, rounded to multiples of `divisor` (8; 4 for 8, 20 and 56).
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
 
     Raises:
-        ModelError: there is no such depth or stem.
+        ModelError: the depth or stem is unknown.
 
     >>> import torch
     >>> ResNet(20, width=0.25, num_classes=10)(torch.rand(2, 3, 32, 32)).shape
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in _LAYOUTS:
-            raise ModelError(f"there is no ResNet of depth {depth!r}; choose one of {sorted(_LAYOUTS)}")
+            raise ModelError(f"unknown ResNet depth {depth!r}; choose one of {sorted(_LAYOUTS)}")
         layout = _LAYOUTS[depth]
         stem = layout.stem if stem is None else stem
         if stem not in ("imagenet", "cifar"):

@@ -1,4 +1,4 @@
-"""The block of ShuffleNet: grouped 1x1 convolutions with a channel shuffle in between."""
+"""ShuffleNet block: grouped 1x1 convolutions with a channel shuffle in between."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["ShuffleUnit"]
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1 reduction, channel shuffle, 3x3 depthwise and grouped 1x1 expansion, joined with the input.
+    """Grouped 1x1 reduction, channel shuffle, 3x3 depthwise and grouped 1x1 expansion, combined with the input.
 
-    The unit ends in a sum, or it concatenates: then its input, averaged over 3x3 where the unit has a stride, gives
-    the first channels of the output and the convolutions give the rest.
+    The input is added or concatenated. With concatenation, it provides the first output channels, after a 3x3 average
+    pool if the unit has a stride, and the convolutions provide the rest.
 
     Source: ShuffleNet (arXiv 1707.01083), section 3.2 and figures 2b and 2c.
 
     Args:
-        inputs: Channels coming in.
-        middle: Channels after the reduction. A multiple of `groups` squared lets the shuffle hand equally many
-            channels from every group to every group, which is what keeps them elastic.
-        outputs: Channels going out, those of the input included.
-        stride: Of the depthwise convolution.
-        groups: Of both 1x1 convolutions.
-        reduce_groups: Of the reduction, where that differs. With 1 it sees all channels, and nothing is shuffled.
-        concatenate: Whether the input is concatenated rather than added. Asked for and not inferred from the shapes:
-            it says which layers there are.
+        inputs: Number of input channels.
+        middle: Number of channels after the reduction. If it is a multiple of `groups` squared, the shuffle passes
+            equally many channels from every group to every group, which keeps them elastic.
+        outputs: Number of output channels, including those of the input when concatenated.
+        stride: Stride of the depthwise convolution.
+        groups: Groups of both 1x1 convolutions.
+        reduce_groups: Groups of the reduction, if different. With 1, it reads all channels and nothing is shuffled.
+        concatenate: Whether to concatenate the input instead of adding it. It is not inferred from the shapes, because
+            it determines which layers exist.
 
     >>> import torch
     >>> ShuffleUnit(6, 9, 24, stride=2, groups=3, concatenate=True)(torch.rand(1, 6, 32, 32)).shape

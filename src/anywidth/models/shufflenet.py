@@ -17,30 +17,30 @@ __all__ = ["ShuffleNet"]
 _GROUPS = 3
 _STEM = 24
 _STAGES = [(10, 54, 4), (20, 126, 8), (40, 234, 4)]
-"""Output channels over those of the stem, channels of the bottleneck, and units of each stage (ShuffleNet, table 1)."""
+"""Output channels relative to the stem, bottleneck channels and units of each stage (ShuffleNet, table 1)."""
 _FIRST_MIDDLE = 60
-"""Channels of the first unit's bottleneck, which no shuffle meets."""
+"""Bottleneck channels of the first unit, which has no shuffle."""
 
 
 class ShuffleNet(nn.Module):
     """ShuffleNet with 3 groups: a stem, a max pool, 16 units, a pool and a classifier.
 
-    Every layer is narrowed. 524.2M MACs at width 2, 137.5M at 1 and 37.6M at 0.5, for 224x224 images and 1,000
-    classes (biases and norms not counted, the average pool counted as channels x positions).
+    Every layer is narrowed. It has 524.2M MACs at width 2, 137.5M at 1 and 37.6M at 0.5, for 224x224 images and 1,000
+    classes (biases and norms are not counted; the average pool counts channels x positions).
 
     Concatenations and sums tie the stem and the outputs of all units into one channel group: the stem keeps a multiple
-    of 3 channels, and the stages 10, 20 and 40 times as many. Bottlenecks keep multiples of 9. The paper's have a
-    quarter of the unit's output (60, 120, 240), which 3 groups of 3 do not divide, so that no channel could go without
-    breaking the shuffle; here they have the nearest multiples of 18, half of which are multiples of 9 again. The
-    MACs stay within 0.05% of those with the paper's bottlenecks.
+    of 3 channels, and the stages 10, 20 and 40 times as many. Bottlenecks keep multiples of 9. In the paper they have a
+    quarter of the unit's output (60, 120, 240). These are not divisible by 3 groups of 3, so no channel could be
+    removed without breaking the shuffle. Here they are the nearest multiples of 18, half of which are multiples of 9
+    again. MACs stay within 0.05% of the paper's network.
 
     Source: ShuffleNet (arXiv 1707.01083); groups and widths as in S-Nets (arXiv 1812.08928).
 
     Args:
-        width: Multiplies every number of channels; S-Nets take 2 for the widest network, and 1 and 0.5 of it.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the images.
-        downsamplings: How often the resolution is halved: 5 for 224x224 images, 3 for 32x32.
+        width: Multiplies all channel numbers; S-Nets use 2 for the widest network, with subnets of widths 1 and 0.5.
+        num_classes: Number of classifier outputs.
+        in_channels: Number of image channels.
+        downsamplings: Number of times the resolution is halved: 5 for 224x224 images, 3 for 32x32.
 
     >>> import torch
     >>> ShuffleNet(width=0.5, num_classes=10)(torch.rand(2, 3, 64, 64)).shape

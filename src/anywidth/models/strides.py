@@ -10,13 +10,13 @@ __all__ = ["keep_last_strides"]
 
 
 def keep_last_strides(strides: Sequence[int], downsamplings: int) -> list[int]:
-    """The strides with only the last `downsamplings` of those above 1 kept; the earlier ones become 1.
+    """Strides in which only the last `downsamplings` above 1 are kept; earlier ones become 1.
 
-    A network for 224x224 images halves the resolution five times; 32x32 images leave room for three. Dropping the
-    first two gives MobileNetV2 88M MACs on CIFAR-10, the count of AutoSlim (arXiv 1903.11728).
+    A network for 224x224 images halves the resolution five times; 32x32 images allow three. Without the first two,
+    MobileNetV2 has 88M MACs on CIFAR-10, as in AutoSlim (arXiv 1903.11728).
 
     Raises:
-        ModelError: there are fewer strided layers than that.
+        ModelError: there are fewer strided layers than `downsamplings`.
 
     >>> keep_last_strides([2, 1, 2, 2], 2)
     [1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""The names that somebody may have meant."""
+"""Suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["closest"]
 
 
 def closest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A phrase with the known names closest to a wrong one, for an error message.
+    """Phrase with the known names closest to an unknown one, for an error message.
 
     >>> closest("resnet81", ["resnet18", "vgg11"], "torchvision/")
     'did you mean torchvision/resnet18?'
@@ -19,4 +19,4 @@ def closest(name: str, known: Iterable[str], prefix: str = "") -> str:
     if close:
         return f"did you mean {' or '.join(prefix + other for other in close)}?"
     few = ", ".join(prefix + other for other in names[:8])
-    return f"some are: {few}"
+    return f"known names include {few}"

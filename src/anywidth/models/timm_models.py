@@ -1,4 +1,4 @@
-"""Models of timm, built for a data set's images."""
+"""timm models, built for the images of a dataset."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["build_timm"]
 def build_timm(
     name: str, *, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False
 ) -> nn.Module:
-    """A timm model with new weights, or those that timm publishes, for images of `input_shape`.
+    """Build a timm model with new or pretrained weights, for images of `input_shape`.
 
-    A model whose image size is fixed when it is built (`img_size`) gets the size of the images.
+    A model with a fixed image size (`img_size`) is built for the size of the images.
 
     Raises:
-        ModelError: timm has no such model, or it cannot be built for these images.
+        ModelError: the model is unknown in timm, or cannot be built for these images.
     """
     import timm
 

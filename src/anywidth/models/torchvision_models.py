@@ -1,4 +1,4 @@
-"""Classification models of torchvision, with any number of input channels."""
+"""torchvision classification models, with any number of input channels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["build_torchvision"]
 
 
 def build_torchvision(name: str, *, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    """A torchvision classification model with new weights, for images of `input_shape`.
+    """Build a torchvision classification model with new weights, for images of `input_shape`.
 
-    Where the model takes the image size (vision transformers, MaxViT) it gets it; where the images do not have three
-    channels the first convolution is replaced. Auxiliary classifiers are left out.
+    Models that need the image size (vision transformers, MaxViT) receive it. If the images do not have three channels,
+    the first convolution is replaced. Auxiliary classifiers are left out.
 
     Raises:
-        ModelError: torchvision has no such classification model, or it cannot be built for these images.
+        ModelError: the model is unknown in torchvision, or cannot be built for these images.
     """
     import torchvision
 
@@ -28,7 +28,7 @@ def build_torchvision(name: str, *, num_classes: int, input_shape: tuple[int, in
     options: dict[str, object] = {}
     if name.startswith("vit_"):
         if height != width:
-            raise ModelError(f"torchvision/{name} takes square images, not {height}x{width}")
+            raise ModelError(f"torchvision/{name} needs square images, not {height}x{width}")
         options["image_size"] = height
     elif name.startswith("maxvit"):
         options["input_size"] = (height, width)
@@ -62,4 +62,4 @@ def _replace_first_convolution(model: nn.Module, name: str, channels: int) -> No
         )
         setattr(model.get_submodule(parent), attribute, new)
         return
-    raise ModelError(f"torchvision/{name} does not start with a convolution of 3 channels; give it 3-channel images")
+    raise ModelError(f"torchvision/{name} does not start with a 3-channel convolution; give it 3-channel images")

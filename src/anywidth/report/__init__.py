@@ -1,4 +1,4 @@
-"""What a person reads: numbers with units, and tables of spectra."""
+"""Output for people: numbers with units, and tables of spectra."""
 
 from anywidth.report.numbers import count, seconds
 from anywidth.report.tables import cost_table, files_table, search_table, spectrum_table

@@ -52,7 +52,7 @@ def files_table(rows: Sequence[tuple[str, str, int, int, int, float | None]]) ->
 
 
 def search_table(result: SearchResult, uniform: Sequence[tuple[float, float]]) -> Table:
-    """Budget, cost and held-out accuracy of found networks, beside uniform ones (cost, accuracy) that cost alike."""
+    """Budget, cost and held-out accuracy of found networks, and of uniform ones (cost, accuracy) of similar cost."""
     unit = f" ({result.unit})" if result.unit else ""
     table = _table("budget", f"cost{unit}", "accuracy", f"uniform cost{unit}", "accuracy")
     for item, (cost, accuracy) in zip(result.found, uniform, strict=True):

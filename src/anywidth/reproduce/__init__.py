@@ -1,8 +1,8 @@
-"""The experiments of the papers, run again."""
+"""Reproduce the experiments of the papers."""
 
 from anywidth.reproduce.claims import Claim, Verdict, higher
+from anywidth.reproduce.context import Context
 from anywidth.reproduce.experiment import Experiment, experiment_names, experiments_folder, load_experiment
-from anywidth.reproduce.lab import Lab
 from anywidth.reproduce.results import NARROWEST, WIDEST, Curve, Difference, Point, Results
 from anywidth.reproduce.runner import Record, run_experiment
 from anywidth.reproduce.setup import PRESETS, Setup
@@ -12,10 +12,10 @@ __all__ = [
     "PRESETS",
     "WIDEST",
     "Claim",
+    "Context",
     "Curve",
     "Difference",
     "Experiment",
-    "Lab",
     "Point",
     "Record",
     "Results",

@@ -1,4 +1,4 @@
-"""Claims of the papers, and whether measurements bear them out."""
+"""Claims of the papers, and verdicts from measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Says = Literal["holds", "undecided", "contradicted"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the measurement says of a claim, and the difference that it says so by."""
+    """The verdict on a claim, and the measured difference that decides it."""
 
     says: Says
     difference: Difference
@@ -24,12 +24,12 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A sentence that a difference decides: it holds if that is above 0.
+    """A statement that holds if a difference is above 0.
 
     Attributes:
-        text: The sentence.
-        difference: What has to be above 0, from the results.
-        source: `paper`, or `ours` for what we want to know besides.
+        text: The statement.
+        difference: Computes the difference from the results.
+        source: `paper`, or `ours` for our own questions.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Claim:
     source: Literal["paper", "ours"] = "paper"
 
     def judge(self, results: Results) -> Verdict:
-        """Decided if the 95% confidence interval over the seeds leaves out 0; a single seed decides nothing.
+        """The verdict: decided if the 95% confidence interval over the seeds excludes 0; one seed decides nothing.
 
         >>> from anywidth.reproduce.results import Point
         >>> results = Results({n: {s: [Point(x=1, y=s + y)] for s in (0, 1)} for n, y in (("a", 5.0), ("b", 1.0))})
@@ -51,8 +51,8 @@ class Claim:
 
 
 def higher(arm: str, other: str, at: At = None, *, by: float = 0.0) -> Callable[[Results], Difference]:
-    """How much higher an arm is than another plus `by`, as a mean over the x in `at` (by default all).
+    """The difference of an arm to another one plus `by`, as a mean over the x in `at` (by default all).
 
-    A negative `by` asks whether it is no more than that lower.
+    With a negative `by`, it is above 0 if the arm is lower by less than that.
     """
     return lambda results: results.difference(arm, other, at).plus(-by)

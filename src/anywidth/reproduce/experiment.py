@@ -1,4 +1,4 @@
-"""What an experiment of the papers is made of."""
+"""The definition of an experiment, and the list of all experiments."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import yaml
 
 from anywidth.core.errors import AnywidthError
 from anywidth.reproduce.claims import Claim
-from anywidth.reproduce.lab import Lab
+from anywidth.reproduce.context import Context
 from anywidth.reproduce.results import Curve, Results
 from anywidth.reproduce.setup import PRESETS, Setup
 
 __all__ = ["Cell", "Experiment", "experiment_names", "experiments_folder", "load_experiment"]
 
-Cell = Callable[[Lab], Mapping[str, Curve]]
-"""One unit of work for one seed: trains what it needs and returns curves by arm."""
+Cell = Callable[[Context], Mapping[str, Curve]]
+"""One unit of work for one seed: trains its networks and returns curves by arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One figure or table of the papers, in small.
+    """One figure or table of the papers, at a small scale.
 
     Attributes:
-        title: What is compared, for the picture and the list.
+        title: The comparison, for the picture and the list.
         paper: Paper and section.
-        claims: What the paper says, each decided by the results.
+        claims: The paper's claims, each decided by the results.
         cells: The work by name; every cell is run once per seed.
-        columns: The x that tables show; all if empty.
-        x: What x is.
-        y: What y is, with its unit.
-        scale: How the picture shows x: as it is, logarithmic, or by names in a row.
-        against_macs: Whether the picture has MACs on its axis instead of x.
-        average: Whether the mean over all x means something, and so has a column.
-        digits: Digits behind the point in tables.
-        highlight: The arm of every panel that is drawn in colour, if all others are many of a kind.
-        hidden: Arms whose names start so stand in result.json alone, for pictures of their own.
-        pictures: More pictures by file name; each function draws the results into a path.
+        columns: The values of x that tables show; all if empty.
+        x: Meaning of x.
+        y: Meaning of y, with its unit.
+        scale: How the picture shows x: linear, logarithmic, or as names.
+        against_macs: Whether the picture shows MACs on its axis instead of x.
+        average: Whether tables have a column for the mean over all x.
+        digits: Decimal places in tables.
+        highlight: The arm of every panel to draw in color, if the others are many of the same kind.
+        hidden: Prefix of arms that are only in result.json, for separate pictures.
+        pictures: Additional pictures by file name; each function draws the results to a path.
         setups: Changes to presets, from config.yaml.
     """
 
@@ -65,21 +65,21 @@ class Experiment:
         return [arm for arm in results.arms if not (self.hidden and arm.startswith(self.hidden))]
 
     def setup(self, preset: str) -> Setup:
-        """The settings of a preset (`digits`, `fashion-mnist`, `full`) with what config.yaml changes."""
+        """The settings of a preset (`digits`, `fashion-mnist`, `cifar`, `full`) with the changes of config.yaml."""
         return PRESETS[preset].changed(**self.setups.get(preset, {}))
 
 
 def experiments_folder() -> Path:
-    """The folder of all experiments: beside the sources in a clone, inside the package when installed.
+    """The folder of all experiments: next to `src` in a clone, inside the package when installed.
 
     Raises:
-        AnywidthError: it is not there.
+        AnywidthError: the folder does not exist.
     """
     package = Path(__file__).parents[1]
     for folder in (package.parents[1] / "experiments", package / "experiments"):
         if folder.is_dir():
             return folder
-    raise AnywidthError(f"there are no experiments beside {package}; install anywidth again, or run it from a clone")
+    raise AnywidthError(f"there are no experiments next to {package}; install anywidth again, or run it from a clone")
 
 
 def experiment_names() -> tuple[str, ...]:
@@ -88,10 +88,10 @@ def experiment_names() -> tuple[str, ...]:
 
 
 def load_experiment(name: str) -> Experiment:
-    """The experiment of a name, from `experiments/NAME/experiment.py` and its `config.yaml`.
+    """The experiment with this name, from `experiments/NAME/experiment.py` and its `config.yaml`.
 
     Raises:
-        AnywidthError: there is none of this name.
+        AnywidthError: there is no experiment with this name.
     """
     folder = experiments_folder() / name
     if name not in experiment_names():

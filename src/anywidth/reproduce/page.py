@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from anywidth.core.files import write_atomically
 from anywidth.reproduce.experiment import Experiment
 from anywidth.reproduce.runner import Record
 
-__all__ = ["page", "update_page"]
+__all__ = ["images_of", "page", "update_page"]
 
 _START, _END = "<!-- measured: written by anywidth reproduce -->", "<!-- end of measured -->"
 
 
 def page(experiment: Experiment, record: Record) -> str:
-    """Settings, a table of mean ± spread by arm, and what the results say of every claim."""
+    """Settings, a table of mean ± spread by arm, and the verdict on every claim."""
     return "\n\n".join((_settings(record), _table(experiment, record), _claims(experiment, record))) + "\n"
 
 
 def update_page(path: Path, text: str) -> bool:
-    """Put the measured part into a page between its two marks; False if the page is not there or has no marks."""
+    """Put the measured part between the two marks of a page; False if the page or its marks do not exist."""
     if not path.exists():
         return False
     pattern = re.compile(f"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
@@ -33,14 +35,24 @@ def update_page(path: Path, text: str) -> bool:
     return True
 
 
+def images_of(setup: Mapping[str, Any]) -> str:
+    """The dataset, with the size of the images and their number where the settings name them.
+
+    >>> images_of({"data": "cifar100", "image_size": 16, "train_images": 5000})
+    'cifar100 at 16x16 pixels, 5,000 training images'
+    """
+    size = f" at {setup['image_size']}x{setup['image_size']} pixels" if setup["image_size"] else ""
+    number = f", {setup['train_images']:,} training images" if setup["train_images"] else ""
+    return f"{setup['data']}{size}{number}"
+
+
 def _settings(record: Record) -> str:
     setup, about, seeds = record.setup, record.about, len(record.results.seeds)
-    images = f", {setup['train_images']:,} training images" if setup["train_images"] else ""
     return (
-        f"Data {setup['data']}{images}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
+        f"Data {images_of(setup)}, model `{setup['model']}`, {setup['epochs']} epochs, {seeds} seeds "
         f"(mean ± standard deviation). anywidth {about['anywidth']}, PyTorch {about['torch']}, {about['day']}; "
-        f"{record.seconds:.0f} s of work, {about['processes']} at a time, "
-        f"on {about['cores']} cores ({about['machine']})."
+        f"{record.seconds:.0f} s of processor time "
+        f"(parallel jobs: {about['processes']}, cores: {about['cores']}, {about['machine']})."
     )
 
 
@@ -48,7 +60,7 @@ def _table(experiment: Experiment, record: Record) -> str:
     results = record.results
     measured = list(dict.fromkeys(x for arm in experiment.shown(results) for x in results.xs(arm)))
     columns = list(experiment.columns) or measured
-    if not set(columns) <= set(measured):  # another model has another narrowest width
+    if not set(columns) <= set(measured):  # another model may have a different narrowest width
         columns = [measured[round(i * (len(measured) - 1) / 3)] for i in range(4)]
     heads = [_number(x) for x in columns]
     several = experiment.average and any(len(results.xs(arm)) > 1 for arm in experiment.shown(results))
@@ -70,7 +82,7 @@ def _table(experiment: Experiment, record: Record) -> str:
 
 
 def _claims(experiment: Experiment, record: Record) -> str:
-    lines = ["| claim | whose | says our measurement | by, with its 95% confidence interval |", "|---|---|---|---|"]
+    lines = ["| claim | source | verdict | difference, with 95% confidence interval |", "|---|---|---|---|"]
     for claim in experiment.claims:
         verdict = claim.judge(record.results)
         found = verdict.difference

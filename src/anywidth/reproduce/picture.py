@@ -18,7 +18,7 @@ _MARKERS = "osD^vPX*hd"
 
 
 def draw(experiment: Experiment, results: Results, path: Path, *, note: str = "") -> Path:
-    """Draw all arms; those named `PANEL | ARM` share a panel by the first part.
+    """Draw all arms; those named `PANEL | ARM` share a panel with the same first part.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -84,7 +84,7 @@ def _line(axes: Any, experiment: Experiment, results: Results, arm: str, number:
 
 
 def _quiet_line(axes: Any, results: Results, arm: str, number: int) -> None:
-    """One of many of a kind, of which only the first is in the legend."""
+    """Draw one of many similar arms; only the first is in the legend."""
     ys = [results.mean(arm, x) for x in results.xs(arm)]
     axes.plot(
         results.xs(arm), ys, color="#9ca3af", linewidth=0.8, label="each of them" if number == 1 else None, zorder=1

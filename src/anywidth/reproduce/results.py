@@ -1,4 +1,4 @@
-"""What the arms of an experiment gave, over the seeds."""
+"""Results of the arms of an experiment, over the seeds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from anywidth.core.errors import AnywidthError
 __all__ = ["NARROWEST", "WIDEST", "At", "Curve", "Difference", "Point", "Results"]
 
 At = Iterable[float | str] | float | str | None
-"""Where curves are read: some x, one, or all."""
+"""Points at which curves are read: some x, one, or all."""
 
 NARROWEST, WIDEST = "narrowest", "widest"
-"""Stand for the smallest and the largest x of an arm."""
+"""The smallest and the largest x of an arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Point:
     """One measured value of one seed.
 
     Attributes:
-        x: What it was measured at: a width, a number of images, the name of a stage.
-        y: The value: a top-1 accuracy in percent unless the experiment says otherwise.
-        macs: The cost of the network, if the picture is drawn against it.
+        x: The point of measurement: a width, a number of images, the name of a stage.
+        y: The value: a top-1 accuracy in percent unless the experiment defines another unit.
+        macs: The cost of the network, if the picture shows it.
     """
 
     x: float | str
@@ -50,7 +50,7 @@ class Difference:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Difference:
-        """That of one number per seed.
+        """The mean and standard error of one number per seed.
 
         >>> Difference.of([1.0, 3.0])
         Difference(mean=2.0, error=1.0, seeds=2)
@@ -60,7 +60,7 @@ class Difference:
 
     @property
     def margin(self) -> float:
-        """Half of the 95% confidence interval, by Student's t, for so few seeds are known by their spread alone.
+        """Half of the 95% confidence interval, by Student's t, because the spread is estimated from few seeds.
 
         >>> round(Difference.of([1.0, 3.0, 5.0]).margin, 3)
         4.968
@@ -68,12 +68,12 @@ class Difference:
         return float(student.ppf(0.975, self.seeds - 1)) * self.error if self.seeds > 1 else math.nan
 
     def plus(self, points: float) -> Difference:
-        """The same, moved."""
+        """The difference plus a constant."""
         return replace(self, mean=self.mean + points)
 
 
 class Results:
-    """Curves by arm and seed; every seed of an arm has the same x.
+    """Curves by arm and seed; all seeds of an arm have the same x.
 
     >>> results = Results({"a": {0: [Point(x=0.5, y=80.0)], 1: [Point(x=0.5, y=82.0)]}})
     >>> results.mean("a"), round(results.spread("a"), 2)
@@ -88,7 +88,7 @@ class Results:
 
     @classmethod
     def from_cells(cls, cells: Iterable[tuple[int, Mapping[str, Curve]]]) -> Results:
-        """Collect pairs of a seed and the curves that it gave."""
+        """Collect pairs of a seed and its curves."""
         arms: dict[str, dict[int, Curve]] = {}
         for seed, curves in cells:
             for arm, curve in curves.items():
@@ -101,11 +101,11 @@ class Results:
         return sorted({seed for seeds in self.arms.values() for seed in seeds})
 
     def xs(self, arm: str) -> list[float | str]:
-        """Where an arm was measured, in its order."""
+        """The points at which an arm was measured, in order."""
         return [point.x for point in next(iter(self._of(arm).values()))]
 
     def macs(self, arm: str) -> list[int | None]:
-        """The cost of an arm's networks by x, a mean over the seeds, which may have different ones."""
+        """The cost of an arm's networks by x, as a mean over the seeds, whose costs may differ."""
         known = [[point.macs for point in curve] for curve in self._of(arm).values()]
         means: list[int | None] = []
         for costs in zip(*known, strict=True):
@@ -116,7 +116,7 @@ class Results:
     def values(self, arm: str, at: At = None) -> list[float]:
         """One number per seed: the mean over some x, by default all.
 
-        The names `narrowest` and `widest` stand for the smallest and the largest x.
+        The names `narrowest` and `widest` mean the smallest and the largest x.
 
         Raises:
             AnywidthError: the arm or an x of it does not exist.
@@ -140,12 +140,12 @@ class Results:
         return statistics.fmean(self.values(arm, at))
 
     def spread(self, arm: str, at: At = None) -> float:
-        """The standard deviation over seeds (n - 1), 0 for a single one."""
+        """The standard deviation over seeds (n - 1), 0 for a single seed."""
         values = self.values(arm, at)
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     def difference(self, arm: str, other: str, at: At = None) -> Difference:
-        """How much more an arm has than another: mean over seeds of the paired differences, and its standard error.
+        """The mean over seeds of the paired differences of two arms, and its standard error.
 
         The error is NaN for a single seed.
         """
@@ -153,7 +153,7 @@ class Results:
         return Difference.of([a - b for a, b in zip(self.values(arm, at), self.values(other, at), strict=True)])
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The results as JSON values."""
         return {
             arm: [
                 {"x": x, **({} if macs is None else {"macs": macs}), "y": self.values(arm, x)}
@@ -164,7 +164,7 @@ class Results:
 
     @classmethod
     def from_json(cls, arms: Mapping[str, Sequence[Mapping[str, Any]]], seeds: Sequence[int]) -> Results:
-        """Read what `as_json` gave."""
+        """Read the values that `as_json` returned."""
         return cls(
             {
                 arm: {

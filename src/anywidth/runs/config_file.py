@@ -1,4 +1,4 @@
-"""The file `config.yaml`: settings as YAML."""
+"""Settings in `config.yaml`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ S = TypeVar("S")
 
 
 def read_settings(settings: type[S], path: Path) -> S:
-    """Settings from a YAML file.
+    """Read settings from a YAML file.
 
     Raises:
-        SettingsError: the file is missing or damaged, or holds an unknown option.
+        SettingsError: the file is missing or damaged, or contains an unknown option.
     """
     try:
         text = path.read_text()
@@ -30,10 +30,10 @@ def read_settings(settings: type[S], path: Path) -> S:
 
 
 def parse_settings(settings: type[S], text: str, *, source: object) -> S:
-    """Settings from the text of a YAML file; `source` names it in errors.
+    """Read settings from YAML text; errors call it `source`.
 
     Raises:
-        SettingsError: the text is damaged, or holds an unknown option.
+        SettingsError: the text is damaged, or contains an unknown option.
     """
     parser = ArgumentParser(exit_on_error=False, print_config=None)
     add_options(parser, settings)
@@ -41,12 +41,12 @@ def parse_settings(settings: type[S], text: str, *, source: object) -> S:
         return to_settings(settings, values_of(parser.parse_string(text)))
     except AnywidthError:
         raise
-    except Exception as error:  # those of argparse and YAML have nothing else in common
+    except Exception as error:  # argparse and YAML errors have no narrower common class
         raise SettingsError(f"cannot read settings from {source}: {error}; restore the file") from error
 
 
 def write_settings(settings: Any, *, header: str) -> str:
-    """The YAML text of settings by option name below a comment, without those that belong to a single call."""
+    """YAML text of the settings by option name, below a comment. Options with `kept=False` are left out."""
     values = {
         item.name: _plain(item.value(settings)) for item in options_of(type(settings)) if item.field.metadata["kept"]
     }

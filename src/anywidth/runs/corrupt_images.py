@@ -16,14 +16,14 @@ _NAMED = 3
 
 
 class CorruptImages:
-    """Warns how many images a run left out, and which, once for all of its networks."""
+    """Warns about images that a run left out: how many and which, once for all of its networks."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._told: dict[str, set[str]] = defaultdict(set)
 
-    def tell(self, loader: TensorLoader | ItemLoader, part: str) -> None:
-        """Warn how many images of a part, such as "test", no process could read, if they are more than before."""
+    def warn(self, loader: TensorLoader | ItemLoader, part: str) -> None:
+        """Warn about the unreadable images of a part such as "test", over all processes, if there are new ones."""
         if not isinstance(loader, ItemLoader):
             return
         told = self._told[part]
@@ -45,4 +45,4 @@ class _AfterEpochs(Callback):
         self._images, self._loader = images, loader
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._images.tell(self._loader, "training")
+        self._images.warn(self._loader, "training")

@@ -17,7 +17,7 @@ _COUNTED = {"macs": macs, "params": params, "memory": activation_memory}
 
 
 def cost_by_name(name: str, model: LatencyModel | None = None) -> NamedCost:
-    """A cost as the command line calls it; latencies by a model.
+    """Cost with the name that the command line uses; a latency needs its model.
 
     >>> cost_by_name("memory").unit
     'bytes'
@@ -31,10 +31,10 @@ def cost_by_name(name: str, model: LatencyModel | None = None) -> NamedCost:
 def latency_model(
     net: Supernet, name: str, file: Path, *, device: str, progress: Callable[[int, int], object]
 ) -> LatencyModel:
-    """The latency model of a file, or a new one of this machine that is written there.
+    """Latency model from a file; a missing file is written after measuring this machine.
 
     Raises:
-        SearchError: the model of the file is of another network.
+        SearchError: the file belongs to another network.
     """
     if file.exists():
         model = LatencyModel.from_json(file)
@@ -52,13 +52,15 @@ def latency_model(
 
 
 def cost_of_result(result: SearchResult) -> NamedCost:
-    """The cost that a search was made with.
+    """Cost that a search used.
 
     Raises:
-        SearchError: it is one of somebody's own.
+        SearchError: the search used a custom cost.
     """
     if result.cost in _COUNTED:
         return cost_by_name(result.cost)
     if "latency_model" in result.about:
         return cost_by_name(result.cost, LatencyModel.from_dict(result.about["latency_model"]))
-    raise SearchError(f"the search was made with cost {result.cost!r}, which the command line does not know")
+    raise SearchError(
+        f"the search used the cost {result.cost!r}, which is not built in; call `anywidth.search` from Python for it"
+    )

@@ -1,4 +1,4 @@
-"""What a run folder keeps of its data set, so that the network can be used without it."""
+"""Description of the dataset in a run folder, so that the network can be used without the images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["DatasetInfo"]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """The content of `data.json`.
+    """Content of `data.json`.
 
     Attributes:
-        name: The spec that the data set was loaded from.
-        input_shape: The (channels, height, width) of an image.
-        classes: The names of the classes, in the order of the labels.
-        images: How many there are to train on and to test on.
-        mean: Per channel, subtracted from pixels that go from 0 to 1; None if the range of pixels is not known.
-        std: Per channel, divided by; None likewise.
-        prints: The fingerprints of the images to train on and to test on; None in runs of before there were any.
+        name: Dataset name, as given by `--data`.
+        input_shape: The (channels, height, width) of one image.
+        classes: Class names, in the order of the labels.
+        images: Number of training images and of test images.
+        mean: Mean per channel of pixels from 0 to 1, which is subtracted; None if the pixel range is unknown.
+        std: Standard deviation per channel, which is divided by; None if the pixel range is unknown.
+        prints: Fingerprints of the training and the test images; None in runs that predate fingerprints.
     """
 
     name: str
@@ -39,7 +39,7 @@ class DatasetInfo:
 
     @classmethod
     def of(cls, bundle: DataBundle) -> DatasetInfo:
-        """Name, sizes, classes and fingerprints of a data set."""
+        """Describe a dataset: name, sizes, classes and fingerprints."""
         from anywidth.data.fingerprint import fingerprint
 
         mean, std = _normalisation(bundle.test)
@@ -50,7 +50,7 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, file: Path) -> DatasetInfo:
-        """Content of a `data.json`.
+        """Read a `data.json`.
 
         Raises:
             CheckpointError: the file is missing or damaged.
@@ -82,34 +82,34 @@ class DatasetInfo:
         return json.dumps(content, indent=2) + "\n"
 
     def check(self, bundle: DataBundle, *, taken: int = 0) -> None:
-        """Raise unless a data set is the one that was trained on, as far as its fingerprints can tell.
+        """Check by fingerprints that a dataset is the one used for training.
 
         Args:
-            bundle: The data set.
-            taken: How many of the images that were trained on it does not have, as they are held out only now.
+            bundle: The dataset.
+            taken: Number of former training images that are held out now and therefore missing from the training part.
 
         Raises:
-            DataError: it has other images, names or classes, so that others may be held out now.
+            DataError: images, names or classes differ, so that the test images may include training images.
         """
         from anywidth.data.fingerprint import fingerprint
 
         train, test = _sizes(bundle)
         train += taken
         if (train, test) != self.images:
-            was = f"{self.images[0]:,} images to train on and {self.images[1]:,} to test on"
+            was = f"{self.images[0]:,} training and {self.images[1]:,} test images"
             raise DataError(
-                f"{self.name} has changed since training: it had {was}, now {train:,} and {test:,}. Restore it: a "
-                "split of other images may test on what was trained on"
+                f"{self.name} has changed since training: it had {was}, now {train:,} and {test:,}. Restore it; "
+                "otherwise the test images may include training images"
             )
         if bundle.classes != self.classes:
-            raise DataError(f"{self.name} has changed since training: its classes have other names. Restore it")
+            raise DataError(f"{self.name} has changed since training: its class names differ. Restore it")
         if self.prints is not None:
-            # What is held out only now is missing from the one part, and the other is as it was.
+            # Images held out only now are missing from one part; the other part is unchanged.
             now = self.prints[0] if taken else fingerprint(bundle.train), fingerprint(bundle.test)
             if now != self.prints:
                 raise DataError(
-                    f"{self.name} has changed since training: images, their labels or their names are others. Restore "
-                    "it: a split of other images may test on what was trained on"
+                    f"{self.name} has changed since training: images, labels or file names differ. Restore it; "
+                    "otherwise the test images may include training images"
                 )
 
 
@@ -118,7 +118,7 @@ def _sizes(bundle: DataBundle) -> tuple[int, int]:
 
 
 def _normalisation(images: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation per channel of pixels from 0 to 1, where that is what the images have."""
+    """Mean and standard deviation per channel of images with pixels from 0 to 1; None for other images."""
     import torch
 
     from anywidth.data import TensorImages

@@ -1,4 +1,4 @@
-"""How a training ends early: what is kept, and how to go on."""
+"""Handling of a training that ends early: report what is kept and how to continue."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["TrainingInterrupted", "early_end"]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a training; the message says what is kept, and is empty where another process says it."""
+    """Ctrl-C stopped the training. The message says what is kept; it is empty where another process reports it."""
 
 
 @contextmanager
 def early_end(
     folder: RunFolder, networks: Iterable[str], *, epochs: int, stage: Callable[[], str], processes: Processes
 ) -> Iterator[None]:
-    """Context manager for the work of a run: an error that ends it says what is kept, or the empty folder is removed.
+    """Context manager for the work of a run. Errors report what is kept; an empty run folder is removed.
 
     Args:
-        folder: Of the run.
-        networks: Names of the checkpoints, in the order of training.
-        epochs: How many each network is to be trained.
-        stage: What is going on, such as "training".
-        processes: Those that train.
+        folder: Run folder.
+        networks: Checkpoint names, in the order of training.
+        epochs: Number of epochs per network.
+        stage: Returns the current stage, such as "training".
+        processes: The processes that train.
 
     Raises:
-        TrainingInterrupted: instead of a KeyboardInterrupt.
-        AnywidthError: the work cannot go on; what was saved is kept, as the message says.
+        TrainingInterrupted: replaces a KeyboardInterrupt.
+        AnywidthError: the work failed; the message says what is kept.
     """
     speaks = processes.rank == 0
     try:
@@ -51,7 +51,7 @@ def early_end(
         raise
     except AnywidthError as error:
         kept = ""
-        # A state that cannot be read is none to go on with; one that could not be written leaves that before it.
+        # An unreadable checkpoint cannot be resumed; a failed write keeps the previous checkpoint.
         if not isinstance(error, CheckpointError) or isinstance(error.__cause__, OSError):
             kept = f". {folder.kept(networks, epochs, command=processes.command)}"
         if speaks:

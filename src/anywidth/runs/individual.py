@@ -1,4 +1,4 @@
-"""A separate network of one width, trained alike: what a supernet is compared to."""
+"""A separate network of one width, trained for comparison with a supernet."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def train_individual(
     name: str | None = None,
     keep: Path | None = None,
 ) -> Row:
-    """The cost and accuracy of a network like the supernet's at one width, trained alone on the labels.
+    """Cost and accuracy of a separate network at one width, trained alone on the labels.
 
-    Epochs, batches, optimizer and schedule are those of the supernet, and so are its batch-norm statistics: those
-    of the whole training set. The row is called `name`, by default its width; the weights are written to `keep`.
+    Epochs, batches, optimizer and schedule match the supernet's, and batch-norm statistics come from the whole
+    training set. The row is named `name`, by default the width; the weights are written to `keep`.
     """
     loaders = build_loaders(settings, bundle)
     dense = train_alone(
@@ -51,13 +51,13 @@ def train_individual(
         callbacks=[*average_of(settings, device), *progress, corrupt.after_epochs(loaders.train)],
         **recipe_of(settings, len(bundle.classes)),
     )  # fmt: skip
-    # As a supernet of its own, it is calibrated and scored by the same functions.
+    # Wrapped as a supernet, it is calibrated and evaluated by the same functions.
     alone = Supernet(dense, net.inputs.args[0].to(device), min_width=1.0)
     calibrate(alone, loaders.calibration, [1.0], images=share_of(settings.widths.calibration_images))
     if keep is not None:
         file = keep
         broadcast(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
-    label = name or (width if isinstance(width, float) else net.label(width))
+    label = name or (width if isinstance(width, float) else str(net.config(width)))
     row = Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
-    corrupt.tell(loaders.test, "test")
+    corrupt.warn(loaders.test, "test")
     return row

@@ -1,4 +1,4 @@
-"""One row per epoch in a CSV file."""
+"""CSV file with one row per epoch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from anywidth.core.processes import all_gather
 __all__ = ["SCORE", "MetricsFile", "epoch_means"]
 
 SCORE = "accuracy"
-"""The name of the mean score on held-out images among logged metrics; `SCORE@WIDTH` is that of one width."""
+"""Metric name of the mean score on held-out images; `SCORE@WIDTH` is the score of one width."""
 
 
 def epoch_means(trainer: Trainer) -> dict[str, float]:
-    """The logged means of the epoch by name, over what all processes have seen; all of them have to ask."""
+    """Logged means of the epoch by name, over all processes. A collective: every process must call it."""
     own = {name: float(value) for name, value in trainer.callback_metrics.items()}
     everyones = all_gather(own)
     return {
@@ -31,9 +31,9 @@ def epoch_means(trainer: Trainer) -> dict[str, float]:
 
 
 class MetricsFile(Callback):
-    """Writes the means over each finished epoch; a resumed run goes on below the epochs that it keeps.
+    """Writes the means of each finished epoch; a resumed run appends to the epochs that it keeps.
 
-    Of several processes, the first writes.
+    With several processes, only the first one writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,21 +43,21 @@ class MetricsFile(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the rows of the epochs before this one."""
+        """Read the rows of earlier epochs."""
         if trainer.is_global_zero and self.path.exists():
             with self.path.open(newline="") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start timing the epoch."""
         self._start, self._steps = time.perf_counter(), trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write one row."""
+        """Append the row of this epoch."""
         means = epoch_means(trainer)
         if not trainer.is_global_zero:
             return
-        # If every step was left out, there is none, or that of the epoch before.
+        # If every step was skipped, the value is missing or left over from the previous epoch.
         losses = means if trainer.global_step > self._steps else {}
         row = {
             "epoch": trainer.current_epoch + 1,

@@ -1,4 +1,4 @@
-"""Settings dataclasses whose fields say how they are written: on the command line and in YAML."""
+"""Settings dataclasses whose fields define the options of the command line and of YAML files."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def option(
     positional: bool = False,
     kept: bool = True,
 ) -> Any:
-    """A dataclass field with the text that explains it.
+    """Dataclass field for one option.
 
     Args:
-        default: Its default; without one the option is required.
-        help: What it is, for `--help`.
-        name: What the option is called, with underscores; by default like the field.
-        metavar: What help shows for the value.
-        parse: Reads the text of the command line and the value of a YAML file alike.
-        low: The least value that makes sense, which `check_lows` checks.
-        positional: Whether it has no name on the command line.
-        kept: Whether it is written into config.yaml.
+        default: The default; without one, the option is required.
+        help: The text for `--help`.
+        name: The option name, with underscores; by default the name of the field.
+        metavar: The placeholder for the value in `--help`.
+        parse: Converts a value from the command line or a YAML file.
+        low: The lowest valid value, checked by `check_lows`.
+        positional: Whether the option is a positional argument.
+        kept: Whether `config.yaml` includes the option.
     """
     details = {"help": help, "name": name, "metavar": metavar, "parse": parse, "low": low}
     return dataclasses.field(default=default, metadata={**details, "positional": positional, "kept": kept})
@@ -60,12 +60,12 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """An option of a settings dataclass, or of an owner: a dataclass that is a field of it.
+    """One option of a settings dataclass. A field may itself be a settings dataclass, the owner of its options.
 
     Attributes:
-        name: What it is called, with underscores; unique among all owners.
-        owner: The field of the owner; None for a field of the settings themselves.
-        field: The field of the settings or the owner.
+        name: The option name, with underscores; unique across all owners.
+        owner: The name of the owner's field; None for a field of the settings themselves.
+        field: The dataclass field.
         hint: The type of the field.
     """
 
@@ -76,22 +76,22 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Whether the option has no default."""
         return self.field.default is MISSING
 
     @property
     def flag(self) -> str:
-        """How the command line writes it; a positional one is only shown so."""
+        """The option as written on the command line, or the placeholder of a positional argument."""
         details = self.field.metadata
         return details["metavar"] or self.name if details["positional"] else "--" + self.name.replace("_", "-")
 
     def value(self, settings: Any) -> Any:
-        """The value that settings have for it."""
+        """The option's value in these settings."""
         return getattr(settings if self.owner is None else getattr(settings, self.owner), self.field.name)
 
 
 def options_of(settings: type) -> list[Option]:
-    """Every option of a settings dataclass and of its owners, in the order of the fields."""
+    """All options of a settings dataclass and its owners, in field order."""
     found, hints = [], get_type_hints(settings)
     for field in dataclasses.fields(settings):
         hint = hints[field.name]
@@ -103,20 +103,20 @@ def options_of(settings: type) -> list[Option]:
 
 
 def values_of(parsed: Namespace) -> dict[str, Any]:
-    """What a parser with `add_options` has read, by option name."""
+    """Values read by a parser with `add_options`, by option name."""
     return {name: value for name, value in parsed.as_dict().items() if name != "config"}
 
 
 def to_settings(settings: type[S], values: Mapping[str, Any]) -> S:
-    """The settings with values by option name; the others have their defaults.
+    """Settings built from values by option name; missing options take their defaults.
 
     Raises:
-        SettingsError: an option is unknown, or the values do not fit together.
+        SettingsError: an option is unknown, or the values contradict each other.
     """
     known = options_of(settings)
     strange = sorted(values.keys() - {item.name for item in known})
     if strange:
-        raise SettingsError(f"there is no option {strange[0]!r}; there are {', '.join(item.name for item in known)}")
+        raise SettingsError(f"unknown option {strange[0]!r}; available: {', '.join(item.name for item in known)}")
     own: dict[str, Any] = {}
     owned: dict[str, dict[str, Any]] = {}
     for item in known:
@@ -129,24 +129,24 @@ def to_settings(settings: type[S], values: Mapping[str, Any]) -> S:
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """The values of settings by option name."""
+    """Values of the settings by option name."""
     return {item.name: item.value(settings) for item in options_of(type(settings))}
 
 
 def with_options(settings: S, changes: Mapping[str, Any]) -> S:
-    """The same settings, with other values for some options, by option name.
+    """Copy of the settings with some values replaced, by option name.
 
     Raises:
-        SettingsError: an option is unknown, or the values do not fit together.
+        SettingsError: an option is unknown, or the values contradict each other.
     """
     return to_settings(type(settings), {**flatten(settings), **changes})
 
 
 def check_lows(settings: Any) -> None:
-    """Check the fields of one dataclass against the least values that make sense.
+    """Check the fields of one dataclass against their lowest valid values.
 
     Raises:
-        SettingsError: a value is below.
+        SettingsError: a value is too low.
     """
     for field in dataclasses.fields(settings):
         value, low = getattr(settings, field.name), field.metadata.get("low")
@@ -156,7 +156,7 @@ def check_lows(settings: Any) -> None:
 
 
 def add_options(parser: ArgumentParser, settings: type) -> None:
-    """Add `--config` and every option of a settings dataclass to a parser."""
+    """Add `--config` and all options of a settings dataclass to a parser."""
     parser.add_argument("--config", action="config", metavar="FILE", help="read options from a YAML file")
     for item in options_of(settings):
         details, default = item.field.metadata, item.field.default
@@ -171,7 +171,7 @@ def add_options(parser: ArgumentParser, settings: type) -> None:
 
 
 def _arguments(hint: Any, details: Mapping[str, Any]) -> dict[str, Any]:
-    """How argparse reads values of a type."""
+    """Arguments of `add_argument` for values of this type."""
     metavar = details["metavar"]
     if details["parse"]:
         return {"type": details["parse"], "metavar": metavar}

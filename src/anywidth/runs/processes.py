@@ -1,4 +1,4 @@
-"""The processes that `torchrun` starts, of which this is one."""
+"""The processes that `torchrun` starts, including this one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes"]
 
-_FAILED, _TOLD = "anywidth failed", "anywidth told"
+_FAILED, _SHOWN = "anywidth failed", "anywidth error shown"
 _PATIENCE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Where this process stands among those that run one command together.
+    """Position of this process among those that run one command together.
 
     Attributes:
-        rank: Its number, from 0; the first writes and speaks.
-        count: How many there are, on all machines.
-        local_rank: Its number on its machine, from 0, which is that of its GPU.
-        per_machine: How many there are on its machine.
-        store: What they tell each other through, once they have met.
+        rank: Global rank; rank 0 writes files and messages.
+        count: World size, over all machines.
+        local_rank: Rank on this machine, which selects the GPU.
+        per_machine: Number of processes on this machine.
+        store: Key-value store shared by the processes, once they are connected.
     """
 
     rank: int = 0
@@ -36,7 +36,7 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> Processes:
-        """Those of `torchrun`, or this one alone."""
+        """The processes of `torchrun`, or this one alone."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -45,12 +45,12 @@ class Processes:
 
     @property
     def together(self) -> bool:
-        """Whether there is more than one."""
+        """Whether there are several processes."""
         return self.count > 1
 
     @property
     def command(self) -> str:
-        """How the command line begins that starts as many again.
+        """Command prefix that starts the same number of processes again.
 
         >>> Processes(count=4, per_machine=2).command
         'torchrun --nnodes 2 --nproc-per-node 2 -m anywidth'
@@ -63,46 +63,46 @@ class Processes:
 
     @property
     def failed(self) -> bool:
-        """Whether one of them has told an error."""
+        """Whether a process has reported an error."""
         return self.store is not None and self.store.check([_FAILED])
 
-    def part(self) -> None:
-        """Say goodbye to the others, who do so too; after an interruption they may not, and it would take for ever."""
+    def close(self) -> None:
+        """Destroy the process group. Skip this after an interruption: it waits for processes that may be gone."""
         if self.store is not None:
             import torch.distributed as dist
 
             dist.destroy_process_group()
 
     def batches(self, size: int) -> str:
-        """What all of them see in a step, on a line of its own."""
+        """Images per step over all processes, as a line of text; empty for a single process."""
         if not self.together:
             return ""
         return f"\n{self.count} processes with batches of {size}: {self.count * size:,} images a step"
 
-    def draw_apart(self, seed: int) -> None:
-        """Let every process but the first draw random numbers of its own from now on, such as those of dropout."""
+    def offset_seed(self, seed: int) -> None:
+        """Give each process but the first its own random numbers from now on, for example for dropout."""
         if self.rank:
             import torch
 
             torch.manual_seed((seed + self.rank * 1_000_003) % 2**32)
 
-    def fails_first(self) -> bool:
-        """Note that this process fails; whether it is the first that does, so that it has to show the error."""
+    def is_first_failure(self) -> bool:
+        """Register this process as failed; return whether it is the first, which has to show the error."""
         assert self.store is not None
         try:
             return self.store.add(_FAILED, 1) == 1
-        except RuntimeError:  # torchrun, which keeps the store, has ended
+        except RuntimeError:  # torchrun, which hosts the store, has exited
             return True
 
-    def has_told(self) -> None:
-        """Let the other processes know that the error has been shown."""
+    def mark_error_shown(self) -> None:
+        """Signal to the other processes that the error has been shown."""
         assert self.store is not None
-        self.store.set(_TOLD, "yes")
+        self.store.set(_SHOWN, "yes")
 
-    def wait_until_told(self) -> None:
-        """Wait until the error of another process has been shown: torchrun ends all as soon as one has."""
+    def wait_until_error_shown(self) -> None:
+        """Wait until another process has shown the error: torchrun kills all processes once one exits."""
         assert self.store is not None
         try:
-            self.store.wait([_TOLD], _PATIENCE)
+            self.store.wait([_SHOWN], _PATIENCE)
         except RuntimeError:
             return

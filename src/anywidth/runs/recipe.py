@@ -1,4 +1,4 @@
-"""From settings to what the trainer is given."""
+"""Trainer arguments from settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SCORED_WIDTHS, _SCORED_IMAGES = 4, 1024
 
 
 def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
-    """The options of an optimizer step, for supernets and separate networks alike.
+    """Optimizer options for supernets and separate networks.
 
     Raises:
         SettingsError: the optimizer is unknown.
@@ -56,19 +56,19 @@ def recipe_of(settings: TrainSettings, classes: int) -> RecipeOptions:
 
 
 def loss_of(settings: TrainSettings) -> Loss:
-    """The loss on the labels."""
+    """Loss on the labels."""
     return partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
 
 
 def average_of(settings: TrainSettings, device: torch.device) -> list[Callback]:
-    """What keeps an average of the weights, if one is wanted, on the device of the training."""
+    """Callback that averages the weights on the training device; empty if averaging is off."""
     return [EMAWeightAveraging(device, decay=settings.average)] if settings.average else []
 
 
 def scores_of(
     settings: TrainSettings, net: Supernet, loaders: Loaders, held_out: Any, folder: RunFolder, *, classes: int
 ) -> list[Callback]:
-    """What scores some widths on the held-out images after every epoch, and decides by it."""
+    """Callbacks that score some widths on held-out images after each epoch, keep the best epoch or stop early."""
     if held_out is None:
         return []
     widths = even_widths(net, _SCORED_WIDTHS)
@@ -88,10 +88,10 @@ def scores_of(
 
 
 def logger_of(settings: TrainSettings, folder: Path) -> Logger | None:
-    """TensorBoard's, if it is wanted.
+    """TensorBoard logger, or None if `--tensorboard` is not given.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: TensorBoard is not installed.
     """
     if not settings.output.tensorboard:
         return None
@@ -109,7 +109,7 @@ def _optimizer(steps: OptimizationSettings) -> Callable[[list[dict[str, Any]]], 
 
     known = [str(name) for name in list_optimizers()]
     if steps.optimizer not in known:
-        raise SettingsError(f"timm has no optimizer {steps.optimizer!r}; {closest(steps.optimizer, known)}")
+        raise SettingsError(f"unknown optimizer {steps.optimizer!r} in timm; {closest(steps.optimizer, known)}")
     return lambda groups: create_optimizer_v2(groups, opt=steps.optimizer, lr=steps.lr, weight_decay=0.0)
 
 

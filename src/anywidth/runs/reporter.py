@@ -1,4 +1,4 @@
-"""What a run tells while it works."""
+"""Receiver for the progress messages of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Reporter"]
 
 
 class Reporter:
-    """Receives what a run tells. It passes warnings to `warnings` and drops the rest; subclass it to show more."""
+    """Receives the messages of a run. Passes warnings to `warnings` and drops the rest; subclass it to show more."""
 
     def info(self, text: str) -> None:
         """Receive a line about the run, such as the sizes of its data set."""
@@ -23,9 +23,9 @@ class Reporter:
         warnings.warn(text, stacklevel=3)
 
     def training(self, label: str) -> Sequence[Callback]:
-        """Lightning callbacks that show how far the training of one network is."""
+        """Lightning callbacks that show the progress of one training."""
         return ()
 
     def calibrating(self, widths: Sequence[float]) -> Iterable[float]:
-        """The widths, shown as they are calibrated one after another."""
+        """Iterator over the widths that shows their calibration."""
         return widths

@@ -1,4 +1,4 @@
-"""Settings without open questions, as config.yaml keeps them."""
+"""Resolved settings, as stored in `config.yaml`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["resolve"]
 
 
 def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle, processes: Processes) -> TrainSettings:
-    """The settings with every default that depends on the model, the data or the machine filled in."""
+    """Settings in which defaults that depend on the model, the data or the machine are filled in."""
     in_memory = all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration))
     source, root, init, asked = settings.data.source, settings.data.root, settings.model.init, settings.data.workers
     kind, _, place = source.partition(":")
@@ -23,13 +23,13 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle, processe
     return with_options(
         settings,
         {
-            # A run folder is read from other working folders as well.
+            # A run folder may be read from another working directory.
             "data": f"{kind}:{Path(place).expanduser().resolve()}" if _is_path(kind, place) else source,
             "init": init if init in (None, "hub") else str(Path(init).expanduser().resolve()),
             "data_root": root if place or kind == "digits" else root.expanduser().resolve(),
             "weight_decay": settings.weight_decay,
             "average": settings.average,
-            "ladder": settings.ladder or None,
+            "width_grid": settings.width_grid or None,
             "min_width": net.min_width,
             "divisor": net.divisor,
             "workers": workers if asked is None else asked,
@@ -38,5 +38,5 @@ def resolve(settings: TrainSettings, net: Supernet, bundle: DataBundle, processe
 
 
 def _is_path(kind: str, place: str) -> bool:
-    """Whether data are named by a path; sets of Hugging Face may be named by their name on the hub."""
+    """Whether the data is given by a path; a Hugging Face dataset may be given by its name on the hub."""
     return bool(place) and (kind != "hf" or Path(place).expanduser().exists())

@@ -1,4 +1,4 @@
-"""A network that a search found, trained from scratch, beside a uniformly narrowed one of the same cost."""
+"""Training from scratch of a network that a search found and of a uniform network of the same cost."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _GRID = 201
 
 
 class Retraining:
-    """The training of a found and a uniform network, in a new folder or continuing an interrupted one.
+    """Training of a found and a uniform network, in a new folder or resumed.
 
     Args:
-        folder: Of the run.
-        settings: Of the run.
-        device: Where to train.
-        reporter: Receives what is done.
-        processes: Those that train together.
+        folder: The run folder.
+        settings: The settings of the run.
+        device: The device to train on.
+        reporter: Receives progress messages.
+        processes: The processes that train together.
 
     Raises:
-        AnywidthError: the file holds no such network; nothing was written.
+        AnywidthError: the file does not contain such a network; nothing was written.
     """
 
     def __init__(
@@ -62,31 +62,31 @@ class Retraining:
         self.folder, self.device, self.reporter, self.processes = folder, device, reporter, processes
         assert settings.from_search is not None
         self.bundle = resident(build_data(settings), self.device)
-        # Both networks are trained as plain ones.
-        widths = replace(settings.widths, switches=None, average_inputs=False)
+        # Both networks are trained as ordinary networks.
+        widths = replace(settings.widths, switches=None, nested=None, nested_norm="none", average_inputs=False)
         self.net = build_supernet(
             settings.model, widths, input_shape=self.bundle.input_shape, classes=len(self.bundle.classes),
             seed=settings.seed,
         )  # fmt: skip
         self.settings = resolve(settings, self.net, self.bundle, processes)
-        build_loaders(self.settings, self.bundle)  # refuses what does not fit before anything is written
+        build_loaders(self.settings, self.bundle)  # raises before anything is written
         self.result = SearchResult.from_json(settings.from_search)
         self.found = _network(self.result, settings.budget)
         self.net.config(self.found.config)
         self.uniform, uniform_cost = _uniform(self.net, self.result, self.found)
         unit = self.result.unit
         reporter.info(
-            f"found: {count(self.found.cost)} {unit}; uniform, width {self.uniform:g}: {count(uniform_cost)} {unit}; "
-            f"each {settings.optimization.epochs} epochs from new weights, label smoothing {settings.label_smoothing:g}"
+            f"found: {count(self.found.cost)} {unit}; uniform (width {self.uniform:g}): {count(uniform_cost)} {unit}; "
+            f"{settings.optimization.epochs} epochs each from scratch, label smoothing {settings.label_smoothing:g}"
             + processes.batches(settings.data.batch_size)
         )
 
     def run(self) -> TrainedRun:
-        """Train both networks, or the one that an interrupted run lacks.
+        """Train both networks, or those that an interrupted run has not finished.
 
         Raises:
-            AnywidthError: training cannot go on; what was saved is kept.
-            TrainingInterrupted: Ctrl-C was pressed; what was saved is kept.
+            AnywidthError: training failed; saved checkpoints are kept.
+            TrainingInterrupted: Ctrl-C was pressed; saved checkpoints are kept.
         """
         with ExitStack() as stack:
             broadcast(lambda: stack.enter_context(self.folder.locked()))
@@ -106,7 +106,7 @@ class Retraining:
             "found": self.found.config, "uniform": self.net.config(self.uniform)
         }  # fmt: skip
         corrupt = CorruptImages(self.reporter)
-        self.processes.draw_apart(self.settings.seed)
+        self.processes.offset_seed(self.settings.seed)
         with fitting_threads(self.net, self.settings.data.batch_size):
             for name, width in list(networks.items())[len(rows) :]:
                 rows.append(
@@ -126,23 +126,21 @@ class Retraining:
 
 
 def retraining_settings(search: Path, options: Mapping[str, Any]) -> TrainSettings:
-    """The settings of a searched run, changed to train what the search found.
+    """Settings of a searched run, adapted to train the network that the search found.
 
     Args:
         search: The file that `anywidth search` wrote.
-        options: Other values, by option name, such as `{"budget": "20e6", "epochs": 10}`.
+        options: Changed values by option name, such as `{"budget": "20e6", "epochs": 10}`.
 
     Raises:
-        SearchError: the file holds no search of a run.
-        SettingsError: the options do not fit together.
+        SearchError: the file does not contain a search of a run.
+        SettingsError: the options contradict each other.
     """
     searched = SearchResult.from_json(search).about.get("config")
     if not isinstance(searched, str):
-        raise SearchError(
-            f"{search} does not say which model and data it belongs to; give what `anywidth search` wrote"
-        )
+        raise SearchError(f"{search} does not name its model and data; use a file written by `anywidth search`")
     run = parse_settings(TrainSettings, searched, source=search)
-    # The networks are trained on all training images, as the search is over.
+    # The search is over, so the networks train on all training images.
     new = {
         "init": None, "order": None, "hold_out": 0.0, "keep": "last", "early_stop": None, "individual": 0,
         "label_smoothing": None,
@@ -155,14 +153,14 @@ def _network(result: SearchResult, budget: str | None) -> Evaluated:
         return result.network(budget)
     if len(result.found) != 1:
         known = ", ".join(str(item.budget) for item in result.found) or "none"
-        raise SearchError(f"the search has networks for several budgets, {known}; choose one with --budget")
+        raise SearchError(f"the search found networks for several budgets, {known}; choose one with --budget")
     return result.found[0].network
 
 
 def _uniform(net: Supernet, result: SearchResult, found: Evaluated) -> tuple[float, float]:
-    """The uniform width whose cost is nearest to that of the found network, and its cost."""
+    """Uniform width whose cost is closest to the found network's, and its cost."""
     cost = cost_of_result(result)
-    # A measured cost would be slow, but results carry the model that it was made with.
+    # Results carry their latency model; measuring again would be slow.
     costs = uniform_costs(net, lambda config: cost(net, config), _GRID)
     nearest = min(costs, key=lambda width: abs(costs[width] - found.cost))
     return nearest, costs[nearest]

@@ -1,4 +1,4 @@
-"""The folder of a run: which files are in it, and what state it is in."""
+"""Run folder: its files and its state."""
 
 from __future__ import annotations
 
@@ -36,37 +36,38 @@ _RESULTS = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What `anywidth train` writes.
+    """Files that `anywidth train` and `anywidth search` write.
 
     | file | content |
     |---|---|
-    | `config.yaml` | the resolved settings, good for `--config` |
-    | `data.json` | of the data set: shape and normalisation of images, their number, the names of the classes |
+    | `config.yaml` | resolved settings, usable with `--config` |
+    | `data.json` | dataset: image shape and normalization, number of images, class names |
     | `metrics.csv` | one row per epoch |
-    | `supernet.safetensors`, `supernet.json` | weights, batch-norm statistics of the calibrated widths, settings |
+    | `supernet.safetensors`, `supernet.json` | weights, batch-norm statistics by width, settings |
     | `spectrum.csv`, `spectrum.json`, `spectrum.png` | accuracy and cost by width |
-    | `individual.csv`, `individual.json` | the same of networks trained alone, with `--individual` |
-    | `search-COST.json`, `.csv`, `.png` | what `anywidth search` found, step by step |
-    | `comparison.csv`, `comparison.json` | a found network and a uniform one, with `--from-search` |
+    | `individual.csv`, `individual.json` | the same for networks trained alone, with `--individual` |
+    | `search-COST.json`, `.csv`, `.png` | results and steps of `anywidth search` |
+    | `latency.json`, `latency-compiled.json`, `latency-onnx.json` | latency models of searches with these costs |
+    | `comparison.csv`, `comparison.json` | results of a found and a uniform network, with `--from-search` |
     | `found.safetensors`, `uniform.safetensors` | their weights, for `anywidth.export.load_dense` |
-    | `checkpoints/` | what `--resume` needs; removed when the run is complete |
+    | `checkpoints/` | state for `--resume`; removed when the run is complete |
     """
 
     path: Path
 
     @classmethod
     def new(cls, settings: TrainSettings) -> RunFolder:
-        """The folder that a new run will write; nothing is created yet.
+        """Folder for a new run; nothing is created yet.
 
         Raises:
-            TrainingError: it holds the results of another run.
+            TrainingError: the folder contains another run.
         """
         folder = cls(settings.output.folder or _free_name(settings))
         taken = [name for name in _RESULTS if (folder.path / name).exists()]
         if taken:
             go_on = "" if folder.complete else f", or continue this run with --resume {folder.path}"
             raise TrainingError(
-                f"{folder.path} already holds a run ({taken[0]}); choose another folder with --out DIR{go_on}"
+                f"{folder.path} already contains a run ({taken[0]}); choose another folder with --out DIR{go_on}"
             )
         if folder.path.exists() and not folder.path.is_dir():
             raise TrainingError(f"{folder.path} is a file; choose a folder with --out DIR")
@@ -74,54 +75,56 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The folder of a run that was started before.
+        """Folder of an existing run.
 
         Raises:
-            CheckpointError: there is no run.
+            CheckpointError: the folder does not contain a run.
         """
         if not (path / "config.yaml").is_file():
-            raise CheckpointError(f"{path} is no run folder: it has no config.yaml; give what `anywidth train` wrote")
+            raise CheckpointError(
+                f"{path} is not a run folder: it has no config.yaml; give one that `anywidth train` wrote"
+            )
         return cls(path)
 
     def file(self, name: str) -> Path:
-        """The path of one file."""
+        """Path of a file in the folder."""
         return self.path / name
 
     def checkpoint(self, name: str) -> Path:
-        """Where the training of one network keeps its state."""
+        """Path of the training checkpoint of one network."""
         return self.path / "checkpoints" / f"{name}.ckpt"
 
     @property
     def complete(self) -> bool:
-        """Whether everything is written."""
+        """Whether the run is complete."""
         results = self.file("spectrum.csv"), self.file("comparison.csv")
         return any(file.exists() for file in results) and not self.file("checkpoints").exists()
 
     @property
     def trained(self) -> bool:
-        """Whether there are weights of the supernet to go on with."""
+        """Whether the weights of the supernet were saved."""
         return self.checkpoint("supernet").exists() or self.file("spectrum.json").exists()
 
     @property
     def _begun(self) -> bool:
-        """Whether there is anything to keep."""
+        """Whether the folder contains anything worth keeping."""
         return any(self.file(name).exists() for name in _RESULTS)
 
     def kept(self, networks: Iterable[str], epochs: int, *, command: str = "anywidth") -> str:
-        """What a training that ended early keeps, and how to go on, in words.
+        """Sentence about what an unfinished training keeps and how to resume it.
 
         Args:
-            networks: Names of the checkpoints, in the order of training.
-            epochs: How many each network is to be trained.
-            command: What starts `train`.
+            networks: Checkpoint names, in the order of training.
+            epochs: Number of epochs per network.
+            command: Command prefix that starts `train`.
         """
         files = [file for file in map(self.checkpoint, networks) if file.exists()]
         if not files:
-            return "No epoch was finished, so nothing was kept"
+            return "No epoch was finished; nothing was kept"
         from anywidth.training.epoch_checkpoint import finished_epochs  # needs Lightning, which takes seconds to import
 
         done = finished_epochs(files[-1])
-        return f"{files[-1]} keeps epoch {done} of {epochs}. Go on with: {command} train --resume {self.path}"
+        return f"{files[-1]} has {done} of {epochs} epochs. Continue with: {command} train --resume {self.path}"
 
     @property
     def settings(self) -> TrainSettings:
@@ -129,14 +132,14 @@ class RunFolder:
         return read_settings(TrainSettings, self.file("config.yaml"))
 
     def start(self, settings: TrainSettings, bundle: DataBundle, *, command: str = "anywidth") -> None:
-        """Create the folder, with `config.yaml` and `data.json`; `command` starts the like again.
+        """Create the folder with `config.yaml` and `data.json`; `command` is the prefix that reruns it.
 
         Raises:
-            DataError: the run goes on, and its data set has changed.
+            DataError: the run is resumed, and its dataset has changed.
         """
         from anywidth import __version__
 
-        header = f"anywidth {__version__}; the same again: {command} train --config {self.file('config.yaml')}"
+        header = f"anywidth {__version__}; to run this again: {command} train --config {self.file('config.yaml')}"
         text = write_settings(settings, header=header)
         if self._begun and self.file("data.json").exists():
             self.data().check(bundle)
@@ -145,7 +148,7 @@ class RunFolder:
         write_atomically(self.file("data.json"), lambda path: path.write_text(info.json()))
 
     def data(self) -> DatasetInfo:
-        """What is kept of the data set.
+        """Description of the dataset.
 
         Raises:
             CheckpointError: `data.json` is missing or damaged.
@@ -154,10 +157,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within it, no other run writes into the folder; at the end, a folder with nothing in it is removed.
+        """Context manager that locks the folder against other runs and removes it at the end if it is empty.
 
         Raises:
-            TrainingError: another run does.
+            TrainingError: another run is writing to the folder.
         """
         lock = FileLock(self.file(".lock"), timeout=0)
         try:
@@ -165,9 +168,9 @@ class RunFolder:
             lock.acquire()
         except OSError as error:
             if not isinstance(error, Timeout):
-                raise CheckpointError(f"could not write into {self.path}: {error.strerror or error}") from error
+                raise CheckpointError(f"cannot write to {self.path}: {error.strerror or error}") from error
             raise TrainingError(
-                f"another run writes into {self.path}; wait until it is done, or choose another folder with --out DIR"
+                f"another run is writing to {self.path}; wait until it ends, or choose another folder with --out DIR"
             ) from error
         try:
             yield
@@ -178,11 +181,11 @@ class RunFolder:
                 self.path.rmdir()
 
     def finish(self) -> None:
-        """Remove what only `--resume` needs."""
+        """Remove the files that only `--resume` needs."""
         shutil.rmtree(self.file("checkpoints"), ignore_errors=True)
 
     def abandon(self) -> None:
-        """Remove a folder in which no epoch was finished, so that the same command can be run again."""
+        """Remove the folder if no epoch was finished, so that the same command can be run again."""
         if self._begun:
             return
         for name in ("config.yaml", "data.json"):

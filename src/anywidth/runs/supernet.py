@@ -1,4 +1,4 @@
-"""The supernet of a run."""
+"""Supernet of a run."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def build_supernet(
     switch_affine: bool = True,
     reporter: Reporter | None = None,
 ) -> Supernet:
-    """A supernet with new weights, or those that the settings name.
+    """Supernet with new weights, or with those that the settings name.
 
-    Widths that the settings leave open come from the model's class, and then from `Supernet`. Frozen patterns are
-    added to those that the model's class freezes itself.
+    Width settings that are None come from the model's class, then from `Supernet`. Frozen patterns add to those of
+    the model's class.
 
     Args:
-        model: The network and its weights.
-        widths: Which widths it has.
+        model: The network and its initial weights.
+        widths: The width settings.
         input_shape: The (channels, height, width) of an image.
-        classes: Outputs of the classifier.
-        seed: Of new weights, and of the example if none is given.
-        example: Images of shape (batch, channels, height, width) that the analysis runs on; by default one of noise.
-        switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
-        reporter: Receives a warning of tensors that the file of weights does not have.
+        classes: Number of classifier outputs.
+        seed: Seed of new weights, and of the noise example.
+        example: Images of shape (batch, channels, height, width) for the analysis; by default noise.
+        switch_affine: Whether each switch has its own batch-norm weights and biases in addition to its statistics.
+        reporter: Receives a warning about tensors that are missing from the weights file.
 
     Raises:
         AnywidthError: the model is unknown or cannot be analysed, or the weights do not fit.
@@ -56,19 +56,24 @@ def build_supernet(
         if new:
             few = ", ".join(new[:4]) + (", ..." if len(new) > 4 else "")
             (reporter or Reporter()).warning(
-                f"{len(new)} tensors start anew, which {model.init} does not have, or in another shape: {few}"
+                f"{len(new)} tensors are newly initialized: {model.init} lacks them or has other shapes: {few}"
             )
-    return Supernet(
-        channels_last_(network),
+    net = Supernet(
+        network,
         _noise(input_shape, seed) if example is None else example,
         divisor=_own(network, "divisor", int, 8) if widths.divisor is None else widths.divisor,
         min_width=_own(network, "min_width", float, 0.25) if widths.min_width is None else widths.min_width,
         frozen=(*_own(network, "frozen", tuple, ()), *widths.frozen),
         switches=widths.switches,
+        nested=widths.nested,
+        nested_norm=None if widths.nested_norm == "none" else widths.nested_norm,
         switch_affine=switch_affine,
         average_inputs=widths.average_inputs,
         order="l1" if model.init is not None and model.order != "none" else None,
     )
+    # A nested network runs its convolutions at full width only.
+    channels_last_(network, narrowest=None if net.nested else net.subnet(net.min_width))
+    return net
 
 
 def _noise(shape: tuple[int, int, int], seed: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The stages of a supernet's run: train, calibrate, evaluate, compare, draw."""
+"""Stages of a supernet run: train, calibrate, evaluate, compare, plot."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ __all__ = ["SupernetRun"]
 
 
 class SupernetRun:
-    """The training of a supernet, in a new folder or continuing an interrupted one.
+    """Training of a supernet, in a new folder or resumed.
 
     Args:
-        folder: Of the run.
-        settings: Of the run.
-        device: Where to train.
-        reporter: Receives what is done.
-        processes: Those that train together.
+        folder: The run folder.
+        settings: The settings of the run.
+        device: The device to train on.
+        reporter: Receives progress messages.
+        processes: The processes that train together.
 
     Raises:
-        AnywidthError: the settings do not fit together; nothing was written.
+        AnywidthError: the settings contradict each other; nothing was written.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SupernetRun:
         trained = broadcast(lambda: self.folder.trained)
         build = partial(
             build_supernet,
-            # A training that goes on has its weights from its checkpoint, if it finished an epoch.
+            # A resumed training loads its weights from the checkpoint, once an epoch is finished.
             replace(settings.model, init=None, order=None) if trained else settings.model,
             settings.widths,
             input_shape=self.bundle.input_shape,
@@ -91,15 +91,15 @@ class SupernetRun:
 
     @property
     def _model(self) -> str:
-        """What people call the model: a library's name of it, or the name of our class."""
+        """Display name of the model: its name in a library, or its class name."""
         return self.settings.model.name if "/" in self.settings.model.name else type(self.net.model).__name__
 
     def run(self) -> TrainedRun:
-        """Run all stages that are not done yet.
+        """Run all stages that are not finished.
 
         Raises:
-            AnywidthError: training cannot go on; what was saved is kept.
-            TrainingInterrupted: Ctrl-C was pressed; what was saved is kept.
+            AnywidthError: training failed; saved checkpoints are kept.
+            TrainingInterrupted: Ctrl-C was pressed; saved checkpoints are kept.
         """
         with ExitStack() as stack:
             broadcast(lambda: stack.enter_context(self.folder.locked()))
@@ -116,7 +116,7 @@ class SupernetRun:
             return self._work()
 
     def _work(self) -> TrainedRun:
-        self.processes.draw_apart(self.settings.seed)
+        self.processes.offset_seed(self.settings.seed)
         with fitting_threads(self.net, self.settings.data.batch_size):
             curve = self._supernet()
             alone = self._individual()
@@ -124,7 +124,7 @@ class SupernetRun:
         return TrainedRun(folder=self.folder, spectrum=curve, others=alone, files=files)
 
     def _supernet(self) -> Spectrum:
-        """Train, calibrate, save and evaluate the supernet, or read what an interrupted run has of it."""
+        """Train, calibrate, save and evaluate the supernet, or load the stages that an interrupted run finished."""
         file = self.folder.file("spectrum.json")
         if broadcast(file.exists):
             self.net = load(self.folder.path, self.net.model)
@@ -132,8 +132,9 @@ class SupernetRun:
         given, widths, steps = self.settings, self.settings.widths, self.settings.optimization
         soft = partial(soft_cross_entropy, temperature=widths.temperature)
         module = SandwichModule(
-            self.net, widths=None if self.net.switches else widths.samples,
-            distillation=None if widths.distillation == "none" else soft, labels=widths.labels, loss=loss_of(given),
+            self.net, widths=None if self.net.widths else widths.widths_per_step,
+            distillation=None if widths.distillation == "none" else soft,
+            label_loss_weight=widths.label_loss_weight, loss=loss_of(given),
             graphs=steps.graphs, compiled=steps.compile,
             **self.recipe,
         )  # fmt: skip
@@ -151,37 +152,39 @@ class SupernetRun:
             logger=self.logger,
         )  # fmt: skip
         if module.skipped:
-            self.reporter.warning(f"{module.skipped} steps were left out, because a loss was not finite")
-        self._tell_end()
+            self.reporter.warning(f"{module.skipped} steps were skipped because a loss was not finite")
+        self._report_weights()
         if steps.keep == "best":
             load_weights(module, self.folder.checkpoint("best"))
         self.stage = "calibrating and evaluating"
         self.net.model.to(self.device)
-        # The full width, too: what it has are moving averages, of the weights as they were on the way.
+        # Including width 1: its statistics so far are moving averages, collected while the weights changed.
         calibrated = self.widths if self.net.switches else sorted({*self.widths, 1.0})
+        if self.net.nested and not self.net.statistics.needed:
+            calibrated = [1.0]  # whose statistics are those of all widths
         for width in self.reporter.calibrating(calibrated):
             calibrate(self.net, self.loaders.calibration, [width], images=share_of(widths.calibration_images))
         broadcast(lambda: self.net.save(self.folder.path))
         curve = spectrum(self.net, self.loaders.test, self.widths, name="one network at every width")
-        self.corrupt.tell(self.loaders.test, "test")
+        self.corrupt.warn(self.loaders.test, "test")
         if self.held_out is not None:
-            self.corrupt.tell(self.held_out, "held-out")
+            self.corrupt.warn(self.held_out, "held-out")
         broadcast(lambda: (curve.to_csv(self.folder.file("spectrum.csv")), curve.to_json(file)))
         return curve
 
-    def _tell_end(self) -> None:
-        """Say what the scores have decided."""
+    def _report_weights(self) -> None:
+        """Report early stopping and the epoch of the final weights."""
         steps, done = self.settings.optimization, finished_epochs(self.folder.checkpoint("supernet"))
         if steps.early_stop is not None and done < steps.epochs:
             self.reporter.info(
-                f"stopped early, after epoch {done} of {steps.epochs}: the score has not risen in {steps.early_stop}"
+                f"stopped early after epoch {done} of {steps.epochs}: no better score for {steps.early_stop} epochs"
             )
         if steps.keep == "best":
             epoch, score = best_of(self.folder.checkpoint("best"))
-            self.reporter.info(f"the weights are those of epoch {epoch}, held-out accuracy {100 * score:.2f} %")
+            self.reporter.info(f"keeping the weights of epoch {epoch}, held-out accuracy {100 * score:.2f} %")
 
     def _individual(self) -> Spectrum | None:
-        """Train the separate networks that are not done yet."""
+        """Train the separate networks that are not finished."""
         if not self.alone:
             return None
         file = self.folder.file("individual.json")
@@ -203,7 +206,7 @@ class SupernetRun:
         return Spectrum(rows, "trained alone")
 
     def _finish(self, curve: Spectrum, alone: Spectrum | None) -> tuple[str, ...]:
-        """Draw, remove what only `--resume` needs, and return the names of the results."""
+        """Plot, remove the files that only `--resume` needs, and return the names of the results."""
         self.stage = "drawing"
         picture = ("spectrum.png",)
         try:
@@ -213,7 +216,7 @@ class SupernetRun:
             others = {alone.name: alone} if alone else {}
             curve.plot(self.folder.file("spectrum.png"), others=others, title=title)
         except MissingExtraError as error:
-            self.reporter.warning(f"no picture was drawn: {error}")
+            self.reporter.warning(f"picture was not drawn: {error}")
             picture = ()
         self.folder.finish()
         return ("supernet.safetensors", "spectrum.csv", "spectrum.json", *picture, "metrics.csv", "config.yaml")
@@ -233,8 +236,11 @@ def _describe(bundle: DataBundle, model: str, net: Supernet, held_out: int) -> s
 
 
 def _describe_switches(net: Supernet) -> str:
+    if net.nested:
+        names = ", ".join(f"{width:g}" for width in net.nested)
+        return f"\nnested widths {names}; {count(macs(net, dense=True))} MACs at width 1 with zero weights"
     if not net.switches:
         return ""
     more = sum(parameter.numel() for parameter in net.switch_parameters())
     names = ", ".join(f"{width:g}" for width in net.switches)
-    return f"\nswitches {names}, with {count(more)} parameters of batch norms of their own"
+    return f"\nswitches {names}, adding {count(more)} batch-norm parameters"

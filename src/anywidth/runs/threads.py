@@ -1,4 +1,4 @@
-"""How many CPU threads a network is worth."""
+"""Number of CPU threads for a network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from anywidth.supernet import Supernet
 __all__ = ["fitting_threads"]
 
 _SMALL = 100_000_000
-"""MACs of a forward pass below which a second thread does not pay."""
+"""MACs of a forward pass below which a second thread does not pay off."""
 
 
 @contextmanager
 def fitting_threads(net: Supernet, batch_size: int) -> Iterator[None]:
-    """Within it, torch runs small networks on one thread.
+    """Context manager that runs small networks on one thread.
 
-    Threads that wait for each other after every tiny layer gain nothing on a free machine, and on one that other
-    processes use as well they take ten times as long.
+    Threads that synchronize after every tiny layer are no faster on an idle machine, and ten times slower on one
+    that other processes use as well.
     """
     before = torch.get_num_threads()
     try:

@@ -25,15 +25,15 @@ __all__ = ["interrupted_run", "new_run", "resume", "retrain", "train"]
 def train(
     settings: TrainSettings, *, reporter: Reporter | None = None, processes: Processes | None = None
 ) -> TrainedRun:
-    """Train a supernet, calibrate and evaluate it, and write a run folder, as `anywidth train` does.
+    """Train, calibrate and evaluate a supernet, and write a run folder, like `anywidth train`.
 
     Args:
-        settings: Of the run; with `from_search`, the networks of that search are trained.
-        reporter: Receives what is done; by default only warnings are shown.
-        processes: Those that train together, in a process group that exists; by default this one alone.
+        settings: The settings of the run; with `from_search`, the networks of that search are trained.
+        reporter: Receives progress messages; by default only warnings are shown.
+        processes: The processes that train together in an existing process group; by default this one alone.
 
     Raises:
-        AnywidthError: the settings do not fit together, the folder holds another run, or training cannot go on.
+        AnywidthError: the settings contradict each other, the folder contains another run, or training failed.
         TrainingInterrupted: Ctrl-C was pressed; `resume` continues from the last finished epoch.
     """
     return new_run(settings, reporter=reporter, processes=processes).run()
@@ -50,12 +50,12 @@ def retrain(
 
     Args:
         search: The file that `anywidth search` wrote.
-        options: What differs from the searched run, by option name: `{"budget": "20e6", "epochs": 10}`.
+        options: Settings that differ from the searched run, by option name: `{"budget": "20e6", "epochs": 10}`.
         reporter: As in `train`.
         processes: As in `train`.
 
     Raises:
-        AnywidthError: as `train`, or the file holds no such search.
+        AnywidthError: as `train`, or the file does not contain such a search.
         TrainingInterrupted: as `train`.
     """
     from anywidth.runs.retraining import retraining_settings
@@ -70,13 +70,13 @@ def resume(
     """Continue an interrupted run with its own settings.
 
     Args:
-        path: Its folder.
+        path: The run folder.
         device: auto, cpu or cuda.
         reporter: As in `train`.
         processes: As in `train`.
 
     Raises:
-        AnywidthError: as `train`, or there is no run, or it is complete.
+        AnywidthError: as `train`, or the folder contains no run or a complete one.
         TrainingInterrupted: as `train`.
     """
     return interrupted_run(path, device=device, reporter=reporter, processes=processes).run()
@@ -85,7 +85,7 @@ def resume(
 def new_run(
     settings: TrainSettings, *, reporter: Reporter | None = None, processes: Processes | None = None
 ) -> SupernetRun | Retraining:
-    """A run that is ready to start; `run()` starts it. See `train`."""
+    """New run, ready to start with `run()`. See `train`."""
     from anywidth.runs.run_folder import RunFolder
 
     folder = broadcast(lambda: RunFolder.new(settings))
@@ -95,19 +95,19 @@ def new_run(
 def interrupted_run(
     path: Path, *, device: str = "auto", reporter: Reporter | None = None, processes: Processes | None = None
 ) -> SupernetRun | Retraining:
-    """An interrupted run that is ready to go on; `run()` continues it. See `resume`."""
+    """Interrupted run, ready to continue with `run()`. See `resume`."""
     folder, settings = broadcast(lambda: _interrupted(path, device))
     return _run(folder, settings, device, reporter, processes)
 
 
 def _interrupted(path: Path, device: str) -> tuple[RunFolder, TrainSettings]:
-    """The folder of an interrupted run, and its settings with the device that is asked for."""
+    """Folder and settings of an interrupted run, with the requested device."""
     from anywidth.runs.run_folder import RunFolder
 
     folder = RunFolder.open(path)
     if folder.complete:
         raise TrainingError(
-            f"{path} is complete, there is nothing to resume; start another run, from its weights with "
+            f"{path} is complete, so there is nothing to resume; start a new run from its weights with "
             f"--init {path} --order none"
         )
     return folder, folder.settings if device == "auto" else with_options(folder.settings, {"device": device})

@@ -1,4 +1,4 @@
-"""What a finished run returns."""
+"""Result of a finished run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["TrainedRun"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """The results of a run.
+    """Results of a run.
 
     Attributes:
-        folder: Holds the results; `open_run(folder.path)` loads the supernet.
-        spectrum: Cost and accuracy by width; of the found and the uniform network after a retraining.
-        others: The same of networks that were trained alone, if there are any.
-        files: The names of the results in the folder.
+        folder: The run folder; `open_run(folder.path)` loads the supernet.
+        spectrum: Cost and accuracy by width; after a retraining, of the found and the uniform network.
+        others: Cost and accuracy of networks trained alone, if any.
+        files: Names of the result files in the folder.
     """
 
     folder: RunFolder

@@ -1,4 +1,4 @@
-"""How values that are no plain number or text are written on the command line and in YAML."""
+"""Parsing of widths, budgets and other structured values from the command line and YAML."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = [
 ]
 
 Widths = int | tuple[float, ...]
-"""How many widths, evenly spaced from the narrowest to 1, or which."""
+"""Number of widths, evenly spaced from the narrowest to 1, or the widths themselves."""
 AnyWidths = int | tuple[float | dict[str, float], ...]
-"""As `Widths`, where some may be maps of patterns to widths."""
+"""Like `Widths`, but each width may also map patterns to widths."""
 
 
 class ValueProblem(argparse.ArgumentTypeError, ValueError):
-    """A value that cannot be read; the parser prints the message."""
+    """A value cannot be parsed; the parser prints the message."""
 
 
 def parse_number(value: Any, *, kind: type[int] | type[float], optional: bool = False) -> float | None:
-    """A number, or None (in text `null`) where that is allowed.
+    """Number, or None (in text `null`) if that is allowed.
 
     >>> parse_number("1e-3", kind=float), parse_number(5, kind=int), parse_number("null", kind=int, optional=True)
     (0.001, 5, None)
@@ -44,14 +44,14 @@ def parse_number(value: Any, *, kind: type[int] | type[float], optional: bool = 
         number = kind(value)
     except (TypeError, ValueError):
         number = math.nan
-    # What is cut off or made a number is not what was written.
+    # Reject values that conversion would change, such as 1.5 as an integer.
     if isinstance(value, bool) or number != (value if isinstance(value, (int, float)) else number):
         raise ValueProblem(f"cannot read a {'whole ' if kind is int else ''}number from {value!r}")
     return number
 
 
 def parse_widths(value: Any) -> Widths:
-    """Widths from what a person writes: `16` for that many, or `0.3,0.55` (in YAML also a list) for these.
+    """Number of widths from `16`, or the widths from `0.3,0.55` (in YAML also a list).
 
     >>> parse_widths("16"), parse_widths("0.3,0.55"), parse_widths([0.5, 1])
     (16, (0.3, 0.55), (0.5, 1.0))
@@ -60,7 +60,7 @@ def parse_widths(value: Any) -> Widths:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
-            raise ValueProblem(f"{value} is no number of widths; give at least 1, or a list such as 0.25,0.5,1.0")
+            raise ValueProblem(f"{value} is not a valid number of widths; give at least 1, or a list such as 0.25,0.5")
         return value
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     try:
@@ -73,7 +73,7 @@ def parse_widths(value: Any) -> Widths:
 
 
 def parse_any_widths(value: Any) -> AnyWidths:
-    """As `parse_widths`, and widths by pattern: `layer3.*=0.6`, several joined by `+`.
+    """Like `parse_widths`, with widths by pattern: `layer3.*=0.6`, several joined by `+`.
 
     >>> parse_any_widths("0.5,layer3.*=0.6+layer4.*=0.5")
     (0.5, {'layer3.*': 0.6, 'layer4.*': 0.5})
@@ -88,7 +88,7 @@ def parse_any_widths(value: Any) -> AnyWidths:
             try:
                 widths.append({str(pattern).strip(): float(number) for pattern, number in pairs})
             except (TypeError, ValueError):
-                raise ValueProblem(f"cannot read widths by pattern from {part!r}; give such as layer3.*=0.6") from None
+                raise ValueProblem(f"cannot read widths by pattern from {part!r}; write layer3.*=0.6") from None
         else:
             plain = parse_widths([part])
             widths += [] if isinstance(plain, int) else plain
@@ -96,7 +96,7 @@ def parse_any_widths(value: Any) -> AnyWidths:
 
 
 def parse_width(value: Any) -> float | dict[str, float] | None:
-    """One width, a number or by pattern; None for none.
+    """One width, as a number or by pattern; None stays None.
 
     >>> parse_width("1"), parse_width("layer3.*=0.6+*=0.5")
     (1.0, {'layer3.*': 0.6, '*': 0.5})
@@ -106,30 +106,30 @@ def parse_width(value: Any) -> float | dict[str, float] | None:
     by_pattern = isinstance(value, dict) or "=" in str(value)
     widths = parse_any_widths([value]) if by_pattern else parse_widths([value])
     if isinstance(widths, int) or len(widths) != 1:
-        raise ValueProblem(f"cannot read one width from {value!r}; give such as 0.35, or layer3.*=0.6+*=0.5")
+        raise ValueProblem(f"cannot read one width from {value!r}; give one such as 0.35 or layer3.*=0.6+*=0.5")
     return widths[0]
 
 
 def parse_ladder(value: Any) -> tuple[float, ...] | None:
-    """The widths of a ladder from a list such as `0.25,0.5,1.0`; None for none.
+    """Widths of a multi-width file from a list such as `0.25,0.5,1.0`; None stays None.
 
     >>> parse_ladder("0.25,0.5,1.0")
     (0.25, 0.5, 1.0)
     """
-    return _listed(value, "a ladder is a list of widths such as 0.25,0.5,1.0")
+    return _listed(value, "a ladder needs a list of widths such as 0.25,0.5,1.0")
 
 
 def parse_switches(value: Any) -> tuple[float, ...] | None:
-    """Switches from a list such as `0.25,0.5,1.0`; None for none.
+    """Switches from a list such as `0.25,0.5,1.0`; None stays None.
 
     >>> parse_switches("0.25,0.5,1.0")
     (0.25, 0.5, 1.0)
     """
-    return _listed(value, "switches are widths, not a number of them; give a list such as 0.25,0.5,1.0")
+    return _listed(value, "switches need a list of widths such as 0.25,0.5,1.0")
 
 
 def _listed(value: Any, rule: str) -> tuple[float, ...] | None:
-    """Widths from a list; None for none."""
+    """Widths from a list; None stays None."""
     widths = None if value is None else parse_widths(value)
     if isinstance(widths, int):
         raise ValueProblem(f"{rule}, not {value}")
@@ -150,12 +150,12 @@ def parse_shape(value: Any) -> tuple[int, int, int]:
             f"cannot read a shape from {value!r}; give CHANNELS,HEIGHT,WIDTH such as 3,224,224"
         ) from None
     if min(channels, height, width) < 1:
-        raise ValueProblem(f"shape {value!r} has a size below 1")
+        raise ValueProblem(f"shape {value!r} has a size below 1; give positive sizes such as 3,224,224")
     return channels, height, width
 
 
 def parse_budget_list(value: Any) -> tuple[str, ...]:
-    """Budgets as text, from `30e6,50%` (in YAML also a list); what they mean is checked by the search.
+    """Budgets as text from `30e6,50%` (in YAML also a list); the search interprets them.
 
     >>> parse_budget_list("30e6, 50%"), parse_budget_list(8.5)
     (('30e6', '50%'), ('8.5',))
@@ -163,12 +163,12 @@ def parse_budget_list(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
     found = tuple(text for part in parts if (text := str(part).strip()))
     if not found:
-        raise ValueProblem(f"cannot read budgets from {value!r}; give such as 30e6,20e6 or 50%")
+        raise ValueProblem(f"cannot read budgets from {value!r}; give a list such as 30e6,20e6 or 50%")
     return found
 
 
 def parse_optional_text(value: Any) -> str | None:
-    """Text, also where YAML reads it as a number; None for none.
+    """Text, even where YAML reads a number; None stays None.
 
     >>> parse_optional_text(20e6), parse_optional_text(None)
     ('20000000.0', None)
@@ -177,7 +177,7 @@ def parse_optional_text(value: Any) -> str | None:
 
 
 def parse_text(value: Any) -> str:
-    """A choice as text, also where YAML reads it as a number.
+    """Choice as text, even where YAML reads a number.
 
     >>> parse_text(16)
     '16'

@@ -1,4 +1,4 @@
-"""The search for channel numbers: greedy slimming, and what it is compared to."""
+"""Search for channel numbers: greedy slimming, evolution and random search."""
 
 from anywidth.search.autoslim import autoslim
 from anywidth.search.channels import config_from_channels, layers

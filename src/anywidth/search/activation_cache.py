@@ -1,9 +1,9 @@
-"""Outputs of modules that are reused instead of computed again.
+"""Cache of module outputs, reused instead of computed again.
 
-A module whose weights are those of a network that ran before, and whose inputs are the very same numbers, gives what
-it gave then. So the networks of a search, which differ from one another in a single group, share everything up to the
-first layer that differs, whatever the forward looks like: it runs as it is, and only calls of modules are cut short.
-That layer itself, if a convolution has lost output channels, is the first part of what it was (`narrowed.py`).
+A module whose weights match those of an earlier network, and whose inputs are exactly the same, returns the same
+output. The networks of a search differ from one another in a single group, so they share everything before the first
+layer that differs. This works for any forward, because only calls of modules are skipped. If a convolution only lost
+output channels, its output is the first part of the earlier one (`narrowed.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN = (int, float, bool, str, type(None))
 
 
 class _Call:
-    """One call of a module: what went in, what came out, and the versions of those tensors at that moment."""
+    """One call of a module: its inputs and output, and the versions of these tensors at that moment."""
 
     __slots__ = ("leaves", "output", "spec", "versions")
 
@@ -39,11 +39,11 @@ class _Call:
         return [t for t in (*self.leaves, *pytree.tree_leaves(self.output)) if isinstance(t, Tensor)]
 
     def is_intact(self) -> bool:
-        """Whether no later operator has written into an input or the output."""
+        """Whether no later operator has written to an input or the output."""
         return _versions(self.tensors()) == self.versions
 
     def fits(self, leaves: list[Any], spec: Any) -> bool:
-        """Whether other arguments are the same numbers."""
+        """Whether other arguments contain the same values."""
         return spec == self.spec and all(map(_same, leaves, self.leaves))
 
 
@@ -56,11 +56,11 @@ def _same(a: Any, b: Any) -> bool:
 
 
 class ActivationCache:
-    """What the modules of one network, the base, gave for the batches of a search.
+    """Outputs of the modules of one network, the base, for the batches of a search.
 
     Args:
-        memory: Bytes of tensors to keep at most, for one base; while it is replaced, both may be there. Calls of inner
-            modules are given up first, because the modules around them stand for more work.
+        memory: Largest number of bytes of tensors to keep for one base; during its replacement, two bases may be kept.
+            Calls of inner modules are dropped first, because outer modules save more work.
     """
 
     def __init__(self, memory: float) -> None:
@@ -81,20 +81,20 @@ class ActivationCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tensors that are kept."""
+        """Bytes of the cached tensors."""
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for c in self._calls.values()
                     for t in c.tensors()}.values())  # fmt: skip
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all cached tensors."""
         self._calls, self._new, self._modules, self._new_modules = {}, {}, {}, {}
 
     def start_base(self) -> None:
-        """From now on `running(..., record=True)` notes the calls of the next base."""
+        """Start a new base: `running(..., record=True)` records its calls from now on."""
         self._new, self._storages, self._bytes = {}, Counter(), 0
 
     def finish_base(self) -> None:
-        """The noted calls are those of the base now."""
+        """Make the recorded calls the current base."""
         self._calls, self._new = self._new, {}
         self._modules = self._new_modules
 
@@ -104,16 +104,16 @@ class ActivationCache:
 
         Args:
             network: What is going to run, without gradients and not in inference mode.
-            batch: The number of the batch that it is going to run on.
-            changed: Paths of modules that are not those of the base.
-            record: Whether to note the calls, for the next base.
+            batch: Number of the batch that it is going to run on.
+            changed: Paths of modules that differ from the base.
+            record: Whether to record the calls for the next base.
         """
         if not self.memory:
             yield
             return
         modules = [(path, module) for path, module in network.named_modules() if path]
         if record:
-            # Convolutions alone, because only their weights are compared with.
+            # Only convolutions, because only their weights are compared.
             self._new_modules = {path: module for path, module in modules if type(module) is nn.Conv2d}
         kept = [(module, module.__dict__.get("forward")) for _, module in modules]
         seen: set[tuple[int, str]] = set()
@@ -146,7 +146,7 @@ class ActivationCache:
         def call(*args: Any, **kwargs: Any) -> Any:
             if key in self._repeated or key[1] in self._barred:
                 return forward(*args, **kwargs)
-            if key in seen:  # the calls of a module that is called twice cannot be told apart
+            if key in seen:  # several calls of one module cannot be distinguished
                 self._repeated.add(key)
                 self._drop(key)
                 self._calls.pop(key, None)
@@ -164,7 +164,7 @@ class ActivationCache:
                 return known.output
             before = _versions(leaves)
             output = forward(*args, **kwargs) if known is None else self._cut(module, key, forward, args, kwargs, known)
-            # A module that writes into its inputs does more than to give an output.
+            # A module that writes to its inputs has side effects, so its output cannot be reused.
             if record and key not in self._repeated and before == _versions(leaves):
                 results = pytree.tree_leaves(output)
                 if results and all(isinstance(t, Tensor) for t in results) and all(map(_is_known, leaves)):
@@ -182,7 +182,7 @@ class ActivationCache:
         kwargs: dict[str, Any],
         known: _Call,
     ) -> Any:
-        """What a module of other weights gives for the inputs of the base: part of what that gave, if it is known."""
+        """Output of a narrowed module for the inputs of the base: part of the base's output, if known to be exact."""
         cut = None if kwargs or len(args) != 1 else sliced(module, self._modules.get(key[1]), known.output)
         if cut is None:
             return forward(*args, **kwargs)
@@ -195,7 +195,7 @@ class ActivationCache:
         return output
 
     def _bar(self, network: nn.Module, repeated: Set[str]) -> None:
-        """Reuse no module around a norm that is called twice, because its moments need all calls."""
+        """Bar reuse of modules around a norm that is called twice, because its moments need all calls."""
         norms = {m for path, m in network.named_modules() if path in repeated and isinstance(m, _NormBase)}
         for path, module in network.named_modules(remove_duplicate=False):
             if module in norms:
@@ -206,7 +206,7 @@ class ActivationCache:
                 self._calls.pop(key, None)
 
     def _keep_inner(self, key: tuple[int, str]) -> None:
-        """Keep the calls inside of a reused one, which do not happen, from the base."""
+        """Keep the base's calls inside a reused module, which do not run."""
         prefix = f"{key[1]}."
         for other, call in list(self._calls.items()):
             if other[0] == key[0] and other[1].startswith(prefix):
@@ -231,7 +231,7 @@ class ActivationCache:
 
 
 def _versions(leaves: list[Any] | list[Tensor]) -> list[int]:
-    """How often each tensor was written to."""
+    """Version counter of each tensor, which increases with every write."""
     return [leaf._version for leaf in leaves if isinstance(leaf, Tensor)]
 
 

@@ -1,4 +1,4 @@
-"""Which modules of a network narrowing a channel group affects."""
+"""Modules affected by narrowing a channel group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["affected_modules", "changed_modules", "paths_above"]
 
 
 def paths_above(name: str) -> Iterator[str]:
-    """The modules that a name lies in, the root (an empty path) included.
+    """Paths of all modules that contain a name, including the root (an empty path).
 
     >>> list(paths_above("layer1.conv.weight"))
     ['layer1.conv', 'layer1', '']
@@ -25,7 +25,7 @@ def paths_above(name: str) -> Iterator[str]:
 
 
 def affected_modules(net: Supernet) -> dict[str, frozenset[str]]:
-    """For every elastic group, the paths of all modules inside which a tensor or an integer follows it.
+    """Paths of all modules that contain a tensor or an integer of the group, for every elastic group.
 
     >>> import torch
     >>> from torch import nn
@@ -52,5 +52,5 @@ def affected_modules(net: Supernet) -> dict[str, frozenset[str]]:
 
 
 def changed_modules(affected: Mapping[str, frozenset[str]], config: WidthConfig, base: WidthConfig) -> set[str]:
-    """The paths of modules that are not the same in two configs."""
+    """Paths of modules that differ between two configs."""
     return {path for name, paths in affected.items() if config[name] != base[name] for path in paths}

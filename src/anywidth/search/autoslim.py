@@ -1,4 +1,4 @@
-"""`anywidth.autoslim`: the best channel numbers for a budget."""
+"""`anywidth.autoslim`: the best channel numbers within a budget."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ def autoslim(
     state: str | Path | None = None,
     progress: Callable[[Progress], object] = lambda _: None,
 ) -> SearchResult:
-    """Width configs that keep within budgets at the least loss of accuracy, by greedy slimming of a trained supernet.
+    """Most accurate width configs within budgets, by greedy slimming of a trained supernet.
 
-    From the widest network on, at every step one piece of each channel group is removed in turn, and the removal that
-    leaves the highest accuracy on held-out images stays. All budgets are met in one descent. The networks that are
-    found are meant to be trained from scratch; `net.extract(config, calibrated=False)` gives one, and new weights are
-    up to you.
+    The search starts from the widest network. Each step tries to remove a fraction of the channels of each group and
+    keeps the removal with the highest accuracy on held-out images. One descent serves all budgets. Train the found
+    networks from scratch: `net.extract(config, calibrated=False)` returns one, and initializing its weights is up to
+    you.
 
     Args:
-        net: A supernet, trained at random widths, best with a width of its own for every group; nothing of it changes.
+        net: A supernet trained at random widths, preferably with a separate width for every group; it is not changed.
         loader: Batches of training data, never of test data.
-        budgets: One or several limits of the cost: numbers, text such as `"300M"` or `"20ms"`, shares such as `"50%"`,
-            or intervals such as `"90M-100M"`; see `anywidth.widths.parse_budget`.
-        cost: `cost(net, config)`, such as `anywidth.macs`, or a function of your own; see `anywidth.cost.NamedCost`.
+        budgets: One or more cost limits: numbers, text such as `"300M"` or `"20ms"`, shares such as `"50%"`, or
+            intervals such as `"90M-100M"`; see `anywidth.widths.parse_budget`.
+        cost: `cost(net, config)`, such as `anywidth.macs`, or a custom function; see `anywidth.cost.NamedCost`.
         held_out: Batches of training data that the network was not trained on. Without them, `loader` is split, which
-            is honest only if the network was not trained on it.
-        settings: What a removal is chosen by, how large it is, how much memory to use; see `SearchSettings`.
-        calibration_images: The size of the one large batch that every candidate's batch-norm statistics come from.
-        held_out_images: How many images to score candidates on, if `loader` is split.
+            is valid only if the network was not trained on it.
+        settings: Removal criterion, size of a removal and memory; see `SearchSettings`.
+        calibration_images: Size of the single large batch for every candidate's batch-norm statistics.
+        held_out_images: Number of images to score candidates on, if `loader` is split.
         score: As in `anywidth.evaluate`; by default top-1 accuracy in percent.
-        loss: As in `anywidth.sandwich_step`, the mean over a batch; it decides between equal accuracies.
-        task: As in `anywidth.sandwich_step`, in place of `loss`.
+        loss: As in `anywidth.sandwich_step`, the mean over a batch; it breaks ties between equal accuracies.
+        task: As in `anywidth.sandwich_step`; replaces `loss`.
         logits: As in `anywidth.sandwich_step`.
-        seed: Of the split.
-        state: A file that keeps what was found out; the same call goes on with it after an interruption.
+        seed: Seed of the split.
+        state: File for intermediate results; after an interruption, the same call continues from it.
         progress: Called often, with a `Progress`.
 
     Raises:
-        LossError: score or loss does not fit the outputs and the targets; give those that do.
-        BudgetError: a budget cannot be read, or limits something else than the cost.
-        SearchError: a budget is out of reach, nothing is held out, or a score or cost is no number; `state` is kept.
-        KeyboardInterrupt: Ctrl-C; `state` is kept.
+        LossError: the score or loss does not fit the outputs and the targets.
+        BudgetError: a budget cannot be parsed, or limits another quantity than the cost.
+        SearchError: a budget is out of reach, nothing is held out, or a score or cost is not a number; `state` is kept.
+        KeyboardInterrupt: Ctrl-C was pressed; `state` is kept.
 
     Source: AutoSlim (arXiv 1903.11728).
 

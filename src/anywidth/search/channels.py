@@ -66,7 +66,7 @@ def _by_group(net: Supernet, channels: Mapping[str, int]) -> dict[str, int]:
             outputs = getattr(module, "out_channels", getattr(module, "out_features", None))
             if outputs != number:
                 raise WidthError(
-                    f"{name!r} is no channel group and no layer that makes channels of one; see net.summary()"
+                    f"{name!r} is neither a channel group nor a layer that makes its channels; see net.summary()"
                 )
             continue
         if group.frozen is not None:

@@ -1,4 +1,4 @@
-"""What tells tensors from others."""
+"""Digests that identify tensors."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.batchnorm.moments import collecting
@@ -16,6 +15,7 @@ from anywidth.core.batches import samples
 from anywidth.core.errors import SearchError
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import model_device
+from anywidth.core.tensors import tensors_in
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
 from anywidth.search.activation_cache import ActivationCache
@@ -90,7 +90,7 @@ class Evaluator:
 
         Raises:
             LossError: score or loss does not fit the outputs and the targets.
-            SearchError: one of them is no finite number.
+            SearchError: one of them is not finite.
         """
         total, loss, count = 0.0, 0.0, 0
         for inputs, targets, output in self._outputs(config, record=False):
@@ -138,8 +138,8 @@ class Evaluator:
         shared._proved = True
         shared.set_base(config)
         for group in self.net.analysis.elastic:
-            if config[group.name] > group.unit:
-                other = WidthConfig({**config, group.name: config[group.name] - group.unit})
+            if config[group.name] > group.block_size:
+                other = WidthConfig({**config, group.name: config[group.name] - group.block_size})
                 if not _equal(plain, shared, other):
                     self.activation_cache.memory = 0
                     warnings.warn(
@@ -225,7 +225,7 @@ def _equal(plain: Evaluator, shared: Evaluator, config: WidthConfig) -> bool:
 def _tensors(evaluator: Evaluator, config: WidthConfig) -> list[Tensor]:
     """All tensors that a config returns for the held-out images."""
     outputs = [detached(output) for _, _, output in evaluator._outputs(config, record=False)]
-    found = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    found = tensors_in(outputs)
     return found or [logits_of(output) for output in outputs]
 
 

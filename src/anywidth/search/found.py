@@ -1,4 +1,4 @@
-"""The steps of a search, and the networks that it found for its budgets."""
+"""Steps of a search, and the networks that it found."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Found", "Step", "best_within"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One removal; the first step, without a group, is the widest network.
+    """One removal; the first step, which has no group, is the widest network.
 
     Attributes:
-        number: Counted from 0.
-        group: What became narrower.
-        channels: What it has since then.
+        number: Number of the step, from 0.
+        group: The narrowed group.
+        channels: Its number of channels after the removal.
         network: The network after the removal.
-        candidates: How many removals there were to choose from.
-        seconds: How long it took; 0 if everything was known.
+        candidates: Number of removals that were tried.
+        seconds: Duration; 0 if all results were known.
     """
 
     number: int
@@ -35,14 +35,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The network for a budget."""
+    """The network found for a budget."""
 
     budget: Budget
     network: Evaluated
 
 
 def best_within(networks: Iterable[Evaluated], budgets: Sequence[Budget]) -> list[Found]:
-    """For every budget, the most accurate network within it; ties go to the lower loss, then to the lower cost.
+    """Most accurate network within each budget; ties go to the lower loss, then to the lower cost.
 
     Raises:
         SearchError: no network is within a budget.
@@ -57,7 +57,7 @@ def best_within(networks: Iterable[Evaluated], budgets: Sequence[Budget]) -> lis
     for budget in budgets:
         inside = [network for network in known if budget.admits(network.cost)]
         if not inside:
-            raise SearchError(f"the search met no network within budget {budget}; give it more evaluations")
+            raise SearchError(f"the search found no network within budget {budget}; allow more evaluations")
         best = max(inside, key=lambda network: (network.accuracy, -network.loss, -network.cost))
         found.append(Found(budget=budget, network=best))
     return found

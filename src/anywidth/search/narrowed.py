@@ -1,4 +1,4 @@
-"""The output of a convolution that has lost output channels: the first channels of what it gave before."""
+"""Output of a convolution with fewer output channels, sliced from an earlier output."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ __all__ = ["NarrowedOutputs", "sliced"]
 
 
 class NarrowedOutputs:
-    """Which convolutions may be cut from what the base gave, instead of being computed.
+    """Records which convolutions can be sliced from the base's output instead of being computed.
 
-    Every output channel is a sum of its own, but kernels are free to add it up in another order for another number of
-    channels. So the first time that shapes and layouts of weights and inputs occur, both are computed, and only if all
-    bits agree is the output cut from then on.
+    Output channels are independent sums, but kernels may add them up in another order if the number of channels
+    changes. So both results are computed when shapes and layouts of weights and inputs first occur, and slicing is used
+    afterwards only if all bits agree.
     """
 
     def __init__(self) -> None:
         self._verdicts: dict[tuple[Any, ...], bool] = {}
 
     def verdict(self, module: nn.Conv2d, x: Tensor) -> bool | None:
-        """Whether the output may be cut; None if nobody has tried."""
+        """Whether the output may be sliced; None if unknown."""
         return self._verdicts.get(_key(module, x))
 
     def learn(self, module: nn.Conv2d, x: Tensor, computed: Tensor, cut: Tensor) -> None:
-        """Note whether the computed output is the one that was cut."""
+        """Record whether the computed and the sliced output agree."""
         self._verdicts[_key(module, x)] = computed.stride() == cut.stride() and torch.equal(computed, cut)
 
 
 def sliced(module: nn.Module, base: nn.Module | None, output: Any) -> Tensor | None:
-    """The first channels of what `base` gave, laid out like a fresh result; None if `module` is not its first part."""
+    """First channels of the base's output, in the layout of a new result; None if `module` is not a slice of it."""
     if type(module) is not nn.Conv2d or type(base) is not nn.Conv2d or not isinstance(output, Tensor):
         return None
     channels = module.weight.shape[0]

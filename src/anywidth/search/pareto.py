@@ -1,4 +1,4 @@
-"""The networks that no other one beats."""
+"""Pareto-optimal networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["pareto"]
 
 
 def pareto(networks: Iterable[Evaluated]) -> list[Evaluated]:
-    """Those for which no other one is as accurate for less cost, or more accurate for the same; the cheapest first.
+    """Pareto-optimal networks in accuracy and cost, cheapest first.
 
     >>> from anywidth.widths import WidthConfig
     >>> points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0), (3.0, 70.0)]

@@ -1,4 +1,4 @@
-"""The picture of a search: its way down, and the channels of what it found."""
+"""Plot of a search: its steps, and the channels of the networks that it found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anywidth.search.scores import Evaluated
 __all__ = ["draw"]
 
 _NAMES = 28
-"""Up to this many groups are named on the axis."""
+"""Largest number of groups that are named on the axis."""
 
 
 def draw(
@@ -27,16 +27,16 @@ def draw(
     cost: str,
     title: str,
 ) -> Path:
-    """Draw accuracy against cost, and the channels per group; see `SearchResult`, whose attributes it takes.
+    """Plot accuracy against cost, and the channels per group; the arguments are attributes of `SearchResult`.
 
     Args:
-        path: The file to write; its ending gives the format.
-        full: Channels of every group of the widest network.
-        evaluated: All networks that were evaluated.
-        steps: The way of the search, if it has one.
-        found: The network for every budget.
-        cost: The label of the cost axis.
-        title: A line above the picture.
+        path: File to write, in the format of its extension.
+        full: Channels of every group in the widest network.
+        evaluated: All evaluated networks.
+        steps: Steps of the search, if any.
+        found: Network found for every budget.
+        cost: Label of the cost axis.
+        title: Title of the plot.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

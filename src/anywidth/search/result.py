@@ -1,4 +1,4 @@
-"""What a search has found, and ways to write it down."""
+"""Results of a search, with methods to save and plot them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult(Sequence[WidthConfig]):
-    """The width configs that a search found, one per budget, the largest budget first.
+    """Width configs that a search found, one per budget, largest budget first.
 
     Attributes:
         cost: Name of the cost.
-        unit: Of the cost.
-        full: Channels of every elastic group of the widest network, in their order.
-        steps: The descent; empty for other searches.
+        unit: Unit of the cost.
+        full: Channels of every elastic group in the widest network, in order.
+        steps: The steps of greedy slimming; empty for other methods.
         found: The network for every budget.
-        evaluated: All networks that were evaluated.
-        about: What else a caller wants to keep, as JSON values.
+        evaluated: All evaluated networks.
+        about: Further information as JSON values.
     """
 
     cost: str
@@ -60,14 +60,14 @@ class SearchResult(Sequence[WidthConfig]):
 
     @property
     def pareto(self) -> list[Evaluated]:
-        """The evaluated networks that no other one beats in accuracy and cost, the cheapest first."""
+        """Evaluated networks that are Pareto-optimal in accuracy and cost, cheapest first."""
         return pareto(self.evaluated)
 
     def network(self, budget: object) -> Evaluated:
-        """The network for one of the budgets, as it was given to the search or in the unit of the cost.
+        """Network for one of the budgets, written as for the search or in the unit of the cost.
 
         Raises:
-            BudgetError: the budget cannot be read.
+            BudgetError: the budget cannot be parsed.
             SearchError: the search had no such budget.
         """
         asked = parse_budget(budget)
@@ -80,7 +80,7 @@ class SearchResult(Sequence[WidthConfig]):
         raise SearchError(f"the search has no network for budget {asked}; it has {known}")
 
     def csv(self) -> str:
-        """One row per step as CSV: step, group, channels, accuracy (percent), loss, cost, candidates, seconds."""
+        """Steps as CSV: step, group, channels, accuracy (percent), loss, cost, candidates, seconds."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["step", "group", "channels", "accuracy", "loss", self.cost, "candidates", "seconds"])
@@ -97,7 +97,7 @@ class SearchResult(Sequence[WidthConfig]):
         return write_atomically(Path(path), lambda temporary: temporary.write_text(self.csv()))
 
     def to_json(self, path: str | Path) -> Path:
-        """Write everything; `from_json` reads it."""
+        """Write all results to a file for `from_json`."""
         content = {
             "format": _FORMAT,
             "cost": self.cost,
@@ -119,10 +119,10 @@ class SearchResult(Sequence[WidthConfig]):
 
     @classmethod
     def from_json(cls, path: str | Path) -> SearchResult:
-        """Read what `to_json` wrote.
+        """Read a file that `to_json` wrote.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another version.
+            CheckpointError: the file is missing, damaged, or of another version.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -143,10 +143,12 @@ class SearchResult(Sequence[WidthConfig]):
                 about=content["about"],
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"cannot read a search from {path}: {error}; give what a search wrote") from error
+            raise CheckpointError(
+                f"cannot read a search from {path}: {error}; give a file that a search wrote"
+            ) from error
 
     def plot(self, path: str | Path, *, title: str = "") -> Path:
-        """Draw accuracy against cost, step by step, and the channels of every group in the found networks.
+        """Plot accuracy against cost, step by step, and the channels of every group in the found networks.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -166,7 +168,7 @@ class SearchResult(Sequence[WidthConfig]):
 
 
 def _limits(budget: Budget) -> dict[str, Any]:
-    """A budget in the unit of the cost, as JSON values."""
+    """Budget in the unit of the cost, as JSON values."""
     return {"high": budget.high, "low": budget.low, "share": budget.share, "text": budget.text}
 
 

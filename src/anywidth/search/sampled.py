@@ -1,4 +1,4 @@
-"""The loop of the methods that draw networks, by Optuna."""
+"""Search by sampling networks with Optuna."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anywidth.widths import Budget, WidthConfig
 __all__ = ["sampled_search"]
 
 _TRIES = 40
-"""Networks outside of all budgets cost nothing but time; so many are drawn for each that is evaluated."""
+"""Networks outside all budgets cost only time; at most this many are drawn per evaluated network."""
 
 
 def sampled_search(
@@ -29,18 +29,18 @@ def sampled_search(
     seed: int,
     progress: Callable[[Progress], object],
 ) -> Outcome:
-    """The best network for every budget among those that a sampler of Optuna draws.
+    """Best network for every budget among those that an Optuna sampler draws.
 
-    Networks outside of all budgets are drawn, but not evaluated. Networks that the scorer knows already count as
-    evaluated when they are drawn. Optuna, because it has evolution and random search behind one interface, takes limits
-    as constraints and is maintained.
+    Networks outside all budgets are drawn but not evaluated. Networks that the scorer already knows count as evaluated
+    when they are drawn. Optuna offers evolution and random search behind one interface and supports limits as
+    constraints.
 
     Args:
         scorer: Scores and costs.
-        budgets: In the unit of the cost.
-        name: The method, to be kept with the result.
-        sampler: From the module `optuna.samplers` and a seed, the sampler.
-        evaluations: How many networks to score.
+        budgets: Budgets in the unit of the cost.
+        name: Name of the method, which is stored in the result.
+        sampler: Creates the sampler from the module `optuna.samplers` and a seed.
+        evaluations: Number of networks to score.
         seed: Seed of the sampler.
         progress: Called after every network.
 
@@ -49,7 +49,7 @@ def sampled_search(
         SearchError: no network within a budget was drawn.
     """
     if evaluations < 1:
-        raise SearchError(f"{evaluations} networks cannot be searched; evaluate at least 1")
+        raise SearchError(f"evaluations is {evaluations}; give at least 1")
     study = _study(sampler, seed)
     evaluated: dict[WidthConfig, Evaluated] = {}
     for _ in range(_TRIES * evaluations):
@@ -78,7 +78,7 @@ def sampled_search(
 
 
 def _outside(budgets: Sequence[Budget], cost: float) -> float:
-    """How far a cost is from the nearest budget, as a share of it; 0 within one."""
+    """Relative distance of a cost from the nearest budget; 0 within one."""
     return min(max(cost - budget.high, budget.low - cost, 0.0) / budget.high for budget in budgets)
 
 

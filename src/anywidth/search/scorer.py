@@ -1,4 +1,4 @@
-"""Scores and costs of width configs, each found out once."""
+"""Scores and costs of width configs, each computed once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Scorer"]
 
 
 class Scorer:
-    """One supernet, one set of images and one cost, for one search or several that share what they find out.
+    """Scores and costs for one supernet, dataset and cost; several searches can share them.
 
     Args:
         net: The supernet.
@@ -38,7 +38,7 @@ class Scorer:
         loss: As in `autoslim`.
         task: As in `autoslim`.
         logits: As in `autoslim`.
-        state: The file that keeps what was found out, for another time.
+        state: File for intermediate results.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Scorer:
         self.net = net
         self.cost = named_cost(cost)
         self.settings = settings or SearchSettings()
-        self.options = space(net, piece=self.settings.piece)
+        self.options = space(net, step_fraction=self.settings.step_fraction)
         self.widest = net.config(1.0)
         self.narrowest = WidthConfig({name: sizes[-1] for name, sizes in self.options.items()})
         self.evaluator = Evaluator(
             net, data, score=score, loss=loss, task=task, logits=logits, memory=self.settings.memory,
             channels_last=self.settings.channels_last,
         )  # fmt: skip
-        # A model of latencies says which one it is.
+        # A latency model has an identity of its own.
         which = getattr(self.cost.function, "identity", "")
         identity = {
             "weights": fingerprint(net), "images": data.digest(),
@@ -75,13 +75,13 @@ class Scorer:
         self.state = State(tuple(self.options), identity, state)
 
     def cost_of(self, config: WidthConfig) -> float:
-        """What a config costs, in the unit of the cost."""
+        """Cost of a config, in the unit of the cost."""
         if config not in self.state.costs:
             self.state.costs[config] = self.cost(self.net, config)
         return self.state.costs[config]
 
     def evaluate(self, config: WidthConfig, base: WidthConfig | None = None) -> Evaluated:
-        """Score and cost of a config; `base` is one that differs little from it, and from others that follow."""
+        """Score and cost of a config; `base` is a config that differs little from it and from later ones."""
         cost = self.cost_of(config)
         if config not in self.state.scores:
             if base is not None:
@@ -91,23 +91,23 @@ class Scorer:
         return Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=cost)
 
     def budgets(self, budgets: object) -> tuple[Budget, ...]:
-        """Budgets in the unit of the cost, the largest first.
+        """Budgets in the unit of the cost, largest first.
 
         Raises:
-            BudgetError: one cannot be read, or limits something else than the cost.
-            SearchError: one is out of reach, or the cost makes no sense.
+            BudgetError: a budget cannot be parsed, or limits another quantity than the cost.
+            SearchError: a budget is out of reach, or the cost does not fall with the channels.
         """
         widest, narrowest = self.cost_of(self.widest), self.cost_of(self.narrowest)
         if narrowest >= widest:
             raise SearchError(
                 f"cost {self.cost.name!r} is {narrowest:g} {self.cost.unit} for the narrowest network and "
-                f"{widest:g} for the widest; a cost has to fall with the channels"
+                f"{widest:g} for the widest; a cost must fall with the number of channels"
             )
         return reachable(budgets, self.cost, widest=widest, narrowest=narrowest)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """Context manager that saves the scores and costs at its end, also after an error."""
+        """Context manager that saves scores and costs at the end, including after an error."""
         try:
             yield
         finally:

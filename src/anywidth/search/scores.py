@@ -1,4 +1,4 @@
-"""What is known of a width config."""
+"""Scores of width configs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Evaluated", "Score", "check_score"]
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How good a network is on the images that were held out.
+    """Quality of a network on held-out images.
 
     Attributes:
-        accuracy: The mean score, top-1 accuracy in percent by default; more is better.
-        loss: The mean loss; less is better. It decides between equal accuracies.
+        accuracy: Mean score, by default top-1 accuracy in percent; higher is better.
+        loss: Mean loss; lower is better. It breaks ties between equal accuracies.
     """
 
     accuracy: float
@@ -26,7 +26,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A network that was evaluated: its channels, score and cost."""
+    """An evaluated network: its channels, score and cost."""
 
     config: WidthConfig
     accuracy: float
@@ -35,7 +35,7 @@ class Evaluated:
 
 
 def check_score(score: Score, label: str) -> Score:
-    """The score itself, if it is made of numbers.
+    """The score itself, if it is finite.
 
     Raises:
         SearchError: accuracy or loss is NaN or infinite.
@@ -43,6 +43,6 @@ def check_score(score: Score, label: str) -> Score:
     if not (math.isfinite(score.accuracy) and math.isfinite(score.loss)):
         raise SearchError(
             f"{label} has accuracy {score.accuracy} and loss {score.loss} on the held-out images; the weights or the "
-            "images hold NaN, or training has diverged: train again with a smaller learning rate"
+            "images contain NaN, or training diverged: train again with a smaller learning rate"
         )
     return score

@@ -1,4 +1,4 @@
-"""One search by any method."""
+"""Search by any method."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def search(
     seed: int = 0,
     progress: Callable[[Progress], object] = lambda _: None,
 ) -> SearchResult:
-    """The network that a method finds for every budget.
+    """Best network for every budget, as found by a method.
 
-    Sizes of groups, scores and costs are the same for all methods. Networks that the scorer knows already, from another
-    search, take no time.
+    Group sizes, scores and costs are the same for all methods. Networks that the scorer already knows from another
+    search take no time.
 
     Args:
         scorer: Scores and costs.
         budgets: As in `autoslim`.
-        method: `greedy` (AutoSlim's), `evolution`, `random`, or what another package brings; see `docs/extending.md`.
-        evaluations: How many networks to score; greedy slimming ends by itself.
-        seed: Seed of what is drawn; greedy slimming draws nothing.
+        method: `greedy` (AutoSlim), `evolution`, `random`, or a method of another package; see `docs/extending.md`.
+        evaluations: Number of networks to score; greedy slimming ignores it and ends by itself.
+        seed: Random seed; greedy slimming is deterministic.
         progress: Called often, with a `Progress`.
 
     Raises:
         MissingExtraError: Optuna is not installed, which evolution and random search need.
-        BudgetError: a budget cannot be read, or limits something else than the cost.
+        BudgetError: a budget cannot be parsed, or limits another quantity than the cost.
         SearchError: the method is unknown, or a budget is out of reach or was not met.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""How a search goes about it."""
+"""Settings of a search."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Objective = Literal["accuracy", "per-cost"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """The settings of a search.
+    """Settings of a search.
 
     Attributes:
-        objective: What a removal is chosen by: `accuracy`, the highest that is left (the paper's), or `per-cost`, the
-            least accuracy lost per unit of cost that is saved.
-        piece: What is removed at once, as a share of a group's channels; it is rounded to the divisor.
-        memory: Bytes of activations that candidates may share; 0 computes every candidate from the input on.
-        channels_last: Whether images and weights are laid out with channels last, which is faster for depthwise
-            layers; None does so where there are any.
+        objective: Criterion for a removal: `accuracy`, the highest remaining accuracy (as in the paper), or `per-cost`,
+            the least accuracy lost per unit of cost saved.
+        step_fraction: Share of a group's channels to remove per step, rounded to the divisor.
+        memory: Bytes of activations that candidates may share; 0 computes every candidate from the input.
+        channels_last: Whether images and weights use the channels-last memory format, which is faster for depthwise
+            layers; None uses it for networks with depthwise layers.
     """
 
     objective: Objective = "accuracy"
-    piece: float = 0.1
+    step_fraction: float = 0.1
     memory: float = 2e9
     channels_last: bool | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in ("accuracy", "per-cost"):
             raise SearchError(f"objective is {self.objective!r}; choose accuracy or per-cost")
-        if not 0 < self.piece <= 1:
+        if not 0 < self.step_fraction <= 1:
             raise SearchError(
-                f"piece is {self.piece:g}; give the share of a group that is removed at once, such as 0.1"
+                f"step_fraction is {self.step_fraction:g}; give the share of a group to remove per step, such as 0.1"
             )
         if not 0 <= self.memory < math.inf:
             raise SearchError(f"memory is {self.memory:g} bytes; give 0 or more, such as 2e9")

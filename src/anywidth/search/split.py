@@ -1,4 +1,4 @@
-"""The images of a search: some for batch-norm statistics, and others, held out, to score networks on."""
+"""Images of a search: some for batch-norm statistics, and held-out ones for scores."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from torch import Tensor
 from anywidth.core.batches import first_samples, join_inputs, samples
 from anywidth.core.errors import DataError, SearchError
 from anywidth.core.inputs import Inputs
+from anywidth.core.tensors import tensors_in
 from anywidth.search.digest import digest_of
 
 __all__ = ["CALIBRATION_IMAGES", "HELD_OUT_IMAGES", "SearchData"]
 
 CALIBRATION_IMAGES = 2048
-"""AutoSlim (arXiv 1903.11728) takes at least 2,000 for the batch-norm statistics of a candidate."""
+"""AutoSlim (arXiv 1903.11728) uses at least 2,000 for the batch-norm statistics of a candidate."""
 HELD_OUT_IMAGES = 5000
 
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """Batches in memory.
+    """Batches in memory for a search.
 
     Attributes:
         calibration: Inputs for batch-norm statistics.
-        held_out: Inputs and targets to score on.
+        held_out: Inputs and targets for scores.
     """
 
     calibration: tuple[Inputs, ...]
@@ -37,7 +38,7 @@ class SearchData:
     def __post_init__(self) -> None:
         if not self.held_out or not sum(samples(inputs) for inputs, _ in self.held_out):
             raise SearchError(
-                "no image is held out to score networks on; give training images that were not trained on"
+                "no images are held out to score networks on; give training images that the network was not trained on"
             )
         if any(targets is None for _, targets in self.held_out):
             raise SearchError("the held-out batches have no targets; give (inputs, targets) pairs")
@@ -53,13 +54,13 @@ class SearchData:
         images: int = CALIBRATION_IMAGES,
         limit: int | None = None,
     ) -> SearchData:
-        """From a loader of training images, and one of training images that were held out.
+        """From a loader of training images, and one of held-out training images.
 
         Args:
             loader: Batches of training data.
             held_out: Batches of (inputs, targets).
-            images: How many images of `loader` make up the one large batch for batch-norm statistics.
-            limit: How many images of `held_out` to take at most.
+            images: Number of images of `loader` in the single large batch for batch-norm statistics.
+            limit: Maximum number of images to take from `held_out`.
         """
         training = [inputs for inputs, _ in first_samples(loader, images)]
         return cls((join_inputs(training),) if training else (), tuple(first_samples(held_out, limit)))
@@ -74,16 +75,16 @@ class SearchData:
         batch_size: int = 500,
         seed: int = 0,
     ) -> SearchData:
-        """From one loader of training images: no image is in both parts.
+        """Split one loader of training images into two disjoint parts.
 
-        If there are fewer images than asked for, the parts shrink alike.
+        With fewer images than requested, both parts shrink in proportion.
 
         Args:
             loader: Batches of (inputs, targets).
-            images: For batch-norm statistics.
-            held_out: To score networks on.
-            batch_size: Of the held-out batches.
-            seed: Chooses which are which.
+            images: Number of images for batch-norm statistics.
+            held_out: Number of images for scores.
+            batch_size: Size of the held-out batches.
+            seed: Seed of the split.
 
         >>> data = SearchData.split([(torch.randn(10, 4), torch.zeros(10).long())], images=8, held_out=12)
         >>> [inputs.args[0].shape[0] for inputs in data.calibration], data.held_out[0][1].shape[0]
@@ -91,9 +92,9 @@ class SearchData:
         """
         batches = list(first_samples(loader, images + held_out))
         if not batches:
-            raise SearchError("the loader gave no data; give batches of training images")
+            raise SearchError("the loader is empty; give batches of training images")
         if any(targets is None for _, targets in batches):
-            raise SearchError("the loader gives no targets; a search needs (inputs, targets) pairs")
+            raise SearchError("the loader returns no targets; a search needs (inputs, targets) pairs")
         inputs, targets = join_inputs([inputs for inputs, _ in batches]), _cat([targets for _, targets in batches])
         total = samples(inputs)
         first = min(images, max(2, round(total * images / (images + held_out))))
@@ -105,7 +106,7 @@ class SearchData:
         )
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> SearchData:
-        """The same images on a device, and in the layout that its kernels like."""
+        """The same images on a device, in the memory format that suits its kernels."""
 
         def move(tensor: Tensor) -> Tensor:
             tensor = tensor.to(device)
@@ -122,9 +123,9 @@ class SearchData:
         )
 
     def digest(self) -> str:
-        """A short text that tells these images from others."""
+        """Digest that identifies these images."""
         tensors = [t for inputs in self.calibration for t in inputs.tensors()]
-        tensors += [t for inputs, targets in self.held_out for t in (*inputs.tensors(), *_tensors(targets))]
+        tensors += [t for inputs, targets in self.held_out for t in (*inputs.tensors(), *tensors_in(targets))]
         return digest_of((str(tuple(tensor.shape)), tensor) for tensor in tensors)
 
 
@@ -142,7 +143,3 @@ def _cat(targets: Sequence[Any]) -> Any:
             f"targets of type {type(targets[0]).__name__} cannot be split; give the search held_out batches"
         )
     return torch.cat(list(targets))
-
-
-def _tensors(targets: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(targets) if isinstance(leaf, Tensor)]

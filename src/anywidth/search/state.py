@@ -1,4 +1,4 @@
-"""What a search has found out so far, in a file, so that it goes on after an interruption."""
+"""Intermediate results of a search in a file, to continue after an interruption."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _FORMAT = 1
 
 
 def fingerprint(net: Supernet) -> str:
-    """A short text that tells the weights of a network from others."""
+    """Digest of the weights of a network."""
     return digest_of(net.model.named_parameters())
 
 
 class State:
-    """Scores and costs by config. A search is decided by them alone, so that it goes on by starting again with them.
+    """Scores and costs by config. They fully determine a search, so an interrupted search continues by replaying them.
 
     Args:
-        groups: The elastic groups of the network, in order.
-        identity: What the numbers belong to: weights, images, cost.
-        path: The file; None keeps everything in memory only.
+        groups: Elastic groups of the network, in order.
+        identity: Digests of the weights, images and cost that the results belong to.
+        path: The file; None keeps the results in memory only.
 
     Raises:
-        SearchError: the file belongs to something else.
+        SearchError: the file belongs to another search.
         CheckpointError: the file is damaged.
     """
 
@@ -46,14 +46,14 @@ class State:
 
     @property
     def evaluated(self) -> list[Evaluated]:
-        """All networks with a score, in the order in which they were evaluated."""
+        """All networks with a score, in the order of evaluation."""
         return [
             Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=self.costs[config])
             for config, score in self.scores.items()
         ]
 
     def save(self) -> None:
-        """Write what is new since the last time."""
+        """Write new results to the file."""
         known = len(self.costs), len(self.scores)
         if self.path is None or known == self._written:
             return
@@ -78,13 +78,12 @@ class State:
             costs = {self._config(row[:-1]): float(row[-1]) for row in content["costs"]}
             scores = {self._config(row[:-2]): Score(accuracy=row[-2], loss=row[-1]) for row in content["scores"]}
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise CheckpointError(f"cannot read the search in {path}: {error}; remove it to start again") from error
+            raise CheckpointError(f"cannot read the search in {path}: {error}; remove it to start over") from error
         other = [name for name, value in self.identity.items() if identity.get(name) != value]
         if groups != self.groups or other:
             what = ", ".join(other) if groups == self.groups else "the channel groups"
             raise SearchError(
-                f"{path} holds a search of another kind ({what} differ); remove it to start again, "
-                "or choose another file"
+                f"{path} belongs to another search ({what} differ); remove it to start over, or choose another file"
             )
         self.costs, self.scores = costs, scores
         self._written = len(costs), len(scores)

@@ -1,4 +1,4 @@
-"""Uniformly narrowed networks, which searched ones are compared to."""
+"""Uniform networks, for comparison with searched ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["uniform_costs"]
 
 
 def uniform_costs(net: Supernet, cost: Callable[[WidthConfig], float], count: int) -> dict[float, float]:
-    """The cost of evenly spaced uniform widths; of those that round to one config, of the narrowest.
+    """Costs of evenly spaced uniform widths; widths that round to the same config are listed once, by the narrowest.
 
     Args:
         net: The supernet.
-        cost: Of a config.
-        count: How many widths to look at.
+        cost: Cost of a config.
+        count: Number of widths.
 
     >>> import torch
     >>> from torch import nn

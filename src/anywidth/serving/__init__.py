@@ -1,4 +1,4 @@
-"""Several widths of one network, ready to answer; the governor that chooses among them; and a server."""
+"""Serving: several widths of one network, the governor that chooses among them, and an HTTP server."""
 
 from anywidth.serving.arrival_rate import ArrivalRate
 from anywidth.serving.batcher import Answer, Batcher

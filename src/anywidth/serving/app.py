@@ -1,4 +1,4 @@
-"""The addresses of a server: the Open Inference Protocol (V2, REST), images, metrics and a page to try."""
+"""The endpoints of a server: the Open Inference Protocol (V2, REST), images, metrics and a web page."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["create_app"]
 
 _VERSION = "1"
 _LARGE = 256 * 2**10
-"""Bytes of a body above which it is read in another thread, so that others are not held up."""
+"""Bodies with more bytes than this are parsed in another thread, so that they do not delay other requests."""
 _HEAVY = 2
-"""Large bodies, and images, that are read at once: each may take many times its own size for a moment."""
+"""Large bodies and images parsed at the same time: each may briefly need many times its size in memory."""
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -38,11 +38,11 @@ _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'sel
 
 
 def create_app(service: Service, *, token: str | None = None) -> FastAPI:
-    """The application of a service.
+    """The ASGI application of a service.
 
     Args:
-        service: What answers; it is drained when the application ends.
-        token: If given, all addresses but health and the page want the header `Authorization: Bearer TOKEN`.
+        service: Answers the requests; it is drained when the application ends.
+        token: If given, all endpoints except health and the page require the header `Authorization: Bearer TOKEN`.
     """
 
     @asynccontextmanager
@@ -50,7 +50,7 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(service.batcher.drain, service.limits.answer)
 
-    # No plain function: that would be run in another thread, for every request.
+    # Async, because a plain function would run in another thread for every request.
     async def authorised(request: Request) -> None:
         given = request.headers.get("authorization", "")
         if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
@@ -72,7 +72,7 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
 
 
 def _refused(service: Service, error: Exception) -> Response:
-    if isinstance(error, HTTPException):  # of the router: no such address, or not by this method
+    if isinstance(error, HTTPException):  # raised by the router: unknown endpoint, or wrong method
         error = Refusal(error.status_code, f"{error.detail}; see /v2 and the Open Inference Protocol", reason="address")
     assert isinstance(error, Refusal)
     service.metrics.refused.labels(error.reason).inc()
@@ -181,7 +181,11 @@ def _images(service: Service) -> APIRouter:
     @router.post("/predict")
     async def predict(request: Request) -> Response:
         if served.reader is None:
-            raise Refusal(404, "this network takes no image files; use the Open Inference Protocol", reason="address")
+            raise Refusal(
+                404,
+                "this network takes tensors only, no image files; use the Open Inference Protocol",
+                reason="address",
+            )
         width = _number(request.query_params.get("width"))
         body = await read_body(request, service.limits)
         async with heavy:
@@ -189,7 +193,7 @@ def _images(service: Service) -> APIRouter:
         answer = await service.answer([image], width=width, budget=request.query_params.get("budget"))
         scores = answer.outputs[0][0].astype(np.float64)
         if not np.isfinite(scores).all():
-            raise Refusal(400, "the network gives no finite numbers for this image", reason="model")
+            raise Refusal(400, "the network returns non-finite numbers for this image", reason="model")
         shares = np.exp(scores - scores.max())
         shares /= shares.sum()
         best = np.argsort(-shares, kind="stable")[:5]

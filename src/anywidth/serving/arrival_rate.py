@@ -1,4 +1,4 @@
-"""How much arrives per second."""
+"""The rate at which requests arrive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ArrivalRate"]
 
 
 class ArrivalRate:
-    """Rows per second, where what arrived `memory` seconds ago counts 1/e of what arrives now.
+    """Rows that arrive per second; arrivals `memory` seconds ago have 1/e of the weight of new ones.
 
     >>> rate = ArrivalRate(memory=1.0)
     >>> for tick in range(1000):
@@ -23,10 +23,10 @@ class ArrivalRate:
         self._last = -math.inf
 
     def add(self, now: float, rows: int) -> None:
-        """Take in an arrival."""
+        """Record an arrival."""
         self._rate = self.at(now) + rows / self.memory
         self._last = max(now, self._last)
 
     def at(self, now: float) -> float:
-        """Rows per second at a time that is not before the last arrival."""
+        """Rows per second at a time, which must not be before the last arrival."""
         return self._rate * math.exp(-max(0.0, now - self._last) / self.memory)

@@ -1,4 +1,4 @@
-"""Dynamic batching: one thread runs the network on what waits, at the width that the governor chooses."""
+"""Dynamic batching: one thread runs the network on the waiting requests, at the width that the governor chooses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came out for one request.
+    """The result of one request.
 
     Attributes:
-        outputs: As `Ladder.outputs` says, with the request's rows.
-        width: That computed them.
+        outputs: In the order of `Ladder.outputs`, with the request's rows.
+        width: The width that computed them; with refinement, the widest one reached in time.
         waited: Seconds in the queue.
-        ran: Seconds of the batch.
+        ran: Seconds in which the batch ran.
         batch: Rows of the batch.
     """
 
@@ -54,17 +55,17 @@ class _Item:
 
 
 class Batcher:
-    """A bounded queue in front of a ladder, and one thread that works it off.
+    """A bounded queue in front of a ladder, and one thread that processes it.
 
-    There is no timer that waits for a batch to fill: what came while the last batch ran is the next one. A request
-    that is late already is answered all the same, unless others wait that still can be in time: then it is refused.
+    No timer waits for a batch to fill: requests that arrive while a batch runs form the next one. A request that is
+    already late is still answered, unless other waiting requests can still be in time. Then it is refused.
 
     Args:
         ladder: The widths.
-        governor: Chooses among them; not to be used by anyone else.
-        queue: Requests that may wait.
-        clock: Seconds.
-        on_batch: Called after every batch with the decision and the seconds that it took.
+        governor: Chooses among the widths; only this batcher may use it.
+        queue: Maximum number of waiting requests.
+        clock: Returns the time in seconds.
+        on_batch: Called after every batch with the decision and the seconds that the batch took.
 
     >>> import torch
     >>> from torch import nn
@@ -93,32 +94,32 @@ class Batcher:
         self._queue: list[_Item] = []
         self._ready = threading.Condition()
         self._closed = False
-        self._until = -math.inf  # when the running batch should be done
+        self._until = -math.inf  # when the running batch is expected to end
         self._thread = threading.Thread(target=self._work, name="anywidth-batcher", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
+        """Number of requests in the queue."""
         return len(self._queue)
 
     @property
     def open(self) -> bool:
-        """Whether requests are taken and worked off."""
+        """Whether requests are accepted and processed."""
         return not self._closed and self._thread.is_alive()
 
     def submit(
         self, inputs: Sequence[Array], *, width: float | None = None, at_most: float | None = None
     ) -> Future[Answer]:
-        """Put a request into the queue.
+        """Put a request into the queue and return its future.
 
         Args:
-            inputs: As `Ladder.inputs` says; the first dimension of all is the rows.
-            width: The width to run, if not the governor's choice.
+            inputs: In the order of `Ladder.inputs`; the first dimension of each is the rows.
+            width: The width to run; by default the governor chooses.
             at_most: The widest width that the governor may choose.
 
         Raises:
-            Refusal: the queue is full, or so long that the answer would be late, or it is closed (status 503).
+            Refusal: the queue is full or closed, or so long that the answer would be late (status 503).
         """
         rows = int(inputs[0].shape[0])
         with self._ready:
@@ -138,7 +139,7 @@ class Batcher:
         return item.future
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Take nothing more, answer what waits, and end the thread; whether it ended within `timeout` seconds."""
+        """Refuse new requests, answer waiting ones and end the thread; whether it ended within `timeout` seconds."""
         with self._ready:
             self._closed = True
             self._ready.notify()
@@ -156,12 +157,12 @@ class Batcher:
         work = sum(self.governor.wait(count, asked) for asked, count in ahead.items())
         wait = max(0.0, self._until - now) + work
         if len(self._queue) >= self.bound:
-            raise Refusal(503, f"{self.bound} requests wait already", reason="full", retry_after=wait)
+            raise Refusal(503, f"{self.bound} requests are already waiting", reason="full", retry_after=wait)
         target = self.governor.settings.target
         if wait > target:
             raise Refusal(
                 503,
-                f"an answer would take {1e3 * wait:.0f} ms, above the {1e3 * target:.0f} ms aimed at",
+                f"an answer would take {1e3 * wait:.0f} ms, above the target of {1e3 * target:.0f} ms",
                 reason="overload",
                 retry_after=wait,
             )
@@ -171,7 +172,7 @@ class Batcher:
             decision, items = taken
             try:
                 self._run(decision, items)
-            except BaseException as error:  # no accepted request is left without an answer
+            except BaseException as error:  # every accepted request gets an answer
                 _log.exception("a batch failed")
                 for item in items:
                     if not item.future.done():
@@ -196,7 +197,7 @@ class Batcher:
         return decision, [item for item in items if item.future.set_running_or_notify_cancel()]
 
     def _give_up(self, now: float) -> None:
-        """Refuse what is late already, for the sake of what is not; otherwise one delay makes all that follow late."""
+        """Refuse requests that are already late, so that one delay does not make all later requests late."""
         late = {item for item in self._queue if self.governor.hopeless(now, item.waiting)}
         if len(late) == len(self._queue):
             return
@@ -204,39 +205,61 @@ class Batcher:
         for item in late:
             if item.future.set_running_or_notify_cancel():
                 waited = 1e3 * (now - item.waiting.arrived)
-                message = f"not answered within the time aimed at; it waited {waited:.0f} ms"
+                message = f"not answered within the target latency; it waited {waited:.0f} ms"
                 item.future.set_exception(Refusal(503, message, reason="late", retry_after=self.governor.wait(1)))
 
     def _run(self, decision: Decision, items: list[_Item]) -> None:
         if not items:
             return
         start = self._clock()
-        results = self._outputs(items, decision.width)
+        results = self._outputs(items, decision)
         seconds = self._clock() - start
         rows = sum(item.waiting.rows for item in items)
+        reached = min((width for width, _ in results), default=decision.width)
+        if reached < decision.width:
+            decision = self.governor.cut(decision, reached)
         if rows == decision.rows:
             with self._ready:
                 self.governor.finished(decision, seconds)
         self._on_batch(decision, seconds)
-        for item, result in zip(items, results, strict=True):
+        for item, (width, result) in zip(items, results, strict=True):
             if isinstance(result, Exception):
                 item.future.set_exception(result)
             else:
                 waited = start - item.waiting.arrived
-                answer = Answer(outputs=result, width=decision.width, waited=waited, ran=seconds, batch=rows)
+                answer = Answer(outputs=result, width=width, waited=waited, ran=seconds, batch=rows)
                 item.future.set_result(answer)
 
-    def _outputs(self, items: Sequence[_Item], width: float) -> list[list[Array] | Exception]:
-        """The outputs of every request; if the network does not take a batch, of each alone."""
+    def _outputs(self, items: Sequence[_Item], decision: Decision) -> list[tuple[float, list[Array] | Exception]]:
+        """The width and outputs of every request; if the network rejects the batch, each request runs alone."""
+        width = decision.width
         try:
             joined = [np.concatenate(arrays) for arrays in zip(*(item.inputs for item in items), strict=True)]
-            outputs = self.ladder.run(joined, width=width)
+            width, outputs = self._computed(joined, items, decision)
         except Exception as error:
             if len(items) > 1:
-                return [self._outputs([item], width)[0] for item in items]
+                return [self._outputs([item], decision)[0] for item in items]
             _log.warning("width %g failed on shapes %s: %s", width, [array.shape for array in items[0].inputs], error)
             if is_out_of_memory(error):
-                return [Refusal(503, "out of memory; try again, or send fewer rows", reason="memory", retry_after=1)]
-            return [Refusal(400, f"the network does not take this input: {error}", reason="model")]
+                message = "out of memory; try again, or send fewer rows"
+                return [(width, Refusal(503, message, reason="memory", retry_after=1))]
+            return [(width, Refusal(400, f"the network does not accept this input: {error}", reason="model"))]
         cuts = np.cumsum([item.waiting.rows for item in items])[:-1]
-        return [list(parts) for parts in zip(*(np.split(output, cuts) for output in outputs), strict=True)]
+        return [(width, list(parts)) for parts in zip(*(np.split(output, cuts) for output in outputs), strict=True)]
+
+    def _computed(
+        self, inputs: Sequence[Array], items: Sequence[_Item], decision: Decision
+    ) -> tuple[float, list[Array]]:
+        """The outputs at the width of the decision, or at the one that refinement reached in time."""
+        refinement = self.ladder.refinement
+        if refinement is None:
+            return decision.width, self.ladder.run(inputs, width=decision.width)
+        members = [item.waiting for item in items]
+        with closing(refinement(inputs)) as answers:
+            for width, outputs in answers:
+                with self._ready:
+                    queue = [item.waiting for item in self._queue]
+                    now = self._clock()
+                if width >= decision.width or not self.governor.goes_on(now, decision, width, members, queue):
+                    return width, outputs
+        raise AssertionError("the decision is for one of the widths")

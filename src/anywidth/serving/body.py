@@ -1,4 +1,4 @@
-"""Reading the body of a request within bounds."""
+"""Read the body of a request within limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from anywidth.serving.refusal import Refusal
 __all__ = ["read_body", "unpack"]
 
 _WINDOWS = {"gzip": 31, "deflate": 15}
-"""How zlib is told the kind of its input."""
+"""The window bits by which zlib knows the format of its input."""
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, unpacked if it came packed.
+    """The body, decompressed if necessary.
 
     Raises:
-        Refusal: it is too large (status 413), too slow (408), packed in an unknown way (415), or damaged (400).
+        Refusal: it is too large (status 413), too slow (408), compressed in an unknown format (415) or damaged (400).
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limits.body:
@@ -34,9 +34,9 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                     raise _too_large(limits)
                 parts.append(part)
     except TimeoutError:
-        raise Refusal(408, f"the body did not come within {limits.receive:g} s", reason="slow") from None
+        raise Refusal(408, f"the body did not arrive within {limits.receive:g} s", reason="slow") from None
     except ClientDisconnect:
-        raise Refusal(400, "the connection was closed within the body") from None
+        raise Refusal(400, "the connection was closed before the end of the body") from None
     body = b"".join(parts)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):
@@ -47,20 +47,20 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 def unpack(body: bytes, encoding: str, limits: Limits) -> bytes:
-    """What a packed body holds, as far as it is within the limit.
+    """The content of a compressed body.
 
     Raises:
-        Refusal: it holds more (status 413) or is damaged (400).
+        Refusal: the content exceeds the limit (status 413) or is damaged (400).
     """
     unpacker = zlib.decompressobj(_WINDOWS[encoding])
     try:
         content = unpacker.decompress(body, limits.body + 1)
     except zlib.error as error:
-        raise Refusal(400, f"the body is no {encoding}: {error}") from None
+        raise Refusal(400, f"the body is not valid {encoding}: {error}") from None
     if len(content) > limits.body:
         raise _too_large(limits)
     if not unpacker.eof or unpacker.unused_data:
-        raise Refusal(400, f"the body is no whole {encoding} stream")
+        raise Refusal(400, f"the body is not a complete {encoding} stream")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The widths of an ONNX ladder file, each as a model of its own."""
+"""Separate ONNX models of the widths of a ladder file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["branches"]
 
 _ON_WEIGHTS = ("Slice", "Gather", "Mul", "Transpose")
-"""By which a branch makes its weights of the shared ones; see `anywidth.export.shared_weights`."""
+"""Operators by which a branch derives its weights from the shared ones; see `anywidth.export.shared_weights`."""
 
 
 def branches(path: Path) -> dict[float, Callable[[], onnx.ModelProto]]:
-    """What makes the model of each width of a ladder file, in ascending order; it has the weights of its width alone.
+    """Functions that build the model of each width of a ladder file, in ascending order, with its weights only.
 
     Raises:
-        ExportError: the file is missing, damaged or no ladder.
+        ExportError: the file is missing, damaged or not a ladder.
         MissingExtraError: onnx is not installed.
     """
     require_onnx()
@@ -39,17 +39,17 @@ def branches(path: Path) -> dict[float, Callable[[], onnx.ModelProto]]:
     try:
         model = onnx.load(path)
     except (DecodeError, OSError) as error:
-        raise ExportError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
+        raise ExportError(f"{path} is damaged or not an ONNX file ({error}); export it again") from error
     listed = next((entry.value for entry in model.metadata_props if entry.key == WIDTHS_KEY), None)
     if listed is None:
-        raise ExportError(f"{path} has one width only; write a ladder with anywidth.export_ladder")
+        raise ExportError(f"{path} has only one width; write a ladder with anywidth.export_ladder")
     widths = json.loads(listed)
     leaves = list(_leaves(model.graph))
     return {width: partial(_model, model, leaf) for width, leaf in zip(widths, leaves, strict=True)}
 
 
 def _leaves(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs of the widths below a choice, the narrowest first."""
+    """The graphs of the widths below an `If` node, the narrowest first."""
     choice = graph.node[-1]
     if choice.op_type != "If" or not choice.input[0].startswith("at_least_"):
         yield graph
@@ -78,7 +78,7 @@ def _model(ladder: onnx.ModelProto, leaf: onnx.GraphProto) -> onnx.ModelProto:
 def _cut(
     ladder: onnx.ModelProto, leaf: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]
 ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
-    """The weights that some nodes read, and those nodes that do not make weights of other weights."""
+    """The weights that some nodes read, and the nodes that do not derive weights from other weights."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 

@@ -11,10 +11,10 @@ __all__ = ["frozen_objects"]
 
 @contextlib.contextmanager
 def frozen_objects() -> Iterator[None]:
-    """Within it, the garbage collector looks only at objects that are made within it.
+    """Context manager in which the garbage collector skips all objects that existed before.
 
-    A full collection goes through all objects of all imported packages. With PyTorch that takes tenths of a second, at
-    a time that nobody chose, in which no thread runs.
+    A full collection visits all objects of all imported packages. With PyTorch it stops all threads for tenths of a
+    second, at an arbitrary time.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The names of number types in the Open Inference Protocol."""
+"""Names of data types in the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = {
 
 
 def datatype(dtype: np.dtype[Any]) -> str:
-    """The protocol's name of a numpy type.
+    """The protocol's name for a NumPy type.
 
     >>> datatype(np.dtype(np.float32))
     'FP32'
@@ -28,7 +28,7 @@ def datatype(dtype: np.dtype[Any]) -> str:
 
 
 def tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    """An input or output as the protocol's metadata describe it, where an open size is -1.
+    """The protocol's metadata of an input or output; a size that is not fixed is -1.
 
     >>> tensor_metadata(TensorSpec(name="x", dtype=np.dtype(np.float32), shape=(None, 3)))
     {'name': 'x', 'datatype': 'FP32', 'shape': [-1, 3]}

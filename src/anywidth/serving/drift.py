@@ -1,4 +1,4 @@
-"""How much slower the machine is now than when its times were measured."""
+"""The current speed of the machine relative to its measured times."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 __all__ = ["Drift"]
 
 _STEP = math.log(4.0)
-"""One observation counts as at most four times slower or quicker than expected: it may be an accident."""
+"""An observation counts as at most four times slower or faster than expected, because it may be an outlier."""
 
 
 class Drift:
     """The ratio of measured to expected time and its spread, as exponentially weighted means of logarithms.
 
-    One ratio serves all widths, so that those that have not run for long follow as well.
+    All widths share one ratio, so that it also applies to widths that have not run for a long time.
 
     Args:
         share: Weight of a new observation, in (0, 1].
@@ -37,11 +37,11 @@ class Drift:
 
     @property
     def cautious(self) -> float:
-        """The ratio with the mean deviation from it on top, for plans that have to hold."""
+        """The ratio plus its mean deviation, for plans with a margin."""
         return math.exp(self._mean + self._spread)
 
     def observe(self, *, expected: float, measured: float) -> None:
-        """Take in what a batch took, in seconds, and what it was measured to take at the start."""
+        """Record the seconds that a batch took and the seconds that were expected from the measurements."""
         off = math.log(max(measured, 1e-9) / expected) - self._mean
         off = min(max(off, -_STEP), _STEP)
         self._mean += self.share * off

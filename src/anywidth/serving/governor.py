@@ -1,11 +1,11 @@
-"""The governor: how wide the network may be for the next batch, so that requests are answered in time."""
+"""The governor: chooses the width of the next batch so that requests are answered in time."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from anywidth.core.errors import WidthError
@@ -18,7 +18,7 @@ __all__ = ["Decision", "Governor", "Waiting"]
 
 _log = logging.getLogger(__name__)
 
-Reason = Literal["load", "queue", "late", "asked"]
+Reason = Literal["load", "queue", "late", "asked", "deadline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class Waiting:
     """A request in the queue.
 
     Attributes:
-        arrived: When, in seconds of the governor's clock.
-        rows: Samples in it.
-        width: The width that it asks for, if it does.
-        at_most: The widest width that it takes.
-        together: Requests are put into one batch if this is equal.
+        arrived: Time of arrival, in seconds of the governor's clock.
+        rows: Number of samples in it.
+        width: The width that it requests, if any.
+        at_most: The widest width that it accepts.
+        together: Requests can share a batch if this is equal.
     """
 
     arrived: float
@@ -42,16 +42,17 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to run next.
+    """The next batch.
 
     Attributes:
-        time: When it was decided, in seconds.
+        time: Time of the decision, in seconds.
         width: The width to run.
-        members: Places of the requests in the queue, in its order.
-        rows: Samples in them.
-        expected: Seconds that the batch should take.
-        reason: `load`: what arrives lasts for this width. `queue`: what waits needs a narrower one, for this batch.
-            `late`: not even the narrowest is in time. `asked`: the request says so.
+        members: Positions of its requests in the queue, in ascending order.
+        rows: Number of samples in them.
+        expected: Seconds that the batch is expected to take.
+        reason: `load`: this width can handle the arrival rate. `queue`: waiting requests need a narrower width for this
+            batch. `late`: even the narrowest width is late. `asked`: the request asks for this width. `deadline`:
+            refinement ended at this width.
         waiting: Rows in the queue.
         rate: Rows per second that arrive.
         drift: How much slower the machine is than measured.
@@ -69,21 +70,21 @@ class Decision:
 
 
 class Governor:
-    """Chooses the width of every batch: the widest with which requests are answered within the target.
+    """Chooses the width of every batch: the widest at which requests are answered within the target.
 
-    Two rules. By the *load*: the widest width whose capacity lasts for what arrives; it is left for a narrower one at
-    once, and for a wider one only after `hold` seconds in which that had room to spare. By the *queue*: if with that
-    width some request that waits now would be late, this batch takes the widest with which none is.
+    It applies two rules. *Load*: choose the widest width whose capacity covers the arrival rate. It changes to a
+    narrower width at once, and to a wider one only after that width has had capacity to spare for `hold` seconds.
+    *Queue*: if a waiting request would be late at that width, run this batch at the widest width at which none is late.
 
-    It has no clock and no thread of its own: times are given, so that equal calls make equal decisions. Not to be
-    called from two threads at once.
+    The governor has no clock and no thread: times are arguments, so equal calls lead to equal decisions. Do not call it
+    from two threads at once.
 
     Args:
-        times: What each width takes; see `anywidth.serving.measure`.
-        settings: What to aim at.
+        times: Expected time of each width; see `anywidth.serving.measure`.
+        settings: The target and the limits.
 
     Raises:
-        WidthError: no measured width is within the bounds.
+        WidthError: no measured width is between `min_width` and `max_width`.
 
     >>> times = ServiceTimes({0.25: {1: 0.002}, 1.0: {1: 0.010}})
     >>> governor = Governor(times, GovernorSettings(target=0.040))
@@ -103,10 +104,10 @@ class Governor:
                 "widen the bounds"
             )
         self.decisions: deque[Decision] = deque(maxlen=1000)
-        """The last ones, oldest first."""
+        """The latest decisions, oldest first."""
         self.drift = Drift(settings.adapt)
         self.steady = self.widths[-1]
-        """The width by the load alone."""
+        """The width according to the load rule."""
         self._rate = ArrivalRate(memory=settings.memory)
         self._roomy_since: float | None = None
         self._roomy = self.steady
@@ -118,15 +119,15 @@ class Governor:
             )  # fmt: skip
 
     def arrived(self, now: float, rows: int = 1) -> None:
-        """Take in that a request arrived, whether it was accepted or not."""
+        """Record the arrival of a request, accepted or not."""
         self._rate.add(now, rows)
 
     def finished(self, decision: Decision, seconds: float) -> None:
-        """Take in how long the batch of a decision took."""
+        """Record the seconds that the batch of a decision took."""
         self.drift.observe(expected=self.times.seconds(decision.width, decision.rows), measured=seconds)
 
     def seconds(self, width: float, rows: int) -> float:
-        """What a batch should take now, with drift and spread."""
+        """Expected seconds of a batch, including drift and spread."""
         return self.times.seconds(width, rows) * self.drift.cautious
 
     def rate(self, now: float) -> float:
@@ -134,19 +135,19 @@ class Governor:
         return self._rate.at(now)
 
     def wait(self, rows: int, width: float | None = None) -> float:
-        """Seconds until this many waiting rows are answered, with a width that they ask for or else the narrowest."""
+        """Seconds until this many waiting rows are answered, at the requested width or else the narrowest."""
         width = self.widths[0] if width is None else width
         size = self.batch(width)
         whole, rest = divmod(rows, size)
         return whole * self.seconds(width, size) + (self.seconds(width, rest) if rest else 0.0)
 
     def hopeless(self, now: float, waiting: Waiting) -> bool:
-        """Whether a request is late even if it is run at once, at the narrowest width or the one that it asks for."""
+        """Whether a request is late even if it runs now, at the requested width or else the narrowest."""
         width = self.widths[0] if waiting.width is None else waiting.width
         return now - waiting.arrived + self.seconds(width, waiting.rows) > self.settings.target
 
     def batch(self, width: float) -> int:
-        """The most rows in a batch: whoever arrives while it runs can still be answered in time by the narrowest."""
+        """The most rows in a batch, so that the narrowest width can answer requests arriving meanwhile in time."""
         low, high = 1, self.settings.max_rows
         while low < high:
             middle = (low + high + 1) // 2
@@ -159,14 +160,14 @@ class Governor:
         largest = self.batch(width)
         sizes = [size for size in self.times.sizes if size <= largest]
         quickest = max(size / self.times.seconds(width, size) for size in {1, *sizes, largest})
-        return quickest / self.drift.ratio  # what lasts is decided by the mean, not by the spread
+        return quickest / self.drift.ratio  # sustained capacity depends on the mean, not on the spread
 
     def decide(self, now: float, queue: Sequence[Waiting]) -> Decision:
-        """What to run next.
+        """The next batch to run.
 
         Args:
             now: Seconds.
-            queue: Who waits, the first to come first; one at least.
+            queue: The waiting requests in order of arrival, at least one.
         """
         head = queue[0]
         self._follow_load(now)
@@ -195,12 +196,41 @@ class Governor:
         self._note(decision)
         return decision
 
+    def goes_on(
+        self, now: float, decision: Decision, reached: float, members: Sequence[Waiting], queue: Sequence[Waiting]
+    ) -> bool:
+        """Whether to refine a batch to its next width: if all in it, and all that wait, can still be in time.
+
+        Args:
+            now: Seconds.
+            decision: Of the batch; its width is the widest to refine to.
+            reached: The width that has answered, which is narrower.
+            members: The requests in the batch.
+            queue: Who waits by now.
+        """
+        if reached < self.widths[0] or members[0].width is not None:
+            return True
+        wider = self.times.widths[self.times.widths.index(reached) + 1]
+        done = now + self.seconds(wider, decision.rows) - self.seconds(reached, decision.rows)
+        if done - min(member.arrived for member in members) > self._limit:
+            return False
+        return self._in_time(done, [waiting for waiting in queue if not self.hopeless(now, waiting)], self.widths[0])
+
+    def cut(self, decision: Decision, reached: float) -> Decision:
+        """The decision for a batch whose refinement ended at a narrower width; it stands in place of the first one."""
+        seconds = self.seconds(reached, decision.rows)
+        shorter = replace(decision, width=reached, expected=seconds, reason="deadline")
+        _log.debug("refinement ends at width %g of %g", reached, decision.width)
+        if self.decisions and self.decisions[-1] is decision:
+            self.decisions[-1] = shorter
+        return shorter
+
     @property
     def _limit(self) -> float:
         return self.settings.target * (1 - self.settings.margin)
 
     def _follow_load(self, now: float) -> None:
-        """Set the width by the load."""
+        """Update the width of the load rule."""
         settings, rate = self.settings, self.rate(now)
         lasting = self._widest(lambda w: rate <= settings.load * self.capacity(w)) or self.widths[0]
         if lasting < self.steady:
@@ -212,7 +242,7 @@ class Governor:
             self._roomy_since = None
             return
         if self._roomy_since is None:
-            # While nothing came, there was room.
+            # Without arrivals, there was capacity to spare.
             idle = now - self._last >= settings.hold
             self._roomy_since, self._roomy = (self._last if idle else now), roomy
         self._roomy = min(self._roomy, roomy)
@@ -224,7 +254,7 @@ class Governor:
         self.steady, self._roomy_since = width, None
 
     def _widest(self, holds: Callable[[float], bool], below: float | None = None) -> float | None:
-        """The widest width for which something holds that holds for all narrower ones too."""
+        """The widest width that meets a condition, which all narrower widths then meet too."""
         low, high = 0, len(self.widths) if below is None else self.widths.index(below)
         while low < high:
             middle = (low + high) // 2
@@ -232,7 +262,7 @@ class Governor:
         return self.widths[low - 1] if low else None
 
     def _in_time(self, now: float, queue: Sequence[Waiting], width: float) -> bool:
-        """Whether all that wait are answered in time if all that ask for no width take this one."""
+        """Whether all waiting requests are in time if those without a requested width run at this one."""
         limit, done, first = self._limit, 0.0, 0
         sizes: dict[float, int] = {}
         while first < len(queue):
@@ -252,7 +282,7 @@ class Governor:
 
     @staticmethod
     def _members(queue: Sequence[Waiting], size: int) -> tuple[tuple[int, ...], int]:
-        """The first request and those that can go with it, in order, up to a number of rows."""
+        """The first request and those that can share its batch, in order, up to a number of rows."""
         head = queue[0]
         members, rows = [0], head.rows
         for place, waiting in enumerate(queue[1:], start=1):

@@ -1,4 +1,4 @@
-"""What the governor aims at."""
+"""Settings of the governor."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["GovernorSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class GovernorSettings:
-    """What the governor aims at.
+    """Target and limits of the governor.
 
     Attributes:
         target: Seconds from a request's arrival to its answer.
-        margin: Share of the target that is kept for what the governor does not see, such as sending the answer.
-        load: Share of its capacity that a width is used to, at most.
-        min_width: No width below is used.
-        max_width: No width above is used.
-        max_rows: Rows of a batch, at most.
-        hysteresis: A wider width is taken when it would be used to this much less than `load`, as a share of it,
-        hold: and has been so for this many seconds.
-        memory: Seconds over which the arrival rate is taken.
+        margin: Share of the target that is reserved for work outside the governor, such as sending the answer.
+        load: Maximum share of a width's capacity to use.
+        min_width: The narrowest width to use.
+        max_width: The widest width to use.
+        max_rows: Maximum number of rows in a batch.
+        hysteresis: Change to a wider width when it would use less than `load` by this share,
+        hold: for this many seconds.
+        memory: Seconds over which the arrival rate is averaged.
         adapt: Weight of a new measurement in the drift, in (0, 1].
     """
 

@@ -1,4 +1,4 @@
-"""Running an application by uvicorn, with a bound on the time that the head of a request may take."""
+"""Run an application with uvicorn, with a time limit for the head of a request."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["make_server", "serve_until_stopped"]
 def make_server(
     app: Any, *, host: str, port: int, limits: Limits, started: Callable[[str], None] = lambda address: None
 ) -> uvicorn.Server:
-    """A server that is run by `run()`; on SIGINT and SIGTERM it closes its door, answers what it has, and ends.
+    """A server to start with `run()`; on SIGINT and SIGTERM it answers accepted requests and ends.
 
     Args:
         app: An ASGI application.
-        host: Address to listen at.
-        port: 0 takes a free one.
-        limits: Of connections and time.
-        started: Called with the address when it listens.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        limits: Limits of connections and time.
+        started: Called with the address once the server listens.
     """
     config = uvicorn.Config(
         app,
@@ -51,16 +51,16 @@ def serve_until_stopped(
     """Run a server in this thread, the main one, until SIGINT or SIGTERM; see `make_server`.
 
     Raises:
-        ExportError: it cannot listen there.
+        ExportError: the server cannot listen on this address.
     """
     server = make_server(app, host=host, port=port, limits=limits, started=started)
-    # uvicorn raises what stopped it once more when it has ended.
+    # When uvicorn has ended, it raises the signal that stopped it again.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with frozen_objects():
             server.run()
     except SystemExit as error:
-        raise ExportError(f"cannot listen at {host}, port {port}; choose another one") from error
+        raise ExportError(f"cannot listen on {host}, port {port}; choose another one") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -79,7 +79,7 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP/1.1 that closes connections on which the head of a request takes too long to come."""
+    """An HTTP/1.1 protocol that closes a connection if the head of a request takes too long."""
 
     class TimedProtocol(H11Protocol):
         _alarm: asyncio.TimerHandle | None = None
@@ -102,7 +102,7 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
             return self.cycle is None or self.cycle.response_complete
 
         def _set_alarm(self) -> None:
-            """Run from the first byte of a head to the last."""
+            """Run a timer from the first byte of a head to the last."""
             if self._expects_head and self._alarm is None:
                 self._alarm = self.loop.call_later(seconds, self._late)
             elif not self._expects_head and self._alarm is not None:
@@ -112,7 +112,7 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
         def _late(self) -> None:
             self._alarm = None
             if self._expects_head and not self.transport.is_closing():
-                content = to_json({"error": f"the request did not come within {seconds:g} s"})
+                content = to_json({"error": f"the request did not arrive within {seconds:g} s"})
                 self.transport.write(
                     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
                     + f"Content-Length: {len(content)}\r\n\r\n".encode()

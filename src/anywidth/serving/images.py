@@ -1,4 +1,4 @@
-"""From an image file to the input of a network."""
+"""Convert an image file to the input of a network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReader:
-    """Reads image files as the network was trained to see them: cut to its shape from the middle, and normalised.
+    """Reads image files as in evaluation: center-cropped to the network's shape and normalized.
 
     Attributes:
-        shape: (channels, height, width) of the network's input; one channel is grey, three are red, green, blue.
-        mean: Per channel, subtracted from pixels that go from 0 to 1.
-        std: Per channel, divided by.
-        pixels: That a file may have.
+        shape: (channels, height, width) of the network's input; one channel is gray, three are red, green, blue.
+        mean: Per channel, subtracted from pixels in [0, 1].
+        std: Per channel, divides the pixels.
+        pixels: Maximum number of pixels of a file.
 
     >>> reader = ImageReader(shape=(1, 8, 8), mean=[0.5], std=[0.25])
     >>> import io
@@ -47,14 +47,14 @@ class ImageReader:
         """The image of a file as a batch of one, (1, channels, height, width) in 32-bit floats.
 
         Raises:
-            Refusal: it is no image that can be read (status 400), or has too many pixels (413).
+            Refusal: the image cannot be read (status 400) or has too many pixels (413).
         """
         from PIL import Image, ImageOps
 
         channels, height, width = self.shape
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of large images, whose size is checked here
+                warnings.simplefilter("ignore")  # for large images, whose size is checked here
                 image = Image.open(io.BytesIO(content), formats=_FORMATS)
                 if image.width * image.height > self.pixels:
                     raise Refusal(
@@ -67,9 +67,9 @@ class ImageReader:
             raise
         except Image.DecompressionBombError:
             raise Refusal(413, f"the image has more than {self.pixels} pixels", reason="pixels") from None
-        except Exception as error:  # whatever a decoder raises on damaged bytes
+        except Exception as error:  # decoders raise various errors on damaged bytes
             raise Refusal(400, f"cannot read the image ({type(error).__name__}); send {', '.join(_FORMATS)}") from None
-        # Photographs are cut as in evaluation; small images have no border to spare.
+        # Photographs are cropped as in evaluation; small images have no border to crop.
         border = 0.0 if min(height, width) <= 64 else 0.0625
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR, bleed=border)
         pixels = np.asarray(fitted, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255

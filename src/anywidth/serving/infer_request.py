@@ -1,4 +1,4 @@
-"""Reading inference requests of the Open Inference Protocol, JSON with or without binary tensors behind it."""
+"""Read inference requests of the Open Inference Protocol: JSON, optionally followed by binary tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class WantedOutput:
-    """An output that is asked for: its place among the network's, and whether as bytes."""
+    """A requested output: its position among the network's outputs, and whether to send it as bytes."""
 
     place: int
     binary: bool
@@ -30,14 +30,14 @@ class WantedOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
-    """A request that fits the network.
+    """A request that matches the network.
 
     Attributes:
-        id: What the answer is to repeat, if anything.
-        inputs: In the network's order, rows first.
-        outputs: Those asked for, all by default.
-        width: The width asked for, if any.
-        budget: The budget asked for, if any, such as `latency<=5ms`.
+        id: Identifier to repeat in the answer, if any.
+        inputs: Arrays in the network's order, rows first.
+        outputs: The requested outputs, all by default.
+        width: The requested width, if any.
+        budget: The requested budget, if any, such as `latency<=5ms`.
     """
 
     id: str | None
@@ -85,17 +85,17 @@ class _Head(BaseModel):
 def read_request(
     body: bytes, head_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, rows: int
 ) -> InferRequest:
-    """A request from its body.
+    """Parse the body of a request.
 
     Args:
-        body: JSON, and behind it the bytes of binary tensors.
-        head_length: The header `Inference-Header-Content-Length`, the bytes of the JSON part, if there is one.
-        inputs: What the network takes.
-        outputs: What it gives.
-        rows: Samples that a request may have.
+        body: JSON, followed by the bytes of binary tensors.
+        head_length: The header `Inference-Header-Content-Length`, if present: the number of bytes of the JSON part.
+        inputs: The inputs of the network.
+        outputs: The outputs of the network.
+        rows: Maximum number of samples in a request.
 
     Raises:
-        Refusal: the request is malformed, or does not fit the network (status 400).
+        Refusal: the request is malformed or does not match the network (status 400).
     """
     split = _head_length(head_length, len(body))
     try:
@@ -116,7 +116,7 @@ def read_request(
             found[tensor.name] = _from_bytes(tensor, spec, body[offset : offset + size], size)
             offset += size
     if offset != len(body):
-        raise Refusal(400, f"{len(body) - offset} bytes are left behind the tensors; is a binary_data_size wrong?")
+        raise Refusal(400, f"{len(body) - offset} bytes are left after the tensors; is a binary_data_size wrong?")
     missing = [spec.name for spec in inputs if spec.name not in found]
     if missing:
         raise Refusal(400, f"input {missing[0]!r} is missing")
@@ -142,7 +142,7 @@ def _head_length(text: str | None, size: int) -> int:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first problem on one line."""
+    """The first problem, on one line."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"cannot read the request{f' at {place}' if place else ''}: {first['msg']}"[:500]
@@ -164,7 +164,7 @@ def _check_shape(tensor: _Tensor, spec: TensorSpec, rows: int) -> None:
     fits = len(shape) == len(spec.shape) and all(w in (None, s) for w, s in zip(spec.shape, shape, strict=True))
     if not fits:
         expected = ", ".join("rows" if size is None else str(size) for size in spec.shape)
-        raise Refusal(400, f"input {spec.name!r} has shape {str(shape)[:100]}, and the network takes ({expected})")
+        raise Refusal(400, f"input {spec.name!r} has shape {str(shape)[:100]}, but the network takes ({expected})")
     if not 1 <= shape[0] <= rows:
         raise Refusal(400, f"input {spec.name!r} has {shape[0]} rows; give 1 to {rows}", reason="rows")
 
@@ -178,14 +178,14 @@ def _from_json(tensor: _Tensor, spec: TensorSpec) -> Array:
     except (ValueError, OverflowError, RecursionError):
         raw = np.asarray(None)
     if raw.dtype.kind not in kinds:
-        raise Refusal(400, f"the data of input {spec.name!r} are no rectangular array of {tensor.datatype} numbers")
+        raise Refusal(400, f"the data of input {spec.name!r} are not a rectangular array of {tensor.datatype} numbers")
     if raw.size != math.prod(tensor.shape) or (raw.ndim != 1 and list(raw.shape) != tensor.shape):
         raise Refusal(400, f"input {spec.name!r} has {raw.size} numbers of shape {raw.shape}, not {tensor.shape}")
     if raw.dtype.kind in "iu" and spec.dtype.kind in "iu":
         bounds = np.iinfo(spec.dtype)
         if raw.size and not bounds.min <= int(raw.min()) <= int(raw.max()) <= bounds.max:
             raise Refusal(400, f"input {spec.name!r} has numbers beyond {tensor.datatype}")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+    with np.errstate(over="ignore"):  # numbers that are too large become infinite, which is refused below
         array = raw.astype(spec.dtype).reshape(tensor.shape)
     return _finite(array, spec)
 
@@ -208,7 +208,7 @@ def _from_bytes(tensor: _Tensor, spec: TensorSpec, content: bytes, size: int) ->
 
 def _finite(array: Array, spec: TensorSpec) -> Array:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refusal(400, f"input {spec.name!r} has values that are no finite {datatype(spec.dtype)} numbers")
+        raise Refusal(400, f"input {spec.name!r} has values that are not finite {datatype(spec.dtype)} numbers")
     return array
 
 
@@ -220,9 +220,9 @@ def _outputs(head: _Head, specs: Sequence[TensorSpec]) -> tuple[WantedOutput, ..
     for output in head.outputs:
         place = list(specs).index(_by_name(specs, output.name, "output"))
         if output.parameters.classification:
-            raise Refusal(400, "outputs as classifications are not offered; ask for the numbers")
+            raise Refusal(400, "classification outputs are not supported; request the numbers")
         if place in wanted:
-            raise Refusal(400, f"output {output.name!r} is asked for twice")
+            raise Refusal(400, f"output {output.name!r} is requested twice")
         binary = output.parameters.binary_data
         wanted[place] = WantedOutput(place=place, binary=default if binary is None else binary)
     return tuple(wanted.values())

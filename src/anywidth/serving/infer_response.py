@@ -1,4 +1,4 @@
-"""Writing inference responses of the Open Inference Protocol."""
+"""Write inference responses of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD_LENGTH = "Inference-Header-Content-Length"
 
 
 def to_json(content: Any) -> bytes:
-    """JSON in ASCII: any text that a client sent can be repeated."""
+    """JSON in ASCII, so that any text from a client can be repeated."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -31,7 +31,7 @@ def write_response(
     """The body and the headers of a response.
 
     Raises:
-        Refusal: an output is not finite, which JSON cannot say (status 400).
+        Refusal: an output is not finite, which JSON cannot represent (status 400).
     """
     described, tail = [], b""
     for wanted in request.outputs:

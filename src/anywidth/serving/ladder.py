@@ -1,9 +1,10 @@
-"""The ladder: several widths of one network, loaded side by side; every call says which."""
+"""The ladder: several widths of one network in memory, selected by each call."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.core.errors import ExportError, WidthError
 from anywidth.core.modules import model_device
+from anywidth.core.tensors import tensors_in
 from anywidth.export.session import open_session
 from anywidth.serving.branches import branches
 from anywidth.serving.memory import give_back_memory
+from anywidth.serving.refinement import Refine, Refinement
 from anywidth.supernet import Supernet, load
 
 __all__ = ["Ladder", "TensorSpec"]
 
 Array = npt.NDArray[Any]
 Step = Callable[[Sequence[Array]], list[Array]]
-"""Runs one width on the inputs, in order."""
+"""Runs one width on the inputs, in the order of `Ladder.inputs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """An input or output: its name, its numpy type, and its shape, where the batch is None."""
+    """An input or output: its name, NumPy type and shape; the batch dimension is None."""
 
     name: str
     dtype: np.dtype[Any]
@@ -38,12 +40,12 @@ class TensorSpec:
 
 
 class Ladder:
-    """Several widths of one network, ready at once; every call says which, from any thread.
+    """Several widths of one network in memory; each call selects one, from any thread.
 
-    There are two kinds. Of a supernet (`Ladder.share`) or the folder of one (`Ladder.load`), the subnets run in
-    PyTorch: any widths, which all read one copy of the weights, so that they take hardly more memory than the full
-    network. Of an ONNX ladder file (`Ladder.load`), each width is a session of ONNX Runtime, whose weights are cut out
-    of the file's one copy as it is opened: the fastest to run, but each width has dense weights in memory.
+    There are two kinds. For a supernet (`Ladder.share`) or its folder (`Ladder.load`), the subnets run in PyTorch. They
+    may have any widths and share one copy of the weights, so they need little more memory than the full network. For an
+    ONNX ladder file (`Ladder.load`), each width is a session of ONNX Runtime, which cuts its weights out of the file's
+    one copy when it is opened. This runs fastest, but each width has dense weights in memory.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
     >>> ladder = Ladder.share(net, [0.25, 1.0])
@@ -51,24 +53,35 @@ class Ladder:
     ((0.25, 1.0), (None, 2))
     >>> ladder.run([np.zeros((3, 4), np.float32)], width=0.25)[0].shape
     (3, 2)
+
+    Attributes:
+        refinement: Of a nested network: computes the widths in turn, each from the last one. None where every width
+            starts from the inputs.
     """
 
     def __init__(
-        self, steps: Mapping[float, Step], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], runtime: str
+        self,
+        steps: Mapping[float, Step],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        runtime: str,
+        *,
+        refinement: Refine | None = None,
     ) -> None:
+        self.refinement = refinement
         self._steps = dict(sorted(steps.items()))
         self.inputs, self.outputs, self.runtime = tuple(inputs), tuple(outputs), runtime
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """The widths that are ready, in ascending order."""
+        """The loaded widths, in ascending order."""
         return tuple(self._steps)
 
     def run(self, inputs: Sequence[Array], *, width: float) -> list[Array]:
-        """What the network returns at one width; `inputs` are in the order of `Ladder.inputs`.
+        """The outputs of the network at one width; `inputs` are in the order of `Ladder.inputs`.
 
         Raises:
-            WidthError: the width is none of those that are ready.
+            WidthError: the width is not loaded.
         """
         step = self._steps.get(width)
         if step is None:
@@ -85,20 +98,20 @@ class Ladder:
         model: nn.Module | None = None,
         threads: int | None = None,
     ) -> Ladder:
-        """Widths of the folder of a supernet, by PyTorch as in `share`, or of an ONNX ladder file, by ONNX Runtime.
+        """A ladder from a supernet's folder (in PyTorch, as in `share`) or from an ONNX ladder file (in ONNX Runtime).
 
         Args:
-            path: A folder that `anywidth train` or `Supernet.save` wrote, or what `anywidth.export_ladder` wrote.
-            widths: Of a folder, any that are calibrated, by default all of these; of a file, any of the file's, by
-                default all.
+            path: A folder that `anywidth train` or `Supernet.save` wrote, or a file that `anywidth.export_ladder`
+                wrote.
+            widths: For a folder, any calibrated widths; for a file, any widths of the file; by default all.
             model: For a folder: as in `anywidth.load`.
-            threads: For a file: within an operator; by default as many as torch uses.
+            threads: For a file: threads per operator; by default as many as torch uses.
 
         Raises:
-            CheckpointError: the folder holds no supernet, it is damaged, or its model has to be given.
-            ExportError: the file is missing, damaged or no ladder.
+            CheckpointError: the folder does not contain a supernet, is damaged, or needs `model`.
+            ExportError: the file is missing, damaged or not a ladder.
             UncalibratedError: a width of a folder has no up-to-date batch-norm statistics.
-            WidthError: the file does not have a width, or the folder does not say which are calibrated.
+            WidthError: the file does not contain a width, or the folder does not list the calibrated widths.
             MissingExtraError: the packages of the extra `onnx` are not installed.
         """
         if Path(path).is_dir():
@@ -113,9 +126,9 @@ class Ladder:
                 )
         chosen = list(found) if widths is None else list(widths)
         if not chosen:
-            raise WidthError("a ladder needs a width at least")
+            raise WidthError("a ladder needs at least one width")
         sessions: dict[float, Any] = {}
-        with tempfile.TemporaryDirectory() as folder:  # a session that is given bytes keeps them
+        with tempfile.TemporaryDirectory() as folder:  # a session that is created from bytes keeps them
             for width in chosen:
                 file = Path(folder, "branch.onnx")
                 file.write_bytes(found[width]().SerializeToString())
@@ -131,41 +144,50 @@ class Ladder:
         )
 
     @classmethod
-    def share(cls, net: Supernet, widths: Sequence[float]) -> Ladder:
-        """Widths of a supernet, by PyTorch, on its one copy of the weights and on its device.
+    def share(cls, net: Supernet, widths: Sequence[float], *, refine: bool = False) -> Ladder:
+        """A ladder of widths of a supernet, in PyTorch, that shares its weights and its device.
 
-        The supernet's model is put into evaluation mode. Weights must not change meanwhile.
+        This sets the supernet's model to evaluation mode. Do not change its weights while the ladder is in use.
 
         Args:
-            net: The supernet; its inputs have to be positional tensors.
+            net: The supernet; its inputs must be positional tensors.
             widths: Any widths, each calibrated.
+            refine: Compute widths in turn, each from the last one (`Refinement`); for nested networks.
 
         Raises:
+            AnalysisError: `refine` is not possible for this network.
             UncalibratedError: a width has no up-to-date batch-norm statistics.
-            ExportError: the network takes something else than tensors.
+            ExportError: the network has inputs other than tensors.
+            WidthError: there are no widths, or `refine` is given and the network is not nested.
         """
         if net.inputs.kwargs or not all(isinstance(argument, Tensor) for argument in net.inputs.args):
             raise ExportError("a ladder runs networks whose inputs are positional tensors")
         if not widths:
-            raise WidthError("a ladder needs a width at least")
+            raise WidthError("a ladder needs at least one width")
         device = model_device(net.model)
         steps: dict[float, Step] = {}
         returned: list[Tensor] = []
         for width in widths:
-            subnet = net.subnet(width).eval()
-            with torch.inference_mode():  # an uncalibrated width is an error now and not at the first request
+            subnet = net.subnet(width)
+            subnet.eval()
+            with torch.inference_mode():  # an uncalibrated width is an error now instead of at the first request
                 result = net.inputs.map(lambda tensor: tensor.to(device)).call(subnet)
-            returned = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+            returned = tensors_in(result)
             steps[float(width)] = _module_step(subnet, device)
-        return cls(steps, _specs("input", net.inputs.tensors()), _specs("output", returned), "torch")
+        refinement = None
+        if refine:
+            net.model.eval()
+            refinement = Refinement(net, widths)
+            steps = {float(width): _refined_step(refinement, float(width)) for width in widths}
+        specs = _specs("input", net.inputs.tensors()), _specs("output", returned)
+        return cls(steps, *specs, "torch", refinement=refinement)
 
 
 def _calibrated(net: Supernet) -> list[float]:
-    """The numbers among the widths of a supernet that are calibrated."""
+    """The calibrated widths of a supernet that are numbers."""
     if not net.statistics.needed:
-        raise WidthError("the network has no batch norms and runs at any width; say which")
-    labels = (net.statistics.labels[config] for config in net.statistics.configs)
-    numbers = {float(label) for label in labels if label.replace(".", "", 1).isdigit()}
+        raise WidthError("the network has no batch norms and runs at any width; give widths=")
+    numbers = {config.label for config in net.statistics.configs if isinstance(config.label, float)}
     return sorted(numbers | {1.0})
 
 
@@ -182,7 +204,15 @@ def _module_step(module: nn.Module, device: torch.device) -> Step:
     def step(inputs: Sequence[Array]) -> list[Array]:
         with torch.inference_mode():
             result = module(*(torch.from_numpy(array).to(device) for array in inputs))
-        return [leaf.cpu().numpy() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        return [tensor.cpu().numpy() for tensor in tensors_in(result)]
+
+    return step
+
+
+def _refined_step(refinement: Refinement, width: float) -> Step:
+    def step(inputs: Sequence[Array]) -> list[Array]:
+        with closing(refinement(inputs)) as answers:
+            return next(outputs for reached, outputs in answers if reached == width)
 
     return step
 

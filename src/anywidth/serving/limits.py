@@ -1,4 +1,4 @@
-"""What one client may ask of a server."""
+"""Limits of a client's requests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of requests.
+    """Limits of requests.
 
     Attributes:
-        body: Bytes of a body, also after it is unpacked.
-        rows: Samples in a request.
-        pixels: Pixels of an image file.
-        queue: Requests that wait; more are refused.
-        connections: Open at once; more are refused.
-        receive: Seconds in which the head of a request has to come, and again its body.
-        answer: Seconds after which a request that still waits is given up.
+        body: Maximum bytes of a body, also after decompression.
+        rows: Maximum number of samples in a request.
+        pixels: Maximum number of pixels of an image file.
+        queue: Maximum number of waiting requests; more are refused.
+        connections: Maximum number of open connections; more are refused.
+        receive: Seconds within which the head of a request must arrive, and then its body.
+        answer: Seconds after which a request that still waits is refused.
     """
 
     body: int = 16 * 2**20

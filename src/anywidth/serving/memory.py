@@ -1,4 +1,4 @@
-"""Memory that the process keeps from one batch to the next."""
+"""Memory that the process keeps between batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 __all__ = ["give_back_memory", "kept_memory"]
 
-# Parameters of mallopt(3), and what glibc starts with.
+# Parameters of mallopt(3), and glibc's defaults.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0, _ARENA_MAX: 1}
 _DEFAULT = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536, _ARENA_MAX: 0}
@@ -17,12 +17,11 @@ _DEFAULT = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536, _ARENA_MAX: 0}
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
-    """Within it, memory that is freed stays with the process: batches take the time that they were measured to take.
+    """Context manager in which the process keeps freed memory, so that batches take the measured time.
 
-    glibc gives large blocks back to the system as soon as they are freed. Activations are such blocks: every batch then
-    asks for fresh pages, and now and then, on a virtual machine above all, that takes several times as long as the
-    network itself. The price is that the process stays as large as it has been once. Enter it before threads start.
-    Without glibc it does nothing.
+    glibc returns large blocks to the system as soon as they are freed. Activations are such blocks, so every batch
+    requests fresh pages. Sometimes, above all on a virtual machine, that takes several times as long as the network
+    itself. The cost is that the process never shrinks. Enter it before threads start. Without glibc it does nothing.
     """
     libc = _glibc()
     if libc is None:
@@ -39,7 +38,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Give freed memory back to the system, as after loading, which takes several times what stays."""
+    """Return freed memory to the system, for use after loading, which needs much more memory than serving."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Metrics of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.1
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own.
+    """Counters of one server, in a separate registry.
 
     >>> metrics = Metrics()
     >>> metrics.refused.labels("full").inc()
@@ -28,21 +28,21 @@ class Metrics:
         self.registry = CollectorRegistry()
         shared: dict[str, Any] = {"registry": self.registry}
         self.latency = Histogram(
-            "anywidth_request_seconds", "From a request's arrival to its answer", ["width"], buckets=_SECONDS, **shared
+            "anywidth_request_seconds", "Time from arrival to answer", ["width"], buckets=_SECONDS, **shared
         )
         self.batches = Histogram(
-            "anywidth_batch_rows", "Rows of a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared
+            "anywidth_batch_rows", "Rows per batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **shared
         )
-        self.compute = Histogram("anywidth_batch_seconds", "Time of a batch", ["width"], buckets=_SECONDS, **shared)
+        self.compute = Histogram("anywidth_batch_seconds", "Seconds per batch", ["width"], buckets=_SECONDS, **shared)
         self.width = Gauge("anywidth_width", "Width of the last batch", **shared)
         self.drift = Gauge("anywidth_drift", "Measured over expected time of batches", **shared)
         self.rate = Gauge("anywidth_arrival_rate", "Rows that arrive per second", **shared)
-        self.queue = Gauge("anywidth_queue_requests", "Requests that wait", **shared)
-        self.refused = Counter("anywidth_refused", "Requests that were refused", ["reason"], **shared)
-        self.decisions = Counter("anywidth_decisions", "Batches by what decided their width", ["reason"], **shared)
+        self.queue = Gauge("anywidth_queue_requests", "Waiting requests", **shared)
+        self.refused = Counter("anywidth_refused", "Refused requests", ["reason"], **shared)
+        self.decisions = Counter("anywidth_decisions", "Batches by the reason for their width", ["reason"], **shared)
 
     def batch(self, decision: Decision, seconds: float) -> None:
-        """Take in a batch."""
+        """Record a batch."""
         self.width.set(decision.width)
         self.drift.set(decision.drift)
         self.rate.set(decision.rate)
@@ -51,7 +51,7 @@ class Metrics:
         self.decisions.labels(decision.reason).inc()
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Telling a lack of memory from an input that the network does not take."""
+"""Distinguish a lack of memory from an input that the network does not accept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 __all__ = ["is_out_of_memory"]
 
 _SAID = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad allocation", "bad_alloc")
-"""By PyTorch on the CPU and by ONNX Runtime, which have no class for it."""
+"""Messages of PyTorch on the CPU and of ONNX Runtime, which have no error class for this."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

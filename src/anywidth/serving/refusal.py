@@ -1,4 +1,4 @@
-"""Why a request is not answered."""
+"""The error for a request that is refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ __all__ = ["Refusal"]
 
 
 class Refusal(Exception):
-    """A request is refused; what the client is told.
+    """A request is refused; contains the answer to the client.
 
     Args:
-        status: Of HTTP: 4xx where the client can mend it, 503 where it can try again.
-        message: Says what is wrong and what would be right.
-        reason: A word for the metrics.
-        retry_after: Seconds after which trying again makes sense.
+        status: HTTP status: 4xx if the client can fix the request, 503 if it can try again.
+        message: The problem and the fix.
+        reason: Label in the metrics.
+        retry_after: Seconds after which to try again.
     """
 
     def __init__(self, status: int, message: str, *, reason: str = "invalid", retry_after: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The network that a server offers: its widths, what each costs, and what a budget means."""
+"""The network that a server offers: its widths, their costs, and the meaning of budgets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from anywidth.widths import parse_budget
 __all__ = ["Point", "Served", "measure_ladder"]
 
 _QUANTITIES = {"latency": "ms", "macs": "MACs", "params": "parameters"}
-"""What a request may limit, with its unit."""
+"""Costs that a request may limit, with their units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A width of the spectrum: MACs per sample, parameters, and accuracy in percent if it was measured."""
+    """A width of the spectrum: MACs per sample, parameters, and accuracy in percent, if measured."""
 
     width: float
     macs: int
@@ -36,11 +36,11 @@ class Served:
     """A network that is served.
 
     Attributes:
-        name: In addresses; letters, digits, `.`, `_` and `-`.
+        name: Name in URLs; letters, digits, `.`, `_` and `-`.
         ladder: Its widths.
-        points: What each width costs, in the order of the ladder's widths.
-        classes: The names of the classes, if it tells classes apart.
-        reader: Reads image files, if it takes images.
+        points: Costs of each width, in the order of the ladder's widths.
+        classes: The class names of a classifier.
+        reader: Reads image files, if the network accepts images.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Served:
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isascii() and (c.isalnum() or c in "._-") for c in self.name):
-            raise ExportError(f"the name {self.name!r} is part of addresses; use letters, digits, '.', '_' and '-'")
+            raise ExportError(f"the name {self.name!r} is part of URLs; use letters, digits, '.', '_' and '-'")
         if tuple(point.width for point in self.points) != self.ladder.widths:
             raise WidthError(f"points are for {[p.width for p in self.points]}, the ladder has {self.ladder.widths}")
 
@@ -60,7 +60,7 @@ class Served:
         return next(point for point in self.points if point.width == width)
 
     def exact(self, width: float, governor: Governor) -> float:
-        """The width that a request asks for.
+        """The loaded width that equals the requested one.
 
         Raises:
             Refusal: it is not offered (status 400).
@@ -71,10 +71,10 @@ class Served:
         raise Refusal(400, f"width {width:g} is not offered; there are {', '.join(f'{w:g}' for w in governor.widths)}")
 
     def within(self, budget: str, governor: Governor, rows: int) -> float:
-        """The widest width within a budget of a request: `5ms` for its rows, `macs<=1e6` or `params<=0.5x`.
+        """The widest width within a request's budget: `5ms` for its rows, `macs<=1e6` or `params<=0.5x`.
 
         Raises:
-            Refusal: the budget cannot be read, or no width keeps it (status 400).
+            Refusal: the budget is malformed, or no width meets it (status 400).
         """
         try:
             parsed = parse_budget(budget)
@@ -91,15 +91,15 @@ class Served:
         fitting = [width for width in governor.widths if limits.admits(cost(width))]
         if not fitting:
             narrowest = governor.widths[0]
-            raise Refusal(400, f"no width keeps {budget[:50]!r}: the narrowest takes {cost(narrowest):.4g}")
+            raise Refusal(400, f"no width meets {budget[:50]!r}: the narrowest takes {cost(narrowest):.4g}")
         return fitting[-1]
 
 
 def measure_ladder(ladder: Ladder, *, rows: int, rounds: int = 5) -> ServiceTimes:
-    """What the widths of a ladder take on this machine, for batches up to a number of rows.
+    """The times of a ladder's widths on this machine, for batches up to a number of rows.
 
     Raises:
-        ExportError: the size of an input is open beyond the batch, so that none can be made up.
+        ExportError: a dimension other than the batch is not fixed, so no example input can be created.
 
     >>> import torch
     >>> from torch import nn
@@ -110,7 +110,7 @@ def measure_ladder(ladder: Ladder, *, rows: int, rounds: int = 5) -> ServiceTime
     """
     shapes = [spec.shape[1:] for spec in ladder.inputs]
     if any(size is None for shape in shapes for size in shape):
-        raise ExportError(f"inputs {shapes} have open sizes beside the batch; times cannot be measured")
+        raise ExportError(f"inputs {shapes} have sizes that are not fixed, besides the batch; cannot measure times")
 
     def run(width: float, count: int) -> None:
         inputs = [

@@ -1,4 +1,4 @@
-"""A network, its governor and its queue together: what the addresses of a server call."""
+"""A network with its governor and its queue, used by the endpoints of a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Service:
     Args:
         served: The network.
         governor: Chooses among its widths.
-        limits: Of requests.
+        limits: Limits of requests.
     """
 
     def __init__(self, served: Served, governor: Governor, limits: Limits | None = None) -> None:
@@ -41,12 +41,12 @@ class Service:
         """The answer to one request.
 
         Args:
-            inputs: In the network's order.
-            width: The width that it asks for, if any.
-            budget: The budget that it sets, if any.
+            inputs: Arrays in the network's order.
+            width: The requested width, if any.
+            budget: The requested budget, if any.
 
         Raises:
-            Refusal: what is asked for is not offered (status 400), or there is no room or time for it (503).
+            Refusal: the width or budget is not offered (status 400), or there is no room or time for the request (503).
         """
         start = time.monotonic()
         if width is not None and budget is not None:
@@ -63,7 +63,7 @@ class Service:
         return answer
 
     def cost(self, answer: Answer) -> dict[str, Any]:
-        """What an answer tells of its width and time."""
+        """The width, cost and times to report in an answer."""
         point = self.served.point(answer.width)
         return {
             "width": point.width,

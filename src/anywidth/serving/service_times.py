@@ -1,4 +1,4 @@
-"""How long each width takes for a batch on this machine."""
+"""Expected times of batches at each width on this machine."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["ServiceTimes", "batch_sizes", "measure"]
 
 
 class ServiceTimes:
-    """Expected seconds by width and rows of a batch: lines between the measured sizes.
+    """Expected seconds by width and rows of a batch, interpolated linearly between the measured sizes.
 
-    Noise of measuring is smoothed away where it contradicts itself: no width is quicker than a narrower one, and no
-    batch than a smaller one.
+    Contradictions from noise are smoothed away: a width is never faster than a narrower one, and a batch never faster
+    than a smaller one.
 
     Args:
-        measured: Seconds by width, and there by rows.
+        measured: Seconds by width and rows.
 
     Raises:
-        WidthError: there is no width, or widths were measured at different sizes.
+        WidthError: no widths were measured, or at different batch sizes.
 
     >>> times = ServiceTimes({0.5: {1: 0.001, 4: 0.004}, 1.0: {1: 0.002, 4: 0.011}})
     >>> round(times.seconds(1.0, 2), 6), round(times.seconds(0.5, 8), 6)
@@ -33,7 +33,7 @@ class ServiceTimes:
     def __init__(self, measured: Mapping[float, Mapping[int, float]]) -> None:
         self.sizes = tuple(sorted(next(iter(measured.values()), {})))
         if not self.sizes or any(tuple(sorted(row)) != self.sizes for row in measured.values()):
-            raise WidthError("service times need a width at least, and the same batch sizes for every width")
+            raise WidthError("service times need at least one width, and the same batch sizes for every width")
         self._seconds: dict[float, list[float]] = {}
         below = [0.0] * len(self.sizes)
         for width in sorted(measured):
@@ -49,7 +49,7 @@ class ServiceTimes:
         return tuple(self._seconds)
 
     def seconds(self, width: float, rows: int) -> float:
-        """Expected seconds of a batch of `rows` at a measured width; beyond the largest size in proportion."""
+        """Expected seconds of a batch of `rows` at a measured width; proportional beyond the largest measured size."""
         sizes, row = self.sizes, self._seconds[width]
         if rows >= sizes[-1]:
             return row[-1] * rows / sizes[-1]
@@ -62,7 +62,7 @@ class ServiceTimes:
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """Powers of two up to a largest batch, and that.
+    """Powers of two up to the largest batch, and the largest batch itself.
 
     >>> batch_sizes(12)
     [1, 2, 4, 8, 12]
@@ -81,14 +81,14 @@ def measure(
 ) -> ServiceTimes:
     """Median seconds of every width at every batch size, after one call to warm up.
 
-    All take turns in each round, so that a disturbance of the machine hits them alike.
+    All take turns in each round, so that a disturbance of the machine affects them equally.
 
     Args:
         run: Runs `width` on a batch of `rows`.
         widths: The widths.
         sizes: Rows of the batches.
         rounds: Measured calls of each.
-        clock: Seconds.
+        clock: Returns the time in seconds.
 
     >>> now = itertools.count()
     >>> measure(lambda width, rows: None, [0.5, 1.0], [1], clock=lambda: next(now)).seconds(1.0, 1)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model beside the weights, so that another one is refused."""
+"""The description of a model in its checkpoint, so that loading into a different model is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pack(forward: Sequence[str], attributes: Mapping[str, Mapping[str, Any]]) ->
 
 
 def unpack(tensor: Tensor) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The lines of the forward and the attributes that `pack` put together."""
+    """The lines of the forward and the attributes that `pack` encoded."""
     forward, attributes = json.loads(zlib.decompress(tensor.numpy().tobytes()))
     return forward, attributes
 
@@ -36,10 +36,10 @@ def difference(
     *,
     by_lines: bool = True,
 ) -> str | None:
-    """The first difference between two forwards in words; None if they compute the same from the same weights.
+    """Text of the first difference between two forwards; None if they compute the same from the same weights.
 
-    Attributes only say what the reason may be: what a forward does not read does not matter. Where lines cannot be
-    compared (they are those of another PyTorch), attributes decide.
+    Attributes only explain a difference, because attributes that a forward does not read do not matter. If lines cannot
+    be compared (they are from another version of PyTorch), attributes decide.
 
     >>> one = ["act: %2 = aten.relu.default(%1)"], {"act": {"class": "ReLU"}}
     >>> two = ["act: %2 = aten.tanh.default(%1)"], {"act": {"class": "Tanh"}}
@@ -62,7 +62,7 @@ def difference(
 
 
 def _around(paths: Sequence[str]) -> list[str]:
-    """Paths, and those of the modules around them, the innermost first."""
+    """Paths and their parents, the innermost first."""
     found = []
     for path in dict.fromkeys(paths):
         while path:

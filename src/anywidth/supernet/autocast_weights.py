@@ -1,4 +1,4 @@
-"""Weights of subnets in the precision that autocast computes with."""
+"""Weights of subnets in the precision of autocast."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["castable", "forget_autocast", "record_autocast"]
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
-"""Autocast casts the weight of these, if their forward is their own."""
+"""Modules whose weight autocast casts, if they have torch's forward."""
 
 _recorded: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
-"""Per supernet's model: the names of the layers that a forward calls once, under autocast."""
+"""Per model of a supernet: the names of the layers that a forward calls once, under autocast."""
 _castable: WeakKeyDictionary[nn.Module, tuple[frozenset[str], list[nn.Parameter]]] = WeakKeyDictionary()
-"""Per subnet: what was found for such names."""
+"""Per subnet: the parameters found for these names."""
 
 
 @contextmanager
 def record_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
     """Context manager that records which layers of `model` a forward calls under autocast, which it may turn off."""
     device = model_device(model).type
-    compiled = getattr(network, "_compiled_call_impl", None) is not None  # it would be compiled again for the hooks
+    compiled = getattr(network, "_compiled_call_impl", None) is not None  # hooks would make it compile again
     if model in _recorded or compiled or not _autocasts(device):
         yield
         return
@@ -55,10 +55,10 @@ def forget_autocast(model: nn.Module) -> None:
 
 
 def castable(model: nn.Module, subnet: nn.Module, device: str) -> Sequence[nn.Parameter]:
-    """The parameters of a subnet that one layer reads, once and under autocast, and that are parts of larger ones.
+    """The parameters of a subnet that are slices and are read by one layer, once and under autocast.
 
-    Autocast would cast them anyway. Who does so while cutting them out passes over them once instead of twice, and over
-    their gradients as well. Without autocast, or before a call was recorded, there are none.
+    Autocast would cast them anyway. Casting them while slicing reads them once instead of twice, and likewise their
+    gradients. Without autocast, or before a call was recorded, the result is empty.
     """
     names = _recorded.get(model)
     if names is None or not _autocasts(device):

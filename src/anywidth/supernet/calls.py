@@ -1,4 +1,4 @@
-"""What a forward does, told without computing anything: the functions that it calls, and what it writes to modules."""
+"""The functions that a forward calls and the attributes that it writes, found without computing anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 from anywidth.core.inputs import Inputs, double_batch
 from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.attention import default_attention
+from anywidth.groups.code_globals import CodeGlobals
 from anywidth.groups.duplicate import duplicate, meta_stand_ins
+from anywidth.groups.meta_functions import call_on_meta
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
 __all__ = ["trace_calls", "written_by_forward"]
@@ -27,20 +29,20 @@ __all__ = ["trace_calls", "written_by_forward"]
 def trace_calls(model: nn.Module, inputs: Inputs) -> tuple[Hashable, ...] | None:
     """Every call of a torch function by a forward in training and in evaluation, with its arguments and shapes.
 
-    Floating-point arguments do not count, nor do hooks of the user, which are not called. None if the forward cannot
-    run on the meta device.
+    Floating-point arguments are left out, and the user's hooks are not called. None if the forward cannot run on the
+    meta device.
     """
     try:
         return _run_shadow(model, inputs)[0]
-    except Exception:  # whatever a forward does not find on the meta device
+    except Exception:  # anything may be missing on the meta device
         return None
 
 
 def written_by_forward(model: nn.Module, inputs: Inputs) -> tuple[Written, tuple[Hashable, ...] | None]:
-    """Attributes and buffers of modules that a forward replaces, by module path, and what `trace_calls` returns.
+    """Attributes and buffers of modules that a forward replaces, by module path, and the result of `trace_calls`.
 
-    Those that a forward writes for these inputs are found by running it on a copy. Those that it would write for
-    others, such as a grid that is cached for one size of images, are found in the code of the forward.
+    Running a copy finds those that the forward writes for these inputs. The code of the forward shows those that it
+    would write for other inputs, such as a grid that is cached for one image size.
     """
     written: dict[str, set[str]] = defaultdict(set)
     for path, module in model.named_modules():
@@ -58,36 +60,41 @@ def written_by_forward(model: nn.Module, inputs: Inputs) -> tuple[Written, tuple
 
 
 def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...], Fingerprint, Fingerprint]:
-    """The calls of a copy on the meta device, and what it was before and after them."""
+    """The calls of a copy on the meta device, and its state before and after them."""
     with default_attention(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         shadow = duplicate(model, meta_stand_ins(model))
         _drop_hooks(shadow)
-        before = Fingerprint(shadow, {})
-        names = {id(tensor): name for name, tensor in named_tensors(shadow).items()}
+        settings = CodeGlobals(shadow).settings
+        before = Fingerprint(shadow, {}, settings=settings)
+        tensors = named_tensors(shadow)  # held here, because a forward may replace a buffer, whose id is used again
+        names = {id(tensor): name for name, tensor in tensors.items()}
         calls: list[Hashable] = []
         for training in (True, False):
             with _Calls(names) as recorded:
-                double_batch(inputs).map(on_meta).call(shadow.train(training))
+                shadow.train(training)
+                double_batch(inputs).map(on_meta).call(shadow)
             calls += [training, *recorded.calls]
-        return tuple(calls), before, Fingerprint(shadow, {})
+        return tuple(calls), before, Fingerprint(shadow, {}, settings=settings)
 
 
 def _run_copy(model: nn.Module, inputs: Inputs) -> tuple[Fingerprint, Fingerprint]:
-    """What a copy is before and after a real forward."""
+    """The state of a copy before and after a real forward."""
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
         same = duplicate(model)
         _drop_hooks(same)
-        before = Fingerprint(same, {})
+        settings = CodeGlobals(same).settings
+        before = Fingerprint(same, {}, settings=settings)
         try:
             for training in (True, False):
-                double_batch(inputs).call(same.train(training))
-        except Exception:  # what the code of the forward says has to do
+                same.train(training)
+                double_batch(inputs).call(same)
+        except Exception:  # rely on the code of the forward instead
             return before, before
-        return before, Fingerprint(same, {})
+        return before, Fingerprint(same, {}, settings=settings)
 
 
 def _drop_hooks(model: nn.Module) -> None:
-    """Leave out hooks of the user, which may count or keep what they see; those of torch compute weights."""
+    """Remove the user's hooks, which may count or store tensors; hooks of torch stay, because they compute weights."""
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if not (type(hook).__module__ or "").startswith("torch.")]:
@@ -95,7 +102,7 @@ def _drop_hooks(model: nn.Module) -> None:
 
 
 class _Calls(TorchFunctionMode):
-    """Records the functions of torch that a forward calls, with what they are given and the shapes that they return."""
+    """Records the torch functions that a forward calls, with their arguments and the shapes of their results."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -105,7 +112,7 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tuple(map(self._describe, pytree.tree_leaves((args, kwargs))))
-        result = func(*args, **(kwargs or {}))
+        result = call_on_meta(func, args, kwargs)
         self.calls.append((func, given, tuple(map(self._describe, pytree.tree_leaves(result)))))
         return result
 
@@ -113,7 +120,7 @@ class _Calls(TorchFunctionMode):
         if isinstance(leaf, Tensor):
             if id(leaf) not in self._names:
                 self._names[id(leaf)] = len(self._alive)
-                self._alive.append(leaf)  # so that no other tensor gets its id
+                self._alive.append(leaf)  # so that its id is not reused
             return self._names[id(leaf)], tuple(leaf.shape)
         if isinstance(leaf, (bool, int, str, type(None), torch.dtype)):
             return leaf

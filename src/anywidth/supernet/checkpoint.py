@@ -17,6 +17,8 @@ from anywidth.groups.forward import attributes_of
 from anywidth.supernet.architecture import difference, pack, unpack
 from anywidth.supernet.checkpoint_files import FORMAT, TENSORS, read, write
 from anywidth.supernet.plain_data import decode, encode
+from anywidth.supernet.replace_norms import described, replaced_norms
+from anywidth.supernet.shell_norm import NormKind
 from anywidth.supernet.supernet import Supernet
 from anywidth.widths import WidthConfig
 
@@ -26,16 +28,19 @@ _EXTRA = "_extra_state"
 
 
 def save(net: Supernet, folder: str | Path) -> Path:
-    """Write a supernet into a folder as `supernet.safetensors` and `supernet.json`.
+    """Write a supernet to a folder as `supernet.safetensors` and `supernet.json`.
 
-    The tensors are the model's own `state_dict` under `model/`, the calibrated statistics under `statistics/` and what
-    switches have of their own under `switches/`; settings travel in the header of the tensor file as well, and the JSON
-    is for reading. Buffers that are not in the state dict, extra states, the example inputs and what the forward does
-    are stored too, so that `load` builds the same network, and the header has a digest of all tensors.
+    The tensors are the model's `state_dict` under `model/`, the calibrated statistics under `statistics/` and the
+    separate parameters of switches under `switches/`. The header of the tensor file also contains the settings; the
+    JSON file is for people. Buffers that are not in the state dict, extra states, the example inputs and a description
+    of the forward are also stored, so that `load` builds the same network. The header contains a digest of all tensors.
 
     Raises:
-        CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
+        CheckpointError: the folder cannot be written; the previous checkpoint is kept.
+        ModelChangedError: the network is nested, and weights that read later shells are not zero.
     """
+    if net.nested:
+        net.shells.check()
     folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
@@ -66,7 +71,7 @@ def save(net: Supernet, folder: str | Path) -> Path:
 
 
 def _transient(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Buffers that are not in the state dict; constructors make them again, but not in the order of the channels."""
+    """Buffers that are not in the state dict; constructors build them again, but not in the order of the channels."""
     buffers = dict(model.named_buffers(remove_duplicate=False))
     names: dict[int, str] = {}
     for name, buffer in buffers.items():
@@ -87,30 +92,30 @@ def _settings(net: Supernet, current: list[WidthConfig]) -> dict[str, Any]:
         "ratios": net.ratios,
         "switches": list(net.switches),
         "switch_affine": net.switch_affine,
+        "nested": list(net.nested),
+        "nested_norms": {path: list(kind) for path, kind in described(net.model).items()},
         "average_inputs": net.average_inputs,
         "samples": net.analysis.samples,
         "groups": [
-            {"name": g.name, "channels": g.channels, "unit": g.unit, "ratio": g.ratio, "frozen": g.frozen}
+            {"name": g.name, "channels": g.channels, "block_size": g.block_size, "ratio": g.ratio, "frozen": g.frozen}
             for g in net.groups
         ],
-        "statistics": {
-            config.key: {"label": net.statistics.labels[config], "channels": dict(config)} for config in current
-        },
+        "statistics": {config.key: {"label": config.label, "channels": dict(config)} for config in current},
         "buffers": {config.key: dict(config) for config in net.own_buffers.configs},
     }
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
-    """The supernet saved in a folder, on a model of the same architecture, whose weights are overwritten.
+    """The supernet saved in a folder, loaded into a model of the same architecture.
 
     Args:
-        folder: What `save` or `anywidth train` wrote.
-        model: A network built like the saved one; it is changed only if everything fits. It may be left out if
-            `anywidth.models.build_model` made the saved one, as in all that `anywidth train` writes.
+        folder: A folder that `save` or `anywidth train` wrote.
+        model: A network built like the saved one. Its weights are overwritten, but only if everything fits. Not needed
+            if `anywidth.models.build_model` built the saved one, as in all runs of `anywidth train`.
 
     Raises:
-        CheckpointError: missing, truncated or foreign files, a checkpoint of another model, or of one that cannot be
-            built by its name.
+        CheckpointError: the files are missing, truncated or foreign, belong to a different model, or to one that cannot
+            be built by its name.
 
     >>> def model() -> nn.Module:
     ...     return nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
@@ -125,6 +130,29 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     path = Path(folder) / TENSORS
     if model is None:
         model = _build(settings, path)
+    with replaced_norms(model, _norms(model, tensors, settings, path)):
+        return _load(model, tensors, settings, path)
+
+
+def _norms(
+    model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
+) -> dict[str, tuple[NormKind, int, Tensor]]:
+    """The norms of the model that are norms per shell in the file."""
+    found: dict[str, tuple[NormKind, int, Tensor]] = {}
+    modules = dict(model.named_modules())
+    for name, (kind, dim) in settings.get("nested_norms", {}).items():
+        shells = tensors[f"transient/{name}.shells"]
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape != shells.shape:
+            raise CheckpointError(
+                f"{path} is a checkpoint of a different model: {name or 'the model'} is a norm of {len(shells)} "
+                "channels in the file and not in the model. Build the model as it was when it was saved"
+            )
+        found[name] = kind, dim, shells
+    return found
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path) -> Supernet:
     saved = _part(tensors, "model/")
     own = model.state_dict()
     names: dict[int, str] = {}
@@ -135,11 +163,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     transient = {
         name: (buffers[name], tensor)
         for name, tensor in _part(tensors, "transient/").items()
-        if name in buffers  # else one that a forward makes
+        if name in buffers  # otherwise one that a forward creates
     }
     problems = [f"{name} is not in the file" for name in wanted if name not in saved]
     problems += [f"{name} is not in the model" for name in saved if name not in wanted]
-    problems += [f"the extra state {name} is in one of them only" for name in sorted(extra ^ set(settings["extra"]))]
+    problems += [f"the extra state {name} is in only one of them" for name in sorted(extra ^ set(settings["extra"]))]
     pairs = {**{name: (t, saved[name]) for name, t in wanted.items() if name in saved}, **transient}
     problems += [
         f"{name} has shape {tuple(theirs.shape)} in the file and {tuple(ours.shape)} in the model"
@@ -149,11 +177,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     if problems:
         more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{path} is a checkpoint of another model (saved from {settings['model']}, loaded into "
+            f"{path} is a checkpoint of a different model (saved from {settings['model']}, loaded into "
             f"{type(model).__name__}): {'; '.join(problems[:3])}{more}. Build the model as it was when it was saved"
         )
     net = _rebuild(model, tensors, settings, path)
     statistics = _statistics(net, tensors, settings, path)
+    if net.nested:
+        _check_shells(net, saved, path)
     if net.switches:
         net.load_switch_state(_part(tensors, "switches/"))
     with torch.no_grad():
@@ -162,14 +192,26 @@ def load(folder: str | Path, model: nn.Module | None = None) -> Supernet:
     for name in extra:
         value = decode(settings["extra"][name], tensors)
         model.get_submodule(name.removesuffix(_EXTRA).rstrip(".")).set_extra_state(value)
-    for config, (values, label) in statistics.items():
-        net.statistics.store(config, values, label)
+    for config, values in statistics.items():
+        net.statistics.store(config, values)
     for key, channels in settings.get("buffers", {}).items():
         values = {n.removeprefix(f"buffers/{key}/"): t for n, t in tensors.items() if n.startswith(f"buffers/{key}/")}
         if values.keys() == net.own_buffers.names:
             device = model_device(model)
             net.own_buffers.store(net.config(WidthConfig(channels)), {n: t.to(device) for n, t in values.items()})
     return net
+
+
+def _check_shells(net: Supernet, saved: Mapping[str, Tensor], path: Path) -> None:
+    """Raise if the weights in a file are not those of a network with its shells."""
+    for name, later in net.shells.nesting.later.items():
+        if name in saved and any(bool(part.any()) for part in later.of(saved[name])):
+            known = ", ".join(f"{width:g}" for width in net.nested)
+            raise CheckpointError(
+                f"{path} has weights of other shells: {name} reads later shells of nested=({known}). Build the "
+                "supernet with the shells of these weights and save it again, or load the weights with "
+                "model.load_state_dict and call net.zero_later_shells(), which drops what later shells contribute"
+            )
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -192,7 +234,7 @@ def _build(settings: Mapping[str, Any], path: Path) -> nn.Module:
 
 def _statistics(
     net: Supernet, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path
-) -> dict[WidthConfig, tuple[dict[str, Tensor], str]]:
+) -> dict[WidthConfig, dict[str, Tensor]]:
     """Statistics and label of every calibrated config in a file, checked."""
     own = dict(net.model.named_buffers(remove_duplicate=False))
     wanted = {net.analysis.names[name] for name in net.statistics.names}
@@ -201,26 +243,26 @@ def _statistics(
         prefix = f"statistics/{key}/"
         values = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         try:
-            config = net.config(WidthConfig(entry["channels"]))
+            config = net.config(WidthConfig(entry["channels"], entry["label"]))
         except WidthError as error:
             raise CheckpointError(f"{path} has statistics that do not fit its network: {error}") from error
         if values.keys() != wanted or config.key != key:
             raise CheckpointError(f"{path} has damaged statistics for width {entry['label']}; calibrate and save again")
-        found[config] = ({name: value.to(own[name]) for name, value in values.items()}, entry["label"])
+        found[config] = {name: value.to(own[name]) for name, value in values.items()}
     return found
 
 
 def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: Path) -> Supernet:
     given = decode(settings["inputs"], tensors, model_device(model))
     inputs = Inputs(args=given["args"], kwargs=given["kwargs"])
-    # With the proof, because it also repairs: it finds what integers of a forward count, and ties channels.
+    # With the proof, because it also corrects the analysis: it finds integers that follow channels, and ties channels.
     analysis = analyse(model, inputs, samples=settings.get("samples"))
     same_torch = settings["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
     here = analysis.forward, analysis.plain
     change = difference(unpack(tensors["architecture"]), here, by_lines=same_torch)
     if change is not None:
         raise CheckpointError(
-            f"{path} was saved from a network that computes something else: {change}. "
+            f"{path} was saved from a network with a different forward: {change}. "
             "Build the model as it was when it was saved"
         )
     saved = {group["name"]: group for group in settings["groups"]}
@@ -232,7 +274,7 @@ def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[
             f"{path} was saved from a network with other channel groups ({', '.join(strange[:3])}, ...): "
             "the forward of this model differs. Build the model as it was when it was saved"
         )
-    # What was frozen when the supernet was made stays frozen.
+    # Channels that were frozen when the supernet was built stay frozen.
     analysis = analysis.freeze({n: g["frozen"] for n, g in saved.items() if g["frozen"] is not None})
     analysis = analysis.with_ratios({name: group["ratio"] for name, group in saved.items()})
     net = Supernet.__new__(Supernet)
@@ -245,8 +287,10 @@ def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[
         settings["frozen"],
         settings["ratios"],
     )
-    # Earlier checkpoints have it under the second name.
+    # Earlier checkpoints use the second name.
     net._set_input_rescaling(settings.get("average_inputs", False))
     if settings.get("switches"):
         net._set_switches(settings["switches"], affine=settings["switch_affine"])
+    if settings.get("nested"):
+        net._set_shells(settings["nested"])
     return net

@@ -1,4 +1,4 @@
-"""The two files of a checkpoint: tensors with settings in their header, and the settings to read."""
+"""The two files of a checkpoint: tensors with settings in their header, and readable settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _KEYS = {"model", "divisor", "min_width", "frozen", "ratios", "inputs", "groups"
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
-    """Write tensors and settings into a folder, with a digest of all tensors among the settings.
+    """Write tensors and settings to a folder; the settings include a digest of all tensors.
 
     Raises:
-        CheckpointError: the folder cannot be written; an older checkpoint in it is kept.
+        CheckpointError: the folder cannot be written; the previous checkpoint is kept.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -48,7 +48,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings of a checkpoint, complete and unaltered.
 
     Raises:
-        CheckpointError: the files are missing, truncated, foreign, of another format or altered.
+        CheckpointError: the files are missing, truncated, foreign, altered or in another format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,7 +95,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and numbers of tensors, all on the CPU and contiguous."""
+    """SHA-256 of the names, types, shapes and values of tensors, all on the CPU and contiguous."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""What attributes hold: copies that can be compared, and views that tell cheaply whether anything has changed."""
+"""Contents of attributes: copies that can be compared, and views that detect changes cheaply."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _version = attrgetter("_version")
 
 @dataclass(frozen=True)
 class _Same:
-    """Equal to itself only: objects are not compared by their own `==`, which tensors answer element by element."""
+    """Equal only to itself: avoids the `==` of objects, which tensors apply element by element."""
 
     value: Any
     state: Any = None
@@ -47,11 +47,11 @@ class _Same:
 
 
 MISSING = _Same(object())
-"""Stands for an attribute that is not there."""
+"""Marks a missing attribute."""
 
 
 def zero_numbers(frozen: Any) -> bool:
-    """Whether a copy made by `Contents.freeze` is of a tensor or array whose numbers are all zero."""
+    """Whether a copy made by `Contents.freeze` represents a tensor or array of zeros."""
     if not isinstance(frozen, _Same):
         return False
     numbers = frozen.state[1] if isinstance(frozen.state, tuple) else frozen.state
@@ -59,10 +59,10 @@ def zero_numbers(frozen: Any) -> bool:
 
 
 class Contents:
-    """What the attributes of a module tree hold, through containers and objects of any class.
+    """Contents of the attributes of a module tree, including containers and objects of any class.
 
-    Left alone are functions, classes, objects of libraries that train, and objects that lead back to the modules, such
-    as a trainer: they are compared by identity. Numbers of small arrays and tensors count, those of large ones do not.
+    Functions, classes, objects of training libraries, and objects that refer back to the modules, such as a trainer,
+    are compared by identity. The values of small arrays and tensors are compared, those of large ones are not.
 
     Attributes:
         sized: Containers whose lengths and items are compared.
@@ -88,24 +88,24 @@ class Contents:
             self.views.append(container.values() if isinstance(container, dict) else container)
 
     def settle(self) -> None:
-        """Take the present state as that to compare with."""
+        """Compare with the present state from now on."""
         self._state = self._now()
         self._slots = [read() for read in self._slotted]
 
     @property
     def state(self) -> Any:
-        """Versions, places and numbers of the tensors and arrays."""
+        """Versions, addresses and values of the tensors and arrays."""
         return self._state
 
     def is_current(self) -> bool:
-        """Whether tensors, arrays and slots are as they were, `sized` and `views` aside."""
+        """Whether tensors, arrays and slots are unchanged, apart from `sized` and `views`."""
         return self._now() == self._state and all(
             len(now) == len(before) and all(map(is_, now, before))
             for now, before in zip((read() for read in self._slotted), self._slots, strict=True)
         )
 
     def freeze(self, value: Any, depth: int = 0, *, open_: bool = False) -> Any:
-        """A copy that can be compared with another one; `open_` if objects inside need no look for ways back."""
+        """A copy that can be compared with another one; `open_` skips the search for references back."""
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, np.generic):
@@ -118,7 +118,7 @@ class Contents:
         return self._memo[id(value)]
 
     def freeze_hooks(self, hooks: dict[Any, Any]) -> Any:
-        """A copy of a table of hooks, which are compared by identity: they may count, or keep what they see."""
+        """A copy of a table of hooks, which are compared by identity, because they may count or store tensors."""
         self.watch(hooks)
         return type(hooks), *((key, item if isinstance(item, bool) else _Same(item)) for key, item in hooks.items())
 
@@ -180,7 +180,7 @@ class Contents:
         return _Same(value, read())
 
     def _leads_back(self, value: Any) -> bool:
-        """Whether an object holds modules of the tree, or too much to look through."""
+        """Whether an object contains modules of the tree, or is too large to search."""
         waiting, seen = [value], {id(value)}
         while waiting:
             each = waiting.pop()

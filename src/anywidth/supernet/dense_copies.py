@@ -1,4 +1,4 @@
-"""Dense copies of the parts of tensors that are not leading blocks; they follow the weights of the supernet."""
+"""Dense copies of parts of tensors that are not leading blocks, kept up to date with the supernet's weights."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from anywidth.groups.analysis import Kept
-from anywidth.groups.narrow import Place, take
+from anywidth.core.errors import ModelChangedError
+from anywidth.groups.analysis import KeptIndices
+from anywidth.groups.narrow import TensorIndices, put_, take
 
-__all__ = ["DenseCopies", "SubnetHook", "on_device", "synced"]
+__all__ = ["DenseCopies", "SubnetHook", "held", "layout_of", "on_device", "synced", "write_back"]
 
 _copies: WeakKeyDictionary[nn.Module, DenseCopies] = WeakKeyDictionary()
 
 
-def on_device(kept: Sequence[Kept], device: torch.device) -> tuple[Place, ...]:
-    """The same positions with indices on a device, once and not at every use."""
+def on_device(kept: Sequence[KeptIndices], device: torch.device) -> tuple[TensorIndices, ...]:
+    """The same positions with indices on a device, so that they are moved only once."""
     return tuple(k if k is None or isinstance(k, int) else torch.from_numpy(k).to(device) for k in kept)
 
 
 class DenseCopies:
     """The copies of one subnet.
 
-    They are made again before every forward, and whenever one is read outside of a forward, so that nobody sees old
-    weights, whatever wrote to the supernet's: writes through `.data` do not count in version counters.
+    They are refreshed before every forward, and whenever one is read outside of a forward. So they are never outdated,
+    even if weights were written through `.data`, which does not change version counters.
     """
 
     def __init__(self) -> None:
@@ -38,18 +39,18 @@ class DenseCopies:
         self._calls = threading.local()
         self.lock = threading.RLock()
 
-    def of(self, parent: Tensor, kept: Sequence[Kept]) -> Tensor:
-        """A dense copy of a part, which is kept up to date."""
-        copy = take(parent.detach(), kept).contiguous(memory_format=_layout(parent))
+    def of(self, parent: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
+        """A dense copy of a part that is kept up to date."""
+        copy = take(parent.detach(), kept).contiguous(memory_format=layout_of(parent))
         self._copies.append(_Copy(copy, parent, on_device(kept, parent.device)))
         return copy
 
     def stand_for(self, tensor: Tensor) -> None:
-        """Note what the subnet has in place of the last copy: a parameter in the same memory, or the copy itself."""
+        """Record what the subnet has in place of the last copy: a parameter in the same memory, or the copy itself."""
         self._by_tensor[id(tensor)] = self._copies[-1]
 
     def belong_to(self, subnet: nn.Module) -> None:
-        """Refresh at every call of a subnet, also of a compiled one, and at every look at what it holds."""
+        """Refresh at every call of a subnet, even a compiled one, and at every access to its tensors."""
         if not self._copies:
             return
         _copies[subnet] = self
@@ -59,11 +60,17 @@ class DenseCopies:
                     module.__dict__[name] = _Register(module.__dict__[name], self)
         subnet.register_forward_pre_hook(SubnetHook(self._before_forward))
         subnet.register_forward_hook(SubnetHook(self._after_forward), always_call=True)
+        subnet.register_load_state_dict_post_hook(SubnetHook(lambda _: self.write_back()))
 
     def refresh(self) -> None:
-        """Copy again what an optimizer, a load or the full network's forward has changed."""
+        """Update parts that an optimizer, a load or the full network's forward has changed."""
         for copy in self._copies:
             copy.refresh()
+
+    def write_back(self) -> None:
+        """Write to the supernet what the user wrote to the copies."""
+        for copy in self._copies:
+            copy.write_back()
 
     def look(self, tensor: Any) -> Any:
         """The same tensor, up to date."""
@@ -76,11 +83,11 @@ class DenseCopies:
 
     @property
     def is_held(self) -> bool:
-        """Whether the copies stay as they are for now."""
+        """Whether the copies are currently held, without refreshes."""
         return self._held > 0
 
     def hold(self, number: int) -> None:
-        """Keep the copies (1), or no longer (-1)."""
+        """Hold the copies (1), or release them (-1)."""
         with self.lock:
             self._held += number
 
@@ -88,7 +95,7 @@ class DenseCopies:
         if torch.compiler.is_exporting():
             return
         if torch.compiler.is_dynamo_compiling():
-            if not self._held:  # a step holds them; a call of disabled code would break the graph in pieces
+            if not self._held:  # a step holds the copies; a call of disabled code would break the graph
                 _refresh_outside(self)
             return
         with self.lock:
@@ -99,14 +106,14 @@ class DenseCopies:
 
     def _after_forward(self, _: nn.Module) -> None:
         captured = torch.compiler.is_exporting() or torch.compiler.is_dynamo_compiling()
-        # A hook of the user may have raised before the copies were held.
+        # A user's hook may have raised before the copies were held.
         if not captured and getattr(self._calls, "number", 0):
             self._calls.number -= 1
             self.hold(-1)
 
 
 class SubnetHook:
-    """A hook of a subnet, called with the subnet; copies of the subnet do without it."""
+    """A hook of a subnet, called with the subnet; copies of the subnet do not have it."""
 
     def __init__(self, function: Callable[[nn.Module], None]) -> None:
         self.function = function
@@ -120,7 +127,7 @@ class SubnetHook:
 
 
 def _nothing(*_: Any) -> None:
-    """What a copied subnet calls in place of a hook of the original."""
+    """Replaces a hook of the original in a copied subnet."""
 
 
 def _no_hook() -> Callable[..., None]:
@@ -159,19 +166,32 @@ class _Register(dict[str, Any]):
 # As torch.compiler.disable, which would import the compiler with this package.
 @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
 def _refresh_outside(copies: DenseCopies) -> None:
-    """Not within compiled code, which would keep the values that it was compiled with."""
+    """Refresh outside of compiled code, which would keep the values that it was compiled with."""
     copies.refresh()
+
+
+def write_back(subnet: nn.Module) -> None:
+    """Write to the supernet what the user wrote to copies in a subnet."""
+    if subnet in _copies:
+        _copies[subnet].write_back()
 
 
 @contextmanager
 def synced(subnet: nn.Module) -> Iterator[None]:
-    """Context manager that refreshes the copies of a subnet at its start and keeps them until its end."""
+    """Context manager that refreshes the copies of a subnet at its start and holds them until its end."""
+    with held(subnet, refreshed=True):
+        yield
+
+
+@contextmanager
+def held(subnet: nn.Module, *, refreshed: bool = False) -> Iterator[None]:
+    """Context manager that keeps the copies of a subnet as they are, or as they are after a refresh at its start."""
     copies = _copies.get(subnet)
     if copies is None:
         yield
         return
     with copies.lock:
-        if not copies.is_held:
+        if refreshed and not copies.is_held:
             copies.refresh()
         copies.hold(1)
     try:
@@ -180,24 +200,37 @@ def synced(subnet: nn.Module) -> Iterator[None]:
         copies.hold(-1)
 
 
-def _layout(tensor: Tensor) -> torch.memory_format:
-    """That of a tensor, which convolutions go by."""
+def layout_of(tensor: Tensor) -> torch.memory_format:
+    """The memory layout of a tensor, on which convolutions depend."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
     apart = last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last)
     return last if last is not None and apart else torch.contiguous_format
 
 
 class _Copy:
-    def __init__(self, copy: Tensor, parent: Tensor, kept: Sequence[Place]) -> None:
+    def __init__(self, copy: Tensor, parent: Tensor, kept: Sequence[TensorIndices]) -> None:
         self.copy, self.parent, self.kept = copy, parent, kept
-        self._version = parent._version
+        self._version, self._own_version = parent._version, copy._version
 
     def refresh(self) -> None:
-        # What a CUDA graph records is done again whenever it is replayed, whatever the weights are then.
+        self.write_back()
+        # A CUDA graph repeats its recorded copies at every replay, with the weights at that time.
         recording = self.parent.is_cuda and torch.cuda.is_current_stream_capturing()
         version = self.parent._version
         with torch.no_grad():
-            # Without a change that autograd knows of, a backward pass in between must not be told of one.
+            # If autograd does not know of a change, a pending backward pass must not detect one either.
             target = self.copy if recording or version != self._version else self.copy.data
             target.copy_(take(self.parent, self.kept))
-        self._version = version
+        self._version, self._own_version = version, self.copy._version
+
+    def write_back(self) -> None:
+        """Write to the supernet what the user wrote to the copy, as a write to a leading block does by itself."""
+        if self.copy._version == self._own_version:
+            return
+        if self.parent._version != self._version:
+            raise ModelChangedError(
+                "a weight was changed in a subnet and in the supernet, so one of the changes would be lost. Change it "
+                "in one of them, or call the subnet in between"
+            )
+        put_(self.parent.detach(), self.kept, self.copy.detach())
+        self._version, self._own_version = self.parent._version, self.copy._version

@@ -1,4 +1,4 @@
-"""What a model consists of at one moment, so that later changes to it are noticed."""
+"""The state of a model at one moment, to detect later changes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from typing import Any
 from torch import Tensor, nn
 
 from anywidth.supernet.contents import MISSING, Contents
+from anywidth.supernet.shared_state import Settings, SharedState
 
 __all__ = ["Change", "Fingerprint", "Written"]
 
 Written = Mapping[str, Collection[str]]
-"""Per module path: the attributes that a forward itself writes."""
+"""Per module path: the attributes that a forward writes."""
 
 _OWN = frozenset({"training", "_modules", "_parameters", "_buffers"})
 _DERIVED = frozenset(
     {"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile", "_compile_kwargs"}
 )
-"""Attributes that torch derives from others, or that it and Lightning's patch of `torch.compile` note in a model."""
+"""Attributes that torch derives from others, or that torch and Lightning's patch of `torch.compile` set on a model."""
 _requires_grad = attrgetter("requires_grad")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How a model differs from what it was.
+    """How a model differs from its earlier state.
 
     Attributes:
-        structure: What differs in classes, names and shapes, in words; None if nothing does.
-        attributes: Plain attributes with another value, as (module path, name).
-        tensors: Whether tensors are others, lie elsewhere, or are trained where they were not.
+        structure: Text of the difference in classes, names and shapes; None if there is none.
+        attributes: Plain attributes with a different value, as (module path, name).
+        tensors: Whether tensors were replaced or moved, or whether their `requires_grad` changed.
     """
 
     structure: str | None = None
@@ -50,15 +51,18 @@ class _Part:
 
 
 class Fingerprint:
-    """Everything of a model that its subnets depend on, except the values of weights.
+    """Everything in a model that its subnets depend on, except the values of weights.
 
     Args:
         model: The model.
         written: Attributes that a forward writes, which are left out.
         moving: Names of buffers that a forward writes, which are left out as well.
+        settings: Global variables that the code of the model reads.
     """
 
-    def __init__(self, model: nn.Module, written: Written, moving: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, written: Written, moving: Collection[str] = (), settings: Settings = ()
+    ) -> None:
         self.model = model
         buffers = dict(model.named_buffers(remove_duplicate=False))
         self._moving = frozenset(id(buffers[name]) for name in moving if name in buffers)
@@ -66,10 +70,15 @@ class Fingerprint:
         self._seen: set[int] = set()
         self.parts: dict[str, _Part] = {}
         self._modules = list(model.modules())
+        self._kinds = list(map(type, self._modules))
         self._contents = Contents(self._modules)
+        self._shared = SharedState(settings, self._contents)
         owners: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.parts[path] = self._part(path, module, frozenset(written.get(path, ())), owners)
+        if "" in self.parts:
+            self.parts[""].attributes |= self._shared.of_globals(written.get("", ()))
+        self._shared.settle()
         self._contents.settle()
         self._sized, self._views = self._contents.sized, self._contents.views
         self._sizes = list(map(len, self._sized))
@@ -87,13 +96,13 @@ class Fingerprint:
         self.modes = self._find_modes()
 
     def is_current(self) -> bool:
-        """Whether nothing has changed; train/eval flags do not count, but `modes` has their present values then."""
-        # Every comparison here runs in C: this is done at every step.
+        """Whether nothing has changed, apart from train/eval flags, whose present values are then in `modes`."""
+        # Every comparison here runs in C, because it runs at every step.
         try:
-            if list(map(len, self._sized)) != self._sizes:
+            if list(map(len, self._sized)) != self._sizes or list(map(type, self._modules)) != self._kinds:
                 return False
             if not all(map(is_, chain.from_iterable(self._views), self._values)):
-                # Not of the very same objects: flags are most often what differs.
+                # Not by identity of the objects: mostly the flags differ.
                 modes = self._find_modes()
                 if modes == self.modes:
                     return False
@@ -112,12 +121,13 @@ class Fingerprint:
                 list(map(Tensor.data_ptr, self.tensors)) == self._places
                 and list(map(_requires_grad, self.tensors)) == self._trained
                 and self._contents.is_current()
+                and self._shared.is_current()
             )
-        except RuntimeError:  # a container has changed while it was looked through
+        except RuntimeError:  # a container changed during the iteration
             return False
 
     def change_from(self, before: Fingerprint) -> Change:
-        """How this model differs from what it was."""
+        """How this model differs from its earlier state."""
         tensors = (
             len(self.tensors) != len(before.tensors)
             or not all(map(is_, self.tensors, before.tensors))
@@ -128,7 +138,7 @@ class Fingerprint:
         return Change(structure=self._structure(before), attributes=attributes, tensors=tensors)
 
     def changed_attributes(self, before: Fingerprint) -> list[tuple[str, str]]:
-        """Plain attributes with another value than before, in modules that were there before."""
+        """Plain attributes whose value has changed, in modules that already existed."""
         found = []
         for path, part in self.parts.items():
             if path in before.parts and part.kind is before.parts[path].kind:
@@ -154,13 +164,14 @@ class Fingerprint:
                 if owner != new_owner:
                     return f"{name} of {where} was {owner!r} and is {new_owner!r}"
             if now.children != was.children:
-                return f"the modules inside {where} were in another order"
+                return f"the modules inside {where} are in a different order"
         return None
 
     def _part(self, path: str, module: nn.Module, left_out: frozenset[str], owners: dict[int, str]) -> _Part:
         state = module.__dict__
         first = id(module) not in self._seen
         self._seen.add(id(module))
+        shared = self._shared.of_class(type(module), left_out)
         left_out = (left_out | _DERIVED) & state.keys()
         if first:
             if left_out:
@@ -182,7 +193,7 @@ class Fingerprint:
                 owner = owners.setdefault(id(tensor), f"{path}.{name}" if path else name)
                 if name not in left_out:
                     tensors[name] = (owner, tuple(tensor.shape))
-        attributes = {
+        attributes = shared | {
             name: self._contents.freeze_hooks(value) if name.endswith("_hooks") else self._contents.freeze(value)
             for name, value in state.items()
             if name not in _OWN and name not in left_out
@@ -195,7 +206,7 @@ class Fingerprint:
 
     @cached_property
     def _flags(self) -> list[tuple[int, int]]:
-        """Where the train/eval flags of modules stand among the values; found when one changes."""
+        """The positions of the train/eval flags among the values, found when a flag changes."""
         starts: dict[int, int] = {}
         start = 0
         for container, view in zip(self._sized, self._views, strict=True):

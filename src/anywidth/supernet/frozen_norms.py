@@ -23,11 +23,11 @@ __all__ = ["FrozenNorms"]
 class FrozenNorms:
     """Statistics of frozen batch norms in narrow widths.
 
-    A frozen batch norm of a narrow width normalises by the statistics that the width was calibrated with, whether or
-    not weights have changed since. A width that was never calibrated takes its part of the full network's running
-    statistics, as it takes its part of a weight. A width that trained with all of its batch norms frozen keeps these
-    statistics: they count as up to date while optimizers step, because the weights have learned to go with them. They
-    are stale once weights change in another way, or a batch norm trains.
+    A frozen batch norm of a narrow width normalizes by the statistics that the width was calibrated with, whether or
+    not weights have changed since. A width that was never calibrated uses a slice of the full network's running
+    statistics. A width that trained with all of its batch norms frozen keeps its statistics: they count as up to date
+    while optimizers step, because the weights were trained with them. They become out of date once weights change in
+    another way, or a batch norm trains.
     """
 
     def __init__(self, model: nn.Module, analysis: Analysis, statistics: Statistics) -> None:
@@ -38,7 +38,7 @@ class FrozenNorms:
         self._kept: list[WidthConfig] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy starts with what the copied statistics know."""
+        """A copy starts from the copied statistics."""
         return FrozenNorms, (self.model, self.analysis, self.statistics)
 
     @property
@@ -47,34 +47,33 @@ class FrozenNorms:
         return not all(norm.training for norm, _ in self._norms.values())
 
     @contextmanager
-    def training_pass(self, config: WidthConfig, subnet: nn.Module, label: str) -> Iterator[None]:
-        """Context manager that lets a subnet train with some of its batch norms frozen."""
+    def training_pass(self, config: WidthConfig, subnet: nn.Module) -> Iterator[None]:
+        """Context manager in which a subnet trains with some of its batch norms frozen."""
         norms = self._of.get(subnet)
         if norms is None:
             norms = self._of[subnet] = [norm for norm, _ in _norms(subnet, self.statistics).values()]
-        self.prepare(config, norms, label)
+        self.prepare(config, norms)
         with self.statistics.computing(config):
             yield
 
     @torch.no_grad()
-    def prepare(self, config: WidthConfig, norms: Sequence[nn.Module], label: str) -> None:
+    def prepare(self, config: WidthConfig, norms: Sequence[nn.Module]) -> None:
         """Make the statistics of a config ready for a training pass with frozen batch norms.
 
         Args:
             config: The width config.
             norms: The batch norms of its subnet, in the order of those of the full network.
-            label: What messages call the config.
         """
         if not self.statistics.is_calibrated(config):
             self._borrow(config, norms)
         if not any(norm.training for norm in norms):
-            self.statistics.hold(config, label)
+            self.statistics.hold(config)
             _listen()
             _holding.add(self)
 
     def _borrow(self, config: WidthConfig, norms: Sequence[nn.Module]) -> None:
-        """Give a config that was never calibrated its parts of the full network's running statistics."""
-        units = self.analysis.units(config)
+        """Give slices of the full network's running statistics to a config that was never calibrated."""
+        blocks = self.analysis.blocks(config)
         values: dict[str, Tensor] = {}
         sources: list[int] = []
         for (name, (full, moments)), norm in zip(self._norms.items(), norms, strict=True):
@@ -84,28 +83,28 @@ class FrozenNorms:
                 canonical = self.analysis.names[f"{name}.{moment}" if name else moment]
                 source = full._buffers[moment]
                 assert source is not None
-                values[canonical] = take(source.detach(), self.analysis.kept(canonical, units))
+                values[canonical] = take(source.detach(), self.analysis.kept(canonical, blocks))
                 sources += [id(source), source._version]
-            # Kernels move running statistics without raising their versions; this counter tells.
+            # Kernels update running statistics without changing their versions, but they change this counter.
             counter = full._buffers.get("num_batches_tracked")
             sources.append(0 if counter is None else counter._version)
-        # What autograd has saved must not be written to without need.
+        # Tensors that autograd has saved must not be written to without need.
         if self._sources.get(config) != tuple(sources) or not self.statistics.is_borrowed(config):
             self.statistics.borrow(config, values)
             self._sources[config] = tuple(sources)
 
     def before_step(self) -> None:
-        """Remember which statistics are up to date, now that an optimizer is going to step."""
+        """Record which statistics are up to date before an optimizer steps."""
         self._kept = self.statistics.held() if not any(n.training for n, _ in self._norms.values()) else []
 
     def after_step(self) -> None:
-        """Keep these up to date."""
+        """Mark these statistics as up to date after the step."""
         self.statistics.keep(self._kept)
         self._kept = []
 
 
 def _norms(model: nn.Module, statistics: Statistics) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
-    """The modules that keep running statistics, and the names of these, by path; those written by hand come last."""
+    """The modules with running statistics and the names of their buffers, by path; handmade norms come last."""
     found = {name: (norm, ("running_mean", "running_var")) for name, norm in norm_modules(model).items()}
     own: dict[str, tuple[str, ...]] = {}
     for name in (name for pair in statistics.handmade for name in pair):

@@ -1,4 +1,4 @@
-"""Gradients of parts that are needed at full size: sparse ones, and those that hooks of the user watch."""
+"""Gradients of slices that are needed at full size: sparse ones, and those that the user's hooks watch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from anywidth.groups.narrow import Place
+from anywidth.groups.narrow import TensorIndices, put_
 
 __all__ = ["accumulate", "scatter", "watched"]
 
@@ -25,17 +25,17 @@ def watched(parameter: nn.Parameter) -> bool:
 
 
 @torch.no_grad()
-def accumulate(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor) -> None:
-    """Add the gradient of a part to that of its whole parameter, in place, as autograd would.
+def accumulate(parameter: nn.Parameter, kept: Sequence[TensorIndices], gradient: Tensor) -> None:
+    """Add the gradient of a slice to the gradient of its whole parameter, in place, as autograd would.
 
-    The user's hooks run in the order of a backward pass: those of `register_hook` on the full gradient (zeros outside
-    the part), which they may replace, then the addition, then those of `register_post_accumulate_grad_hook`. A sparse
-    gradient stays sparse as long as nothing dense is added to it.
+    The user's hooks run in the order of a backward pass. First come those of `register_hook` on the full gradient
+    (zeros outside the slice), which they may replace, then the addition, then those of
+    `register_post_accumulate_grad_hook`. A sparse gradient stays sparse as long as nothing dense is added to it.
 
     Args:
         parameter: The supernet's parameter.
-        kept: Which positions of each dimension the part holds.
-        gradient: The part's gradient.
+        kept: The positions of each dimension in the slice.
+        gradient: The slice's gradient.
     """
     gradient = gradient.detach()
     if gradient.is_sparse:
@@ -58,7 +58,7 @@ def accumulate(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor)
         hook(parameter)
 
 
-def scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
+def scatter(target: Tensor, kept: Sequence[TensorIndices], gradient: Tensor) -> None:
     """Add a gradient to the kept positions of a larger one, in place.
 
     >>> target = torch.zeros(4)
@@ -66,27 +66,21 @@ def scatter(target: Tensor, kept: Sequence[Place], gradient: Tensor) -> None:
     >>> target
     tensor([1., 0., 1., 0.])
     """
-    indices: list[tuple[int, Tensor]] = []
+    indices = [(dim, k) for dim, k in enumerate(kept) if isinstance(k, Tensor)]
+    if len(indices) > 1:
+        put_(target, kept, gradient, accumulate=True)
+        return
     for dim, k in enumerate(kept):
         if isinstance(k, int):
             target = target.narrow(dim, 0, k)
-        elif k is not None:
-            assert isinstance(k, Tensor)
-            indices.append((dim, k))
-    if not indices:
-        target.add_(gradient)
-    elif len(indices) == 1:
+    if indices:
         target.index_add_(*indices[0], gradient)
     else:
-        grid = [torch.arange(size, device=target.device) for size in target.shape]
-        for dim, index in indices:
-            grid[dim] = index
-        mesh = [g.reshape([-1 if i == d else 1 for i in range(len(grid))]) for d, g in enumerate(grid)]
-        target.index_put_(tuple(mesh), gradient, accumulate=True)
+        target.add_(gradient)
 
 
-def _widened(parameter: nn.Parameter, kept: Sequence[Place], gradient: Tensor) -> Tensor:
-    """A sparse gradient of the whole: the same rows, at their places in the whole, with zeros where nothing is kept."""
+def _widened(parameter: nn.Parameter, kept: Sequence[TensorIndices], gradient: Tensor) -> Tensor:
+    """A sparse gradient of the whole parameter: the same rows at their positions, with zeros where nothing is kept."""
     sparse = gradient.sparse_dim()
     rows = gradient.indices().clone()
     for dim, place in enumerate(kept[:sparse]):

@@ -1,4 +1,4 @@
-"""Gradients of a subnet on their way to those of the supernet."""
+"""Moves the gradients of a subnet to those of the supernet."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from anywidth.groups.analysis import Kept
-from anywidth.groups.narrow import Place, is_leading
+from anywidth.groups.analysis import KeptIndices
+from anywidth.groups.narrow import TensorIndices, is_leading
 from anywidth.supernet.dense_copies import on_device
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
 
 __all__ = ["GradientRouter"]
 
 _nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
-"""Per subnet with hooks on them: autograd's nodes that add to gradients. They keep leaves alive, so leaves must not
-refer to them."""
+"""Per subnet: autograd's nodes that add to gradients and have hooks. They keep leaves alive, so leaves must not refer
+to them."""
 
 
 class GradientRouter:
-    """Moves the gradients of the leaves of a subnet into their parts of the supernet's gradients.
+    """Adds the gradients of a subnet's leaves to their parts of the supernet's gradients.
 
-    A leaf keeps none, so nothing depends on which gradient tensor the supernet has at the moment, and
-    `zero_grad(set_to_none=True)` is fine at any point. Binding the leaf's gradient to the slice instead takes a second
-    hook, to notice that the slice is no longer the supernet's, and was 2 to 3% of a step slower.
+    A leaf does not keep its gradient, so nothing depends on the supernet's current gradient tensor, and
+    `zero_grad(set_to_none=True)` works at any point. Binding the leaf's gradient to the slice would need a second hook,
+    to detect that the slice no longer belongs to the supernet. It made steps 2 to 3% slower.
     """
 
     def __init__(self) -> None:
-        # Weak, because leaves refer to this by their hooks.
+        # Weak, because leaves refer to this object by their hooks.
         self._leaves: list[tuple[ReferenceType[nn.Parameter], _Place]] = []
         self._held = False
         self.lock = threading.RLock()
 
-    def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[Kept]) -> None:
-        """Look after one more leaf."""
+    def add(self, leaf: nn.Parameter, parent: nn.Parameter, kept: Sequence[KeptIndices]) -> None:
+        """Add a leaf."""
         place = _Place(parent, tuple(leaf.shape), on_device(kept, parent.device), is_leading(kept))
         self._leaves.append((ref(leaf), place))
         leaf.register_post_accumulate_grad_hook(lambda leaf: None if self._held else _move([(leaf, place)]))
 
     @property
     def leading(self) -> list[nn.Parameter]:
-        """The leaves whose parts are leading blocks."""
+        """The leaves that are leading blocks."""
         return [leaf for leaf, place in self._alive() if place.leading]
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Context manager within which leaves keep their gradients, which move at its end, all at once."""
+        """Context manager in which leaves keep their gradients; at its end, all gradients are moved at once."""
         with self.lock:
             self._held = True
             try:
@@ -62,10 +62,11 @@ class GradientRouter:
                     leaf.grad = None
 
     def before_forward(self, subnet: nn.Module) -> None:
-        """Make a subnet ready for backward passes in several threads, as soon as there are any.
+        """Prepare a subnet for backward passes in several threads, if there are any.
 
-        They share its leaves. Autograd adds to a gradient under a lock and runs hooks without it, so a hook that takes
-        a leaf's gradient may take it from under another thread's addition. There gradients move before they are added.
+        The threads share its leaves. Autograd adds to a gradient under a lock but runs hooks without it, so a hook
+        could take a leaf's gradient during another thread's addition. With several threads, gradients are therefore
+        moved before they are added.
         """
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _in_several_threads():
             return
@@ -73,7 +74,7 @@ class GradientRouter:
             if subnet not in _nodes:
                 nodes = []
                 for leaf, place in self._alive():
-                    if not leaf.is_cuda:  # backward passes on a GPU run in one thread
+                    if not leaf.is_cuda:  # backward passes on a GPU run in a single thread
                         nodes.append(_accumulator(leaf))
                         nodes[-1].register_prehook(lambda gradients, place=place: _instead(gradients, place))
                 _nodes[subnet] = nodes
@@ -83,16 +84,16 @@ class GradientRouter:
 
 
 class _Place(NamedTuple):
-    """Where in the supernet a leaf lies."""
+    """The part of the supernet that a leaf corresponds to."""
 
     parent: nn.Parameter
     shape: tuple[int, ...]
-    kept: Sequence[Place]
+    kept: Sequence[TensorIndices]
     leading: bool
 
 
 def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
-    """Take the gradients of leaves and add them to those of the supernet."""
+    """Move the gradients of leaves to those of the supernet."""
     gradients = [(leaf.grad, place) for leaf, place in leaves if leaf.grad is not None]
     for leaf, _ in leaves:
         leaf.grad = None
@@ -100,7 +101,7 @@ def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
 
 
 def _instead(gradients: Sequence[Tensor], place: _Place) -> tuple[None] | None:
-    """Add a gradient to the supernet's, in place of the leaf's; or leave it to the leaf where there is one thread."""
+    """Add a gradient to the supernet's instead of the leaf's; with one thread, leave it to the leaf."""
     if not _in_several_threads() or gradients[0] is None:
         return None
     _add([(gradients[0], place)])
@@ -109,7 +110,7 @@ def _instead(gradients: Sequence[Tensor], place: _Place) -> tuple[None] | None:
 
 def _add(gradients: Sequence[tuple[Tensor, _Place]]) -> None:
     """Add the gradients of leaves to those of the supernet."""
-    # A kernel for many tensors takes dense ones only: parts of vectors are, those of matrices are not.
+    # A kernel for many tensors needs dense ones: parts of vectors are dense, parts of matrices are not.
     vectors: tuple[list[Tensor], list[Tensor]] = ([], [])
     others: tuple[list[Tensor], list[Tensor]] = ([], [])
     shared = _in_several_threads()
@@ -123,7 +124,7 @@ def _add(gradients: Sequence[tuple[Tensor, _Place]]) -> None:
             continue
         if whole is None:
             whole = parent.grad = torch.zeros_like(parent)
-        if gradient.requires_grad or whole.requires_grad:  # a graph of gradients is not built in place
+        if gradient.requires_grad or whole.requires_grad:  # gradients with a graph cannot be added in place
             gradient, whole = gradient.detach(), whole.detach()
         if leading:
             parts, summands = vectors if len(shape) == 1 else others
@@ -139,14 +140,14 @@ def _add(gradients: Sequence[tuple[Tensor, _Place]]) -> None:
 
 
 _threads: set[int] = set()
-"""Threads that gradients were moved in."""
+"""Threads in which gradients were moved."""
 
 
 def _in_several_threads() -> bool:
     """Whether backward passes may run in other threads at the same time.
 
-    Such are taken to be there if gradients are moved in several threads, or in another one than the main thread.
-    Other threads alone (of a loader, a progress bar, a notebook) do not need the slower way.
+    This is assumed if gradients are moved in several threads, or outside the main thread. Unrelated threads (of a
+    loader, a progress bar, a notebook) do not need the slower way.
     """
     if threading.active_count() == 1:
         return False
@@ -156,11 +157,11 @@ def _in_several_threads() -> bool:
 
 
 def _accumulate(
-    parent: nn.Parameter, shape: tuple[int, ...], kept: Sequence[Place], leading: bool, gradient: Tensor
+    parent: nn.Parameter, shape: tuple[int, ...], kept: Sequence[TensorIndices], leading: bool, gradient: Tensor
 ) -> None:
     """Add a gradient as autograd does, which locks the parameter against backward passes of other threads.
 
-    That takes a gradient of the size of the whole parameter, so it is done only where there are other threads.
+    This needs a gradient of the size of the whole parameter, so it is used only with several threads.
     """
     whole = torch.zeros_like(parent)
     if leading:

@@ -1,4 +1,4 @@
-"""Input rescaling: sums over fewer input channels are scaled up to the size of the full sums."""
+"""Input rescaling: scale sums over fewer input channels to the size of the full sums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["fold_rescaling_", "rescale_inputs_", "rescaled_layers"]
 
 
 def rescale_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) -> None:
-    """Let layers of a subnet scale their input by full over active input channels, in place.
+    """Make layers of a subnet scale their input by full over active input channels, in place.
 
     Source: US-Nets (arXiv 1903.05134), which finds no clear gain in it.
 
@@ -38,7 +38,7 @@ def rescale_inputs_(model: nn.Module, subnet: nn.Module, layers: Iterable[str]) 
 
 @torch.no_grad()
 def fold_rescaling_(model: nn.Module, dense: nn.Module, layers: Iterable[str]) -> None:
-    """Put the factors of `rescale_inputs_` into the weights of an independent network, in place."""
+    """Fold the factors of `rescale_inputs_` into the weights of an independent network, in place."""
     for layer, factor in _narrowed(model, dense, layers):
         layer.weight.mul_(factor)
 
@@ -46,12 +46,12 @@ def fold_rescaling_(model: nn.Module, dense: nn.Module, layers: Iterable[str]) -
 def rescaled_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
     """Paths of the convolutions and linear layers whose inputs are rescaled.
 
-    These are the layers where a factor on the input is one on the weight. A layer that computes its weight from other
-    tensors (weight norm, standardised weights), or whose weight another module uses without calling the layer
-    (attention), sums as before, with a `NoEffectWarning`.
+    In these layers, a factor on the input equals a factor on the weight. Layers that compute their weight from other
+    tensors (weight norm, standardized weights), or whose weight another module uses without calling the layer
+    (attention), are not rescaled, with a `NoEffectWarning`.
 
     Raises:
-        WidthError: a layer shares its weight, into which no factor could be put.
+        WidthError: a layer shares its weight, so the factor cannot be folded into it.
 
     >>> from anywidth.groups import analyse
     >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -67,7 +67,7 @@ def rescaled_layers(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
         if isinstance(module, (nn.Linear, _ConvNd)):
             weight = module._parameters.get("weight")
             if weight is not None and users[id(weight)] > 1:
-                raise WidthError(f"average_inputs does not go with the shared weight of {path}; leave it out")
+                raise WidthError(f"average_inputs does not work with the shared weight of {path}; leave it out")
             direct = weight is not None and _is_direct(path, analysis)
             (rescaled if direct else others).append(path)
     skipped = [path for path in others if _narrows(path, analysis)]
@@ -89,7 +89,7 @@ _DIRECT = frozenset(
 
 
 def _is_direct(path: str, analysis: Analysis) -> bool:
-    """Whether the weight of a layer only serves as that of the layer's operator."""
+    """Whether the weight of a layer is used only by the layer's operator."""
     name = f"{path}.weight" if path else "weight"
     for user, operator, arguments in uses_of(analysis.forward, name):
         as_weight = arguments.rstrip(")").split(", ")[1:2] == [f"<{name}>"]

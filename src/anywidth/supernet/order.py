@@ -1,4 +1,4 @@
-"""The order of channels: subnets keep the first of every group, so the important ones go there."""
+"""The order of channels: subnets keep the first channels of every group, so important ones move to the front."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.core.errors import NoEffectWarning, WidthError
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
+from anywidth.core.tensors import tensors_in
 from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.effects import is_dropout
@@ -24,16 +24,16 @@ from anywidth.groups.untouched import untouched
 __all__ = ["Order", "l1_importance", "reorder_"]
 
 Order = Literal["l1"] | Callable[[ChannelGroup, Mapping[str, Tensor]], Tensor]
-"""How important the channels of a group are: `order(group, parts)`, one number per unit, shape (units,).
+"""Importance of the channels of a group: `order(group, parts)` returns one number per block, shape (blocks,).
 
-`parts` has, by name of the dimension (`conv.weight[0]`), every parameter that follows the group, as
-(units, numbers of each)."""
+`parts` contains every parameter that follows the group, by name of the dimension (`conv.weight[0]`), with shape
+(blocks, numbers of each)."""
 
 _TOLERANCE = 1e-4
 
 
 def l1_importance(group: ChannelGroup, parts: Mapping[str, Tensor]) -> Tensor:
-    """The L1 norm of everything that makes or reads a unit, each tensor measured by its mean; shape (units,).
+    """The L1 norm of all weights that make or read a block, divided by the mean of each tensor; shape (blocks,).
 
     Source: Pruning Filters for Efficient ConvNets (arXiv 1608.08710), summed over coupled layers.
 
@@ -41,18 +41,18 @@ def l1_importance(group: ChannelGroup, parts: Mapping[str, Tensor]) -> Tensor:
     >>> l1_importance(group, {"conv.weight[0]": torch.tensor([[1.0, -1.0], [3.0, 3.0]])})
     tensor([0.5000, 1.5000])
     """
-    # A bias says nothing of how much a channel matters.
+    # A bias does not show how important a channel is.
     norms = [part.abs().mean(1) for name, part in parts.items() if not name.partition("[")[0].endswith("bias")]
-    return sum((norm / norm.mean().clamp(min=1e-30) for norm in norms), torch.zeros(group.units))
+    return sum((norm / norm.mean().clamp(min=1e-30) for norm in norms), torch.zeros(group.blocks))
 
 
 @torch.no_grad()
 def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order) -> None:
     """Permute the channels of every elastic group in place, the most important first; the function stays the same.
 
-    That it does is checked on the example inputs and on twice as many, in evaluation and in training mode (without
-    dropout, and unless the forward draws random numbers). A group whose channels cannot change places keeps its order,
-    with a warning. Gradients are permuted with their parameters.
+    This is checked on the example inputs and on twice as many, in evaluation and in training mode (without dropout, and
+    unless the forward draws random numbers). A group whose channels cannot be permuted keeps its order, with a warning.
+    Gradients are permuted with their parameters.
 
     Args:
         model: The full network.
@@ -61,7 +61,7 @@ def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order)
         order: "l1", or a function; see `Order`.
 
     Raises:
-        WidthError: `order` is no known name, or does not give one finite number per unit.
+        WidthError: `order` is an unknown name, or does not return one finite number per block.
     """
     if isinstance(order, str) and order != "l1":
         raise WidthError(f"order is {order!r}; give 'l1', or a function of a group and its parameters")
@@ -73,7 +73,7 @@ def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order)
         if group.frozen is None:
             members = list(_members(analysis, number))
             ranking = _ranking(group, _parts(tensors, members), measure)
-            if all(len(positions) == group.units for _, _, positions in members):
+            if all(len(positions) == group.blocks for _, _, positions in members):
                 moves[group.name] = _move(analysis, members, ranking)
             else:
                 stay.append(group.name)
@@ -85,31 +85,31 @@ def reorder_(model: nn.Module, analysis: Analysis, inputs: Inputs, order: Order)
                     stay.append(name)
     if stay:
         warnings.warn(
-            f"the channels of {', '.join(stay)} cannot change places and keep their order",
+            f"the channels of {', '.join(stay)} cannot be permuted and keep their order",
             NoEffectWarning,
             stacklevel=3,
         )
 
 
 _Move = dict[tuple[str, int], npt.NDArray[np.int64]]
-"""For every dimension of a tensor: which old position comes to each."""
+"""For every dimension of a tensor: the old position at each new one."""
 
 _Member = tuple[str, int, npt.NDArray[np.int64]]
-"""A dimension that follows a group: tensor, dimension, and positions as (units, positions of each)."""
+"""A dimension that follows a group: tensor, dimension, and positions as (blocks, positions of each)."""
 
 
 def _members(analysis: Analysis, number: int) -> Iterable[_Member]:
-    """Every dimension that follows a group; one row of positions where units have not equally many."""
-    units = analysis.groups[number].units
+    """Every dimension that follows a group; a single row of positions if blocks have different numbers of them."""
+    blocks = analysis.groups[number].blocks
     for name, axes in analysis.axes.items():
         for dim, axis in enumerate(axes):
             if axis is None or not (axis.group == number).any():
                 continue
             positions = np.flatnonzero(axis.group == number)
-            ranks = axis.rank[positions]
-            counts = np.bincount(ranks, minlength=units)
-            rows = units if (counts == counts[0]).all() else 1
-            yield name, dim, positions[np.argsort(ranks, kind="stable")].reshape(rows, -1)
+            indices = axis.index[positions]
+            counts = np.bincount(indices, minlength=blocks)
+            rows = blocks if (counts == counts[0]).all() else 1
+            yield name, dim, positions[np.argsort(indices, kind="stable")].reshape(rows, -1)
 
 
 def _parts(tensors: Mapping[str, Tensor], members: Iterable[_Member]) -> dict[str, Tensor]:
@@ -122,12 +122,12 @@ def _parts(tensors: Mapping[str, Tensor], members: Iterable[_Member]) -> dict[st
 
 
 def _ranking(group: ChannelGroup, parts: Mapping[str, Tensor], measure: Callable[..., Tensor]) -> npt.NDArray[np.int64]:
-    """The units in their new order."""
+    """The blocks in their new order."""
     scores = torch.as_tensor(measure(group, parts))
-    if scores.shape != (group.units,) or not bool(torch.isfinite(scores).all()):
+    if scores.shape != (group.blocks,) or not bool(torch.isfinite(scores).all()):
         raise WidthError(
-            f"order gave {tuple(scores.shape)} numbers for the {group.units} units of group {group.name!r}, or some "
-            "that are not finite; give one finite number per unit"
+            f"order gave {tuple(scores.shape)} numbers for the {group.blocks} blocks of group {group.name!r}, or some "
+            "that are not finite; give one finite number per block"
         )
     return torch.sort(scores, descending=True, stable=True).indices.numpy()
 
@@ -156,9 +156,9 @@ def _moved(
     moves: Sequence[_Move],
     before: _Outputs,
 ) -> bool:
-    """Whether channels could change places; they are where they were if not, or if anything goes wrong."""
+    """Permute channels and return whether that worked; otherwise, or after an error, they are restored."""
     same = False
-    # Not undone by moving back: two parameters may share their memory.
+    # Restored from copies instead of the inverse order: two parameters may share memory.
     values = {name: tensors[name].clone() for move in moves for name, _ in move}
     try:
         _apply(tensors, moves)
@@ -178,7 +178,7 @@ def _moved(
 
 
 _Outputs = list[list[Tensor] | None]
-"""What a model returns in several ways of calling it; None where it does not run, or draws random numbers."""
+"""Outputs of a model for several kinds of calls; None if it does not run, or draws random numbers."""
 
 
 def _outputs(model: nn.Module, analysis: Analysis, inputs: Inputs) -> _Outputs:
@@ -200,12 +200,13 @@ def _twice(inputs: Inputs) -> Inputs:
 
 
 def _run(model: nn.Module, analysis: Analysis, inputs: Inputs, *, training: bool) -> list[Tensor]:
-    twin = duplicate(model, stand_ins(model, buffers=True), analysis.written).train(training)
+    twin = duplicate(model, stand_ins(model, buffers=True), analysis.written)
+    twin.train(training)
     for module in twin.modules():
         if is_dropout(module):
             module.eval()
     result = inputs.map(torch.clone).call(twin)
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor for tensor in tensors_in(result) if tensor.is_floating_point()]
 
 
 def _same(before: list[Tensor], after: list[Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""Buffers that forwards in training write, such as centres and counters: every width has its own values."""
+"""Buffers that a forward writes in training, such as centers and counters, with separate values per width."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.effects import ForwardEffects
 from anywidth.groups.narrow import take
 from anywidth.supernet.dense_copies import SubnetHook
@@ -21,39 +21,42 @@ _KNOWN = ("torch", "timm", "torchvision", "transformers")
 _Place = tuple[nn.Module, dict[str, Tensor], str]
 """A module, the dictionary of its buffers, and the name of one of them in it."""
 _State = tuple[tuple[int, int], ...]
-"""Identities and versions of tensors, which change when one is written or replaced."""
+"""Identities and versions of tensors, which change when a tensor is written or replaced."""
 
 
 def registry_of(model: nn.Module, name: str) -> _Place:
-    """Where a buffer of this name is registered in a module tree."""
+    """The place where a buffer with this name is registered in a module tree."""
     path, _, buffer = name.rpartition(".")
     module = model.get_submodule(path)
     return module, module._buffers, buffer  # type: ignore[return-value]
 
 
 class OwnBuffers:
-    """Running values of every width config: centres, counters, codebooks.
+    """Running values of every width config, such as centres and codebooks, and counters that all widths share.
 
-    A narrow width starts with its part of the full network's value, and follows it until the width itself runs in
-    training mode, or writes in evaluation mode as well. From then on, forwards of the width move its own value and
-    nobody else's.
+    A narrow width starts with its slice of the full network's value, and follows it until the width itself runs in
+    training mode, or writes in evaluation mode. From then on, forwards of the width update only its own value.
+
+    Buffers whose new value depends on neither inputs nor weights, such as a number of steps, are shared by all widths.
     """
 
     def __init__(self, model: nn.Module, analysis: Analysis, effects: ForwardEffects) -> None:
         self.model, self.analysis = model, analysis
-        self.names = frozenset(analysis.names[name] for name in effects.written)
+        self.counters = frozenset(analysis.names[name] for name in effects.counters)
+        self.names = frozenset(analysis.names[name] for name in effects.written) - self.counters
         # The dictionaries, not the modules: a forward may put a new tensor in, and a subnet has to be let go of.
         self._registries: dict[WidthConfig, dict[str, tuple[dict[str, Tensor], str]]] = {}
+        self._repeating: set[nn.Module] = set()
         self._sources: dict[WidthConfig, _State] = {}
         self._copied: dict[WidthConfig, _State] = {}
 
     @property
     def configs(self) -> tuple[WidthConfig, ...]:
-        """The configs that have values of their own, in the order of their first subnets."""
+        """The configs with separate values, in the order of their first subnets."""
         return tuple(config for config in self._registries if self._has_own(config))
 
-    def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
-        """A config's own value; None if the buffer is not written by forwards."""
+    def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor | None:
+        """A config's value; None if forwards do not write to the buffer."""
         if name not in self.names:
             return None
         with torch.inference_mode(False):
@@ -64,6 +67,8 @@ class OwnBuffers:
 
     def bind(self, config: WidthConfig, subnet: nn.Module) -> None:
         """Take the buffers of a new subnet as those of its config."""
+        if self.counters:
+            self._share_counters(subnet)
         if not self.names:
             return
         places = {name: registry_of(subnet, name) for name in self.names}
@@ -74,18 +79,62 @@ class OwnBuffers:
         owners = list({id(module): module for module, _, _ in places.values()}.values())
         subnet.register_forward_pre_hook(SubnetHook(lambda _: self._before_forward(config, owners)))
 
+    def _share_counters(self, subnet: nn.Module) -> None:
+        """Make forwards of a subnet read and write the counters of the full network."""
+        places = {name: registry_of(subnet, name)[1:] for name in sorted(self.counters)}
+
+        def before(subnet: nn.Module) -> None:
+            if not torch.compiler.is_dynamo_compiling() and subnet not in self._repeating:
+                for name, (registry, key) in places.items():
+                    _, full, own = registry_of(self.model, name)
+                    registry[key] = full[own]
+
+        def after(subnet: nn.Module) -> None:
+            if not torch.compiler.is_dynamo_compiling() and subnet not in self._repeating:
+                for name, (registry, key) in places.items():
+                    _, full, own = registry_of(self.model, name)
+                    full[own] = registry[key]
+
+        subnet.register_forward_pre_hook(SubnetHook(before))
+        subnet.register_forward_hook(SubnetHook(after))
+
+    def counts(self) -> dict[str, Tensor]:
+        """Copies of the counters, by name."""
+        places = {name: registry_of(self.model, name)[1:] for name in self.counters}
+        return {name: registry[key].clone() for name, (registry, key) in places.items()}
+
+    @contextmanager
+    def repeated(self, network: nn.Module, counts: Mapping[str, Tensor]) -> Iterator[None]:
+        """Context manager in which a network starts from `counts`; at its end the counters are as before.
+
+        Args:
+            network: A subnet, or the model.
+            counts: The result of `counts` before the first pass of a training step.
+        """
+        if not counts:
+            yield
+            return
+        with kept_buffers(network, counts) as places:
+            for (_, registry, key), value in zip(places, counts.values(), strict=False):
+                registry[key].copy_(value)
+            self._repeating.add(network)
+            try:
+                yield
+            finally:
+                self._repeating.discard(network)
+
     def values(self, config: WidthConfig) -> dict[str, Tensor]:
-        """What a config has now, by the names of the buffers."""
+        """The current values of a config, by the names of the buffers."""
         return {name: registry[key].detach() for name, (registry, key) in self._registries[config].items()}
 
     def store(self, config: WidthConfig, values: Mapping[str, Tensor]) -> None:
-        """Take tensors (by buffer name) as a config's own values."""
+        """Store tensors (by buffer name) as a config's values."""
         own = dict(values)
         self._registries[config] = {name: (own, name) for name in own}
         self._sources.pop(config, None)
 
     def forget(self, config: WidthConfig) -> None:
-        """Drop a config that has no values of its own."""
+        """Drop a config that has no separate values."""
         if config in self._registries and not self._has_own(config):
             del self._sources[config], self._registries[config]
 
@@ -93,7 +142,7 @@ class OwnBuffers:
         if torch.compiler.is_dynamo_compiling() or self._has_own(config):
             return
         source = self._source()
-        # Versions do not tell what was written through `.data`, so values are copied where no graph may hold them.
+        # Versions do not show writes through `.data`, so values are copied if no graph may refer to them.
         if source != self._sources[config] or not torch.is_grad_enabled():
             self._follow(config)
             self._sources[config], self._copied[config] = source, self._state(config)
@@ -102,10 +151,10 @@ class OwnBuffers:
 
     @torch.no_grad()
     def _follow(self, config: WidthConfig) -> None:
-        units = self.analysis.units(config)
+        blocks = self.analysis.blocks(config)
         for name, (registry, key) in self._registries[config].items():
             _, full, own = registry_of(self.model, name)
-            registry[key].copy_(take(full[own], self.analysis.kept(name, units)))
+            registry[key].copy_(take(full[own], self.analysis.kept(name, blocks)))
 
     def _has_own(self, config: WidthConfig) -> bool:
         """Whether a config has trained, or has written to its buffers since they were copied."""
@@ -126,9 +175,9 @@ def _versions(tensors: Iterable[Tensor]) -> _State:
 
 
 def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """Let the batch norms written by hand in a subnet store no statistics while they train; the modules that own them.
+    """Stop the handmade batch norms of a subnet from storing statistics in training; returns their modules.
 
-    A forward gets other tensors to write to, so that those of the width stay as calibrated.
+    The forward writes to temporary tensors, so that those of the width stay calibrated.
     """
     places = [registry_of(subnet, name) for name in names]
     owners = list({id(module): module for module, _, _ in places}.values())
@@ -140,7 +189,7 @@ def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]
             return
         scratch[:] = [registry[key] for _, registry, key in places]
         for module, registry, key in places:
-            if module.training and registry[key] is not None:  # calibration takes counters away
+            if module.training and registry[key] is not None:  # calibration removes counters
                 registry[key] = torch.zeros_like(registry[key])
 
     def after(_: nn.Module) -> None:
@@ -155,7 +204,7 @@ def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]
 
 
 def _ignoring(subnet: nn.Module) -> list[_Place]:
-    """Buffers of batch norms whose forward is the user's, and may store statistics although it was told not to."""
+    """Buffers of batch norms with a user's forward, which may store statistics even if told not to."""
     return [
         (module, module._buffers, name)  # type: ignore[misc]
         for module in subnet.modules()
@@ -166,7 +215,7 @@ def _ignoring(subnet: nn.Module) -> list[_Place]:
 
 
 def stubborn(norm: _NormBase) -> bool:
-    """Whether the forward of a batch norm is the user's, and may write statistics although it was told not to.
+    """Whether a batch norm has a user's forward, which may write statistics even if told not to.
 
     >>> stubborn(nn.BatchNorm1d(2))
     False
@@ -175,14 +224,14 @@ def stubborn(norm: _NormBase) -> bool:
 
 
 @contextmanager
-def kept_buffers(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Context manager that lets a forward write to copies of buffers, and throws the copies away at the end."""
+def kept_buffers(model: nn.Module, names: Iterable[str]) -> Iterator[list[_Place]]:
+    """Context manager in which a forward writes to temporary copies of buffers; returns their places, as in `names`."""
     places = [*(registry_of(model, name) for name in names), *_ignoring(model)]
     before = [registry[key] for _, registry, key in places]
     try:
         for (_, registry, key), tensor in zip(places, before, strict=True):
             registry[key] = tensor.clone()
-        yield
+        yield places
     finally:
         for (_, registry, key), tensor in zip(places, before, strict=True):
             registry[key] = tensor

@@ -1,4 +1,4 @@
-"""Nested data with tensors, as JSON beside a table of tensors."""
+"""Nested data with tensors, as JSON and a table of tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anywidth.core.errors import CheckpointError
 __all__ = ["decode", "encode"]
 
 _LARGE = 65_536
-"""Numbers beyond which a floating-point example input is drawn again and not stored."""
+"""Larger floating-point example inputs are drawn again instead of stored."""
 
 
 def encode(value: Any, prefix: str, tensors: dict[str, Tensor], what: str, *, redraw: bool = False) -> Any:
@@ -21,13 +21,13 @@ def encode(value: Any, prefix: str, tensors: dict[str, Tensor], what: str, *, re
 
     Args:
         value: The data.
-        prefix: What the names of its tensors begin with.
-        tensors: Takes the tensors, by name.
-        what: What the data are, for the error.
+        prefix: Prefix of the names of its tensors.
+        tensors: Receives the tensors, by name.
+        what: Description of the data, for the error.
         redraw: Store only the shape of large floating-point tensors.
 
     Raises:
-        CheckpointError: something of another type is in the data.
+        CheckpointError: the data contain another type.
 
     >>> found = {}
     >>> encode({"mask": torch.ones(2, dtype=torch.long)}, "inputs", found, "the inputs"), list(found)
@@ -58,7 +58,7 @@ def encode(value: Any, prefix: str, tensors: dict[str, Tensor], what: str, *, re
 
 
 def decode(form: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device | None = None) -> Any:
-    """The data that `encode` made this form of; tensors lie on `device`.
+    """The data from which `encode` made this form; tensors are on `device`.
 
     >>> decode({"tuple": [{"value": 1}, {"stored": "x/0"}]}, {"x/0": torch.tensor([2])})
     (1, tensor([2]))

@@ -1,4 +1,4 @@
-"""The numbers that a proof has seen: others may let channels matter that did not before."""
+"""The numbers that a proof covers: with other numbers, other channels may matter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from anywidth.supernet.contents import zero_numbers
 from anywidth.supernet.fingerprint import Fingerprint
 
-__all__ = ["ProvedNumbers"]
+__all__ = ["ProvedNumbers", "place_of"]
 
 _TRAINING_ONLY = ("drop", "momentum", "checkpoint")
 _RATIO = 2.0
@@ -24,11 +24,11 @@ _version = attrgetter("_version")
 class ProvedNumbers:
     """Numbers of attributes, and buffers of zeros, as they were when the channel groups were proved.
 
-    A term with the factor zero, or far smaller than others, is not seen by a proof. One that only became up to twice
-    as large or half as small, as a temperature does in a schedule, was seen.
+    A proof does not cover a term whose factor is zero or much smaller than others. It does cover one whose factor
+    changes by up to a factor of two, like a temperature with a schedule.
 
     Args:
-        seen: The model then.
+        seen: The model at that time.
         moving: Names of buffers that a forward writes.
     """
 
@@ -46,26 +46,26 @@ class ProvedNumbers:
         self.settle()
 
     def settle(self) -> None:
-        """Take the present buffers as those to compare with, after they were looked at."""
+        """Compare with the present buffers from now on, after they were checked."""
         self._tensors = self._present()
         self._versions = list(map(_version, self._tensors))
 
     def is_current(self) -> bool:
-        """Whether no buffer of zeros has been written to."""
+        """Whether all buffers of zeros are still zero."""
         return list(map(_version, self._tensors)) == self._versions
 
     def changed(self, now: Fingerprint) -> str | None:
-        """The attribute or buffer whose number a proof has not seen, in words, or None."""
+        """Text of the attribute or buffer whose number the proof does not cover, or None."""
         for path, name in now.changed_attributes(self._seen):
             before, after = self._seen.parts[path].attributes, now.parts[path].attributes
             training_only = any(word in name for word in _TRAINING_ONLY)
             if not training_only and name in before and name in after and _unlike(before[name], after[name]):
-                return f"{name} of {_place(path)} has another value"
+                return f"{place_of(path, name)} has a different value"
         paths = {id(module): path for path, module in now.model.named_modules()}
         for module, name in self._zeros:
             buffer = module._buffers.get(name)
             if buffer is not None and id(module) in paths and not _is_zero(buffer):
-                return f"{name} of {_place(paths[id(module)])} was zero and is not"
+                return f"{place_of(paths[id(module)], name)} was zero and is not"
         return None
 
     def _present(self) -> list[Tensor]:
@@ -73,8 +73,9 @@ class ProvedNumbers:
         return [tensor for tensor in tensors if tensor is not None and not tensor.is_inference()]
 
 
-def _place(path: str) -> str:
-    return repr(path) if path else "the model itself"
+def place_of(path: str, name: str) -> str:
+    """Text for an attribute; names of global variables have a dot."""
+    return name if "." in name else f"{name} of {path!r}" if path else f"{name} of the model itself"
 
 
 def _is_zero(buffer: Tensor) -> bool:
@@ -82,7 +83,7 @@ def _is_zero(buffer: Tensor) -> bool:
 
 
 def _unlike(before: Any, after: Any) -> bool:
-    """Whether a number differs so much that what was proved with the first says little about the second.
+    """Whether two numbers differ so much that a proof with the first does not cover the second.
 
     >>> _unlike(0.0, 1e-3), _unlike(3.0, 2.9), _unlike((list, 0.1, 2), (list, 0.5, 2))
     (True, False, True)

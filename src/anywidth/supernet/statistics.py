@@ -1,4 +1,4 @@
-"""Batch-norm statistics by width config: which are known, and whether they still fit the weights."""
+"""Batch-norm statistics by width config, and whether they are up to date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.core.errors import UncalibratedError
-from anywidth.groups.analysis import Kept
+from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import take
 from anywidth.supernet.weight_digest import WeightSamples, weight_digest
 from anywidth.widths import WidthConfig
@@ -22,7 +22,7 @@ _BUFFERS = ("running_mean", "running_var")
 
 
 def norm_modules(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
-    """The modules of a network that keep running statistics, by name."""
+    """The modules of a network with running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -33,11 +33,10 @@ def norm_modules(model: nn.Module) -> dict[str, nn.modules.batchnorm._NormBase]:
 class Statistics:
     """Running means and variances of every calibrated width config of one network.
 
-    A config that was never calibrated has NaN in its place, so that no path to a plausible wrong number is left
-    open. `handmade` names the running mean and variance of batch norms that are not modules of torch: buffers that a
-    forward gives to `F.batch_norm`. Statistics are out of date as soon as any weight has changed, which a digest of
-    all weights tells. A forward of a subnet compares version counters and a few numbers of every tensor instead, which
-    takes microseconds.
+    A config that was never calibrated has NaN instead, so that it cannot produce plausible wrong numbers. `handmade`
+    names the running mean and variance of batch norms that are not modules of torch: buffers that a forward passes to
+    `F.batch_norm`. Statistics are out of date as soon as any weight has changed, according to a digest of all weights.
+    A forward of a subnet only compares version counters and a few numbers of every tensor, which takes microseconds.
     """
 
     def __init__(self, model: nn.Module, handmade: Iterable[tuple[str, str]] = ()) -> None:
@@ -51,7 +50,6 @@ class Statistics:
         }
         self._stored: dict[WidthConfig, dict[str, Tensor]] = {}
         self._digests: dict[WidthConfig, bytes | None] = {}
-        self.labels: dict[WidthConfig, str] = {}
         self._computing: set[WidthConfig] = set()
         self._running: set[WidthConfig] = set()
         self._held: set[WidthConfig] = set()
@@ -60,13 +58,13 @@ class Statistics:
         self._set_weights()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what refers to memory of this process."""
-        self.current()  # turns what is trusted by its place in memory into digests
+        """The state without references to memory of this process."""
+        self.current()  # replaces references to memory by digests
         left_out = {"_weights", "_samples", "_known", "_dtypes", "_trusted"}
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` gave."""
+        """Restore the result of `__getstate__`."""
         self.__dict__.update(state)
         self._trusted = {}
         self._set_weights()
@@ -79,16 +77,20 @@ class Statistics:
         self.forget_weights()
 
     def forget_weights(self) -> None:
-        """Look again which parameters the model has, because they were replaced or moved."""
+        """Read the model's parameters again, because they were replaced or moved."""
         weights = list(self.model.parameters())
         if len(weights) != len(self._weights) or any(a is not b for a, b in zip(weights, self._weights, strict=True)):
             self._known = None
         self._weights, self._samples = weights, None
 
     def outdate(self) -> None:
-        """Take all calibrated statistics as out of date, because the network computes something else."""
+        """Mark all calibrated statistics as out of date, because the network's function has changed."""
         self._digests = dict.fromkeys(self._digests)
         self._trusted.clear()
+
+    def share(self, names: Iterable[str]) -> None:
+        """Declare that all widths share some buffers with the full network, as in the body of a nested one."""
+        self.names = self.names - set(names)
 
     @property
     def needed(self) -> bool:
@@ -103,20 +105,20 @@ class Statistics:
     def __getitem__(self, config: WidthConfig) -> Mapping[str, Tensor]:
         return self._stored[config]
 
-    def own_tensor(self, config: WidthConfig, name: str, buffer: Tensor, kept: Sequence[Kept]) -> Tensor | None:
-        """A config's own running mean or variance; None if the buffer is not one."""
+    def own_tensor(self, config: WidthConfig, name: str, buffer: Tensor, kept: Sequence[KeptIndices]) -> Tensor | None:
+        """A config's running mean or variance; None if the buffer is neither."""
         if name not in self.names:
             return None
         stored = self._stored.setdefault(config, {})
-        with torch.inference_mode(False):  # inference tensors could not be written to afterwards
+        with torch.inference_mode(False):  # inference tensors cannot be written to later
             if name not in stored:
                 stored[name] = torch.full_like(take(buffer, kept), float("nan"))
             elif stored[name].device != buffer.device or stored[name].dtype != buffer.dtype:
                 stored[name] = stored[name].to(buffer)
         return stored[name]
 
-    def store(self, config: WidthConfig, values: Mapping[str, Tensor], label: str) -> None:
-        """Take tensors (by buffer name) as a config's statistics, in place so that its subnets see them."""
+    def store(self, config: WidthConfig, values: Mapping[str, Tensor]) -> None:
+        """Store tensors (by buffer name) as a config's statistics, in place so that its subnets see them."""
         stored = self._stored.setdefault(config, {})
         with torch.inference_mode(False):
             for name, value in values.items():
@@ -124,21 +126,20 @@ class Statistics:
                     stored[name].copy_(value)
                 else:
                     stored[name] = value.clone()
-        self.labels[config] = label
         self._let_go(config)
         if config not in self._running:
             self._digests[config] = self._digest()
 
     def is_calibrated(self, config: WidthConfig) -> bool:
-        """Whether a config has statistics of its own, up to date or not."""
+        """Whether a config has separate statistics, up to date or not."""
         return config in self._running or (config in self._digests and config not in self._borrowed)
 
     def is_borrowed(self, config: WidthConfig) -> bool:
-        """Whether a config has parts of the full network's statistics."""
+        """Whether a config uses slices of the full network's statistics."""
         return config in self._borrowed
 
     def borrow(self, config: WidthConfig, values: Mapping[str, Tensor]) -> None:
-        """Give a config parts of the full network's statistics, which do not make it calibrated; see `FrozenNorms`."""
+        """Give a config slices of the full network's statistics, without making it calibrated; see `FrozenNorms`."""
         stored = self._stored.setdefault(config, {})
         for name, value in values.items():
             if name in stored:
@@ -147,11 +148,10 @@ class Statistics:
                 stored[name] = value.clone()
         self._borrowed.add(config)
 
-    def hold(self, config: WidthConfig, label: str) -> None:
-        """Take it that a config's statistics are fixed, and fit the weights that are trained with them."""
+    def hold(self, config: WidthConfig) -> None:
+        """Declare that a config's statistics are fixed, and fit the weights that are trained with them."""
         if config not in self._running:
             self._held.add(config)
-            self.labels.setdefault(config, label)
             self.keep([config])
 
     def held(self) -> list[WidthConfig]:
@@ -159,10 +159,10 @@ class Statistics:
         return [config for config in self._held if self.is_ready(config)]
 
     def keep(self, configs: Iterable[WidthConfig]) -> None:
-        """Take it that the statistics of some configs fit the weights as they are now."""
+        """Declare that the statistics of some configs fit the present weights."""
         for config in configs:
             self._digests[config] = None
-            # A digest takes as long as copying the weights; it is made when somebody asks.
+            # A digest takes as long as copying the weights, so it is computed on demand.
             self._trusted[config] = self._marks()
 
     def _let_go(self, config: WidthConfig) -> None:
@@ -171,12 +171,11 @@ class Statistics:
         self._held.discard(config)
         self._borrowed.discard(config)
 
-    def adopt(self, config: WidthConfig, label: str) -> None:
-        """Take it that training keeps a config's statistics as running averages, so that they are never out of date."""
+    def adopt(self, config: WidthConfig) -> None:
+        """Declare that training updates a config's statistics as running averages, so they are always up to date."""
         self._running.add(config)
         self._stored.pop(config, None)
         self._let_go(config)
-        self.labels[config] = label
 
     def forget(self, config: WidthConfig) -> None:
         """Drop the tensors of a config that was never calibrated."""
@@ -185,11 +184,11 @@ class Statistics:
             self._let_go(config)
 
     def is_current(self, config: WidthConfig) -> bool:
-        """Whether a config was calibrated with the weights as they are now."""
+        """Whether a config was calibrated with the present weights."""
         return config in self._running or config in self.current()
 
     def current(self) -> tuple[WidthConfig, ...]:
-        """The configs that were calibrated with the weights as they are now, in the order of calibration."""
+        """The configs that were calibrated with the present weights, in the order of calibration."""
         marks = self._marks() if self._trusted else None
         digest = self._digest() if self._trusted or any(self._digests.values()) else None
         self._digests.update({config: digest for config, known in self._trusted.items() if known == marks})
@@ -200,7 +199,7 @@ class Statistics:
         return not self.names or config in self._computing or self.is_current(config)
 
     def is_ready(self, config: WidthConfig) -> bool:
-        """As `is_usable`, at less cost: weights that seem to be the same are not looked at one by one."""
+        """As `is_usable`, but faster: weights that appear unchanged are not compared one by one."""
         if not self.names or config in self._computing or config in self._running:
             return True
         if config in self._trusted and self._trusted[config] == self._marks():
@@ -213,40 +212,40 @@ class Statistics:
 
     @contextmanager
     def computing(self, config: WidthConfig) -> Iterator[None]:
-        """Within it, a config may run without statistics, because they are being computed."""
+        """Context manager in which a config may run without statistics, because they are being computed."""
         self._computing.add(config)
         try:
             yield
         finally:
             self._computing.discard(config)
 
-    def check(self, config: WidthConfig, label: str) -> None:
+    def check(self, config: WidthConfig) -> None:
         """Raise unless a config's statistics are known and up to date."""
         if self.is_usable(config):
             return
-        known = ", ".join(self.labels[c] for c in self.current()) or "none"
+        known = ", ".join(map(str, self.current())) or "none"
         state = (
             "has batch-norm statistics from before the weights changed"
             if config in self._digests
             else "has no batch-norm statistics"
         )
         raise UncalibratedError(
-            f"width {label} {state}; calibrated: {known}. Run anywidth.calibrate(net, loader, widths=[{label}]) first"
+            f"width {config} {state}; calibrated: {known}. Run anywidth.calibrate(net, loader, widths=[{config}]) first"
         )
 
     def _digest(self) -> bytes:
-        """The digest of the weights as they are now."""
+        """The digest of the present weights."""
         before, dtypes = self._known, [weight.dtype for weight in self._weights]
         digest = weight_digest(self._weights)
         marks = self._marks()
         if before is not None and dtypes != self._dtypes and before[0][0] == marks[0]:
-            # Moved to another precision and not written to: the statistics move along.
+            # Moved to another precision but not written to: the statistics remain valid.
             self._digests = {c: digest if known == before[1] else known for c, known in self._digests.items()}
         self._known, self._dtypes = (marks, digest), dtypes
         return digest
 
     def _marks(self) -> tuple[list[int], list[object]]:
-        """What changes with almost every write: version counters, places in memory and a few numbers."""
+        """Values that change with almost every write: version counters, addresses and a few numbers."""
         if self._samples is None or not self._samples.fits(self._weights):
             self._samples = WeightSamples(self._weights)
         return list(map(_version, self._weights)), [*self._samples.key, *self._samples.read()]

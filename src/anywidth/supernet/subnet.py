@@ -11,18 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anywidth.groups.analysis import Analysis, Kept
+from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.narrow import is_leading, narrow, take
 from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, synced
 from anywidth.supernet.gradient_router import GradientRouter
+from anywidth.supernet.shared_weights import SharedWeights
+from anywidth.supernet.watch import refuse_steps
 
-__all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves"]
+__all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves", "shares_weights"]
 
-OwnTensor = Callable[[str, Tensor, Sequence[Kept]], Tensor | None]
-"""The tensor that a subnet has instead of a slice of the supernet's tensor of this name, or None for the slice."""
+OwnTensor = Callable[[str, Tensor, Sequence[KeptIndices]], Tensor | None]
+"""Returns the tensor that a subnet uses instead of a slice of the supernet's tensor, or None for the slice."""
 
 
 _routers: WeakKeyDictionary[nn.Module, GradientRouter] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[nn.Module, SharedWeights] = WeakKeyDictionary()
 
 
 def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
@@ -31,12 +34,17 @@ def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
     return [] if router is None else router.leading
 
 
+def shares_weights(subnet: nn.Module) -> bool:
+    """Whether all parameters of a subnet still lie in the memory of the supernet's."""
+    return subnet not in _shared or _shared[subnet].are_shared
+
+
 @contextmanager
 def gradients_together(subnet: nn.Module) -> Iterator[None]:
-    """Context manager in which a subnet keeps its gradients; at its end all of them move into the supernet's together.
+    """Context manager in which a subnet keeps its gradients; at its end, all are added to the supernet's at once.
 
-    Kernels then run for many tensors together: a backward pass of a small network on a GPU waits for launches. Modules
-    that are not subnets are left alone.
+    One kernel then handles many tensors, because a backward pass of a small network on a GPU waits for launches.
+    Modules that are not subnets are left alone.
     """
     router = _routers.get(subnet)
     with nullcontext() if router is None else router.held():
@@ -46,16 +54,16 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
 def bind_subnet(
     model: nn.Module,
     analysis: Analysis,
-    units: npt.NDArray[Any],
+    blocks: npt.NDArray[Any],
     own_tensor: OwnTensor,
 ) -> nn.Module:
-    """The subnet of `model` that keeps the first `units` of every group, sharing weights and gradients.
+    """The subnet of `model` with the first `blocks` of every group, which shares weights and gradients.
 
     `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
-    copies, router = DenseCopies(), GradientRouter()
+    copies, router, shared = DenseCopies(), GradientRouter(), SharedWeights()
 
-    def bind(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor:
+    def bind(name: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor:
         own = own_tensor(name, tensor, kept)
         if own is not None:
             return own
@@ -64,19 +72,20 @@ def bind_subnet(
             if not is_leading(kept):
                 copies.stand_for(part)
             return part
-        if all(k is None for k in kept):
-            return tensor
         part = take(tensor.detach(), kept) if is_leading(kept) else copies.of(tensor, kept)
         leaf = nn.Parameter(part, requires_grad=tensor.requires_grad)
         if not is_leading(kept):
             copies.stand_for(leaf)
+        shared.add(leaf, tensor)
+        refuse_steps(leaf)
         if leaf.requires_grad:
             router.add(leaf, tensor, kept)
         return leaf
 
-    subnet = narrow(model, analysis, units, bind, share_leaves=True)
+    subnet = narrow(model, analysis, blocks, bind, share=True)
     copies.belong_to(subnet)
-    _routers[subnet] = router
+    _routers[subnet], _shared[subnet] = router, shared
+    subnet.register_forward_pre_hook(SubnetHook(shared.check))
     subnet.register_forward_pre_hook(SubnetHook(router.before_forward))
     return subnet
 
@@ -85,14 +94,18 @@ def bind_subnet(
 def contiguous(
     subnet: nn.Module, *, cast: Sequence[nn.Parameter] = (), dtype: torch.dtype = torch.float32
 ) -> Iterator[None]:
-    """Context manager in which the weights of a subnet are dense copies; the supernet's must not change meanwhile.
+    """Context manager in which a subnet's weights are dense copies; the supernet's weights must not change in it.
 
-    Kernels copy strided weights at every call; this does it once for many, or for a forward and its backward. Those in
-    `cast` are copied to `dtype`, whether they are strided or not.
+    Kernels copy strided weights at every call; this copies them once for many calls, or for a forward and its backward.
+    Weights in `cast` are copied to `dtype`, whether strided or not.
     """
-    router = _routers.get(subnet)
+    router, shared = _routers.get(subnet), _shared.get(subnet)
     # Another thread would take these copies for the weights.
-    with nullcontext() if router is None else router.lock, synced(subnet):
+    with (
+        nullcontext() if router is None else router.lock,
+        nullcontext() if shared is None else shared.elsewhere(),
+        synced(subnet),
+    ):
         lower = set(map(id, cast))
         views = [(leaf, leaf.data) for leaf in subnet.parameters() if id(leaf) in lower or not _is_dense(leaf)]
         try:

@@ -1,11 +1,11 @@
-"""What a person wants to know of an analysis, as text."""
+"""Summary of an analysis, as text."""
 
 from __future__ import annotations
 
 import re
 
 from anywidth.groups import Analysis
-from anywidth.groups.rules import adds_up
+from anywidth.groups.operators import adds_up
 
 __all__ = ["elastic_share", "summary"]
 
@@ -24,7 +24,7 @@ def elastic_share(analysis: Analysis) -> float:
 
 
 def _coincidences(analysis: Analysis) -> list[str]:
-    """A line per attribute that subnets leave alone; modules that differ in a number alone share one."""
+    """One line per attribute that subnets leave alone; modules whose names differ only in a number share one."""
     found: dict[str, list[str]] = {}
     for each in analysis.coincidences:
         times = f"{each.factor} times " if each.factor > 1 else ""
@@ -33,7 +33,9 @@ def _coincidences(analysis: Analysis) -> list[str]:
         text = f"{re.sub(r'[0-9]+', '*', name)} = {each.value} ({times}the channels of {groups})"
         exact = f"{name} = {each.value} ({times}the channels of {' and '.join(each.groups)})"
         found.setdefault(text, []).append(exact)
-    return [lines[0] + (f" and {len(lines) - 1} more alike" if len(lines) > 1 else "") for lines in found.values()]
+    return [
+        lines[0] + (f" and {len(lines) - 1} more of this kind" if len(lines) > 1 else "") for lines in found.values()
+    ]
 
 
 def summary(analysis: Analysis, title: str) -> str:
@@ -46,21 +48,23 @@ def summary(analysis: Analysis, title: str) -> str:
     ]
     width = max((len(group.name) for group in analysis.groups), default=5)
     width = min(max(width, 5), 48)
-    lines.append(f"  {'group':<{width}}  channels  unit  ratio  made by")
+    lines.append(f"  {'group':<{width}}  channels  block  ratio  made by")
     for group in elastic:
         others = f" and {len(group.producers) - 1} more" if len(group.producers) > 1 else ""
         made = group.producers[0] + others if group.producers else ""
-        lines.append(f"  {group.name:<{width}}  {group.channels:>8}  {group.unit:>4}  {group.ratio:>5}  {made}")
+        lines.append(f"  {group.name:<{width}}  {group.channels:>8}  {group.block_size:>5}  {group.ratio:>5}  {made}")
     if frozen:
         lines.append("frozen:")
         lines += [f"  {group.name:<{width}}  {group.channels:>8}  {group.frozen}" for group in frozen]
     if analysis.coincidences:
-        lines.append("left alone: integers that equal a number of channels, but no example input needs them to follow")
+        lines.append(
+            "left alone: integers that equal a number of channels but need not follow it for the example inputs"
+        )
         lines += [f"  {text}" for text in _coincidences(analysis)]
     if analysis.unknown:
         names = ", ".join(f"{name} ({count})" for name, count in analysis.unknown.items())
         lines.append(f"operators without a rule: {names}")
     uncounted = ", ".join(f"{name} ({count})" for name, count in analysis.uncounted.items() if adds_up(name))
     if uncounted:
-        lines.append(f"not in the MACs, as are element-wise operators: {uncounted}")
+        lines.append(f"not counted in the MACs, like element-wise operators: {uncounted}")
     return "\n".join(lines)

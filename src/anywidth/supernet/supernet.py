@@ -9,31 +9,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.core.errors import AnywidthError, CheckpointError, ModelChangedError, WidthError
+from anywidth.core.errors import AnywidthError, CheckpointError, ModelChangedError, NoEffectWarning, WidthError
 from anywidth.core.inputs import Inputs, normalise_inputs
 from anywidth.core.modules import model_device
 from anywidth.groups import Analysis, ChannelGroup, analyse
-from anywidth.groups.analysis import Kept
+from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.effects import ForwardEffects, forward_effects
 from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_unsharded
+from anywidth.groups.written import empty_
 from anywidth.supernet.autocast_weights import forget_autocast
-from anywidth.supernet.dense_copies import SubnetHook
+from anywidth.supernet.blocked import SMALLEST, blocked
+from anywidth.supernet.dense_copies import SubnetHook, write_back
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
 from anywidth.supernet.frozen_norms import FrozenNorms
 from anywidth.supernet.input_rescaling import fold_rescaling_, rescale_inputs_, rescaled_layers
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
+from anywidth.supernet.progressive import Progressive
+from anywidth.supernet.replace_norms import norms_over_shells, replaced_norms
+from anywidth.supernet.shell_norm import NormKind
+from anywidth.supernet.shells import Shells, check_shells
+from anywidth.supernet.snapshot import Snapshot
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import OwnTensor, bind_subnet
+from anywidth.supernet.subnet import OwnTensor, bind_subnet, shares_weights
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.switches import Switches, check_distinct, check_switches
 from anywidth.supernet.unreached import explain_unreached
@@ -41,6 +49,8 @@ from anywidth.supernet.watch import watch
 from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
 
 __all__ = ["Supernet"]
+
+_NOT_NESTED = "this network is not nested; build it with Supernet(..., nested=(0.25, 0.5, 0.75, 1.0))"
 
 
 class Supernet:
@@ -58,12 +68,20 @@ class Supernet:
         cache_size: How many subnets are kept ready.
         order: Permute the channels of every group once, the most important first, because subnets keep the first:
             for models with trained weights. "l1" goes by the L1 norm of the weights; a function of a group and its
-            parameters gives one number per unit (`anywidth.supernet.order`). The function of the model stays the
+            parameters gives one number per block (`anywidth.supernet.order`). The function of the model stays the
             same.
         switches: The only widths of the network, such as (0.25, 0.5, 0.75, 1.0), each with batch norms of its own
             (Slimmable Networks, arXiv 1812.08928): train `net.parameters()` then, not only the model's. None for any
             width from `min_width` on.
         switch_affine: Whether switches have weights and biases of batch norms of their own, and not only statistics.
+        nested: The only widths of the network, such as (0.25, 0.5, 0.75, 1.0), each of which is a prefix of the next
+            wider one: no channel reads channels that only wider ones have, so that one pass of the full network
+            contains every width (`anywidth.nested_step`). Weights that would do so are zero and stay zero. New
+            weights are scaled for the inputs that are left; with `order`, they are taken as trained and only cut.
+        nested_norm: "shell" replaces the layer, RMS and group norms of `model` that would let channels of a nested
+            network depend on later shells by norms per shell (`anywidth.supernet.shell_norm.ShellNorm`): a channel is
+            normalised with the channels of its own and earlier shells. Parameters and keys stay. None refuses such
+            networks.
         samples: How many samples `example_inputs` holds, for costs per sample. None finds it: along the first or second
             dimension in which positions do not depend on one another. Rows of features count as samples, so say
             `samples=1` where they are the tokens of one.
@@ -99,13 +117,23 @@ class Supernet:
         order: Order | None = None,
         switches: Sequence[float] | None = None,
         switch_affine: bool = True,
+        nested: Sequence[float] | None = None,
+        nested_norm: Literal["shell"] | None = None,
         samples: int | None = None,
         average_inputs: bool = False,
     ) -> None:
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
         check_width(min_width, what="min_width")
+        if switches is not None and nested is not None:
+            raise WidthError("give switches= or nested=: nested widths share their batch norms")
+        if nested_norm not in (None, "shell") or (nested_norm and nested is None):
+            raise WidthError(
+                f"nested_norm={nested_norm!r} needs nested= widths, such as nested=(0.25, 0.5, 0.75, 1.0), and can be "
+                '"shell" or None'
+            )
         fixed = () if switches is None else check_switches(switches)
+        fixed = fixed if nested is None else check_shells(nested)
         min_width = fixed[0] if fixed else min_width
         inputs = normalise_inputs(example_inputs)
         self._samples = samples
@@ -116,7 +144,26 @@ class Supernet:
         if order is not None:  # last, because it changes the model
             reorder_(model, self.analysis, inputs, order)
             self._ordered = True
-        if fixed:
+        if nested is not None:
+            norms = self._norms_over_shells(fixed) if nested_norm else {}
+            if nested_norm and not norms:
+                warnings.warn(
+                    f'nested_norm="{nested_norm}" has no effect: {type(model).__name__} has no layer, RMS or group '
+                    "norm over elastic channels that other channels are made from",
+                    NoEffectWarning,
+                    stacklevel=2,
+                )
+            with replaced_norms(model, norms):
+                if norms:
+                    analysis = analyse(model, inputs, samples=samples)
+                    self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
+                    self._set_input_rescaling(average_inputs)
+                    self._ordered = order is not None
+                self._set_shells(fixed)
+            if order is None:
+                self.shells.scale_()
+            self.shells.zero_()
+        elif fixed:
             self._set_switches(fixed, affine=switch_affine)
         if self.elastic_share < 0.5:
             warnings.warn(
@@ -147,6 +194,7 @@ class Supernet:
         self._cache_size = cache_size
         self._ordered = False
         self._switches: Switches | None = None
+        self._shells: Shells | None = None
         self._set_analysis(analysis)
         self._set_table()
 
@@ -167,6 +215,7 @@ class Supernet:
         self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
         self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
         self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
+        self._snapshots: WeakKeyDictionary[nn.Module, Snapshot] = WeakKeyDictionary()
         self._set_follower()
         self.generation = 0
         watch(self.model.parameters())
@@ -178,13 +227,15 @@ class Supernet:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs: the model and everything known of it, but no subnets."""
         self.follow()
-        table = {"_lock", "_settled", "_cache", "_alive", "_given", "_follower", "generation"}
+        table = {"_lock", "_settled", "_cache", "_alive", "_given", "_snapshots", "_follower", "generation"}
         return {name: value for name, value in self.__dict__.items() if name not in table}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what `__getstate__` gave."""
         self.__dict__.update(state)
         self._set_table()
+        if self._shells is not None:
+            self._shells.attach(self.model)
 
     @property
     def _moving(self) -> frozenset[str]:
@@ -230,6 +281,8 @@ class Supernet:
                 self._analyse_again(seen.number, keep_if_same=True)
             else:
                 self._statistics.forget_weights()
+                if self._shells is not None:
+                    self._shells.attach(self.model)
                 if seen.computes:
                     self._statistics.outdate()
             self._cache.clear()
@@ -250,7 +303,8 @@ class Supernet:
 
     def _analyse_again(self, what: str, *, keep_if_same: bool = False) -> None:
         changed = f"the model has been changed since Supernet(model, ...): {what}"
-        kept = "switches" if self._switches is not None else "order" if self._ordered else None
+        kept = "order" if self._ordered else None
+        kept = "switches" if self._switches is not None else "nested" if self._shells is not None else kept
         fixed = None if kept is None else f"{changed}. With {kept}=, build a new Supernet of the changed model"
         if fixed is not None and not keep_if_same:
             raise ModelChangedError(fixed)
@@ -295,6 +349,46 @@ class Supernet:
             switches.add(width, self.config(width))
         self._switches = switches
         self._configs.clear()
+
+    def _set_shells(self, widths: Sequence[float]) -> None:
+        shells = Shells(self.model, self.inputs, self._analysis, {self.config(width): width for width in widths})
+        self._statistics.share(self._statistics.names - shells.nesting.tail)
+        self._shells = shells
+        self._configs.clear()
+
+    def _norms_over_shells(self, widths: Sequence[float]) -> dict[str, tuple[NormKind, int, Tensor]]:
+        bounds = np.stack([self._analysis.blocks(self.config(width)) for width in widths])
+        return norms_over_shells(self.model, self.inputs, self._analysis, bounds)
+
+    @property
+    def nested(self) -> tuple[float, ...]:
+        """The widths of a nested network in ascending order; empty for any other."""
+        return () if self._shells is None else tuple(self._shells.widths.values())
+
+    @property
+    def shells(self) -> Shells:
+        """The shells of a nested network.
+
+        Raises:
+            WidthError: the network is not nested.
+        """
+        if self._shells is None:
+            raise WidthError(_NOT_NESTED)
+        self.follow()
+        return self._shells
+
+    def progressive(self) -> Progressive:
+        """Inference from narrow to wide that computes nothing twice, for a nested network; see `Progressive`."""
+        return Progressive(self)
+
+    def zero_later_shells(self) -> None:
+        """Set the weights that read later shells to zero, after weights were loaded that are not nested."""
+        self.shells.zero_()
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The only widths of a network with switches or shells, in ascending order; empty for one of any width."""
+        return self.switches or self.nested
 
     @property
     def switches(self) -> tuple[float, ...]:
@@ -378,38 +472,44 @@ class Supernet:
         elastic = self.analysis.elastic
         frozen = [group for group in self.groups if group.frozen]
         config = resolve(elastic, width, divisor=self.divisor, min_width=self.min_width, frozen=frozen)
+        if config.label is None:
+            config = self._labelled(config)
         if self._switches is not None and config not in self._switches.widths:
-            asked = self.label(width) if isinstance(width, WidthConfig) else str(width)
             known = ", ".join(f"{switch:g}" for switch in self.switches)
-            raise WidthError(f"width {asked} is not a switch of this network, whose switches are {known}")
+            raise WidthError(f"width {config} is not a switch of this network, whose switches are {known}")
+        if self._shells is not None:
+            self._shells.check_config(config)
         if isinstance(width, float) and len(self._configs) < 4096:
             self._configs[width] = config
         return config
 
-    def label(self, width: Width) -> str:
-        """A short name of a width for messages."""
-        if isinstance(width, WidthConfig):
-            asked = (f"{number:g}" for number, config in self._configs.items() if config == width)
-            # Of several numbers that round to it, the random ones are long.
-            return self.statistics.labels.get(width) or min(asked, key=len, default=f"config {width.key[:8]}")
-        return "+".join(f"{p}={w:g}" for p, w in width.items()) if isinstance(width, Mapping) else f"{width:g}"
+    def _labelled(self, config: WidthConfig) -> WidthConfig:
+        """A known config with the same channels and a label, or the config itself."""
+        known = (*self._statistics.configs, *self._configs.values())
+        same = [each for each in known if each == config and each.label is not None]
+        # Of several widths that round to it, the random ones are long.
+        return min(same, key=lambda each: len(str(each)), default=config)
 
     def subnet(self, width: Width) -> nn.Module:
         """The network at one width, an ordinary module that shares weights and gradients with the supernet.
 
-        The same config gives the same module until the model is changed (see `follow`); the full width gives the model
-        itself. In training mode batch norms use the statistics of the batch and store none; in evaluation mode a width
-        has to be calibrated (`UncalibratedError` otherwise).
+        The same config gives the same module until the model (see `follow`) or that module is changed; the full width
+        gives the model itself. In training mode batch norms use the statistics of the batch and store none; in
+        evaluation mode a width has to be calibrated (`UncalibratedError` otherwise).
 
         Train/eval flags are those of the model, module by module. They are copied when those of the model have changed
         since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
         holds until the model is switched itself. Every pass of a training step copies them as well.
         """
         config = self.config(width)
+        if self._shells is not None:
+            self._shells.check()
         if config == self._full:
             return self.model
         with self._lock:
             subnet = self._alive.get(config)
+            if subnet is not None and not self._is_as_built(subnet):
+                subnet = None  # it belongs to whoever changed it
             if subnet is None:
                 with torch.inference_mode(False):
                     subnet = self._alive[config] = self._build(config)
@@ -417,6 +517,8 @@ class Supernet:
                 for ours, theirs in zip(self.model.modules(), subnet.modules(), strict=True):
                     theirs.training = ours.training
             self._given[subnet] = self._follower.modes
+            if not getattr(self._settled, "depth", 0) and subnet not in self._snapshots:
+                self._snapshots[subnet] = Snapshot(subnet, self._analysis.written)
             self._cache[config] = subnet
             self._cache.move_to_end(config)
             if len(self._cache) > self._cache_size:
@@ -436,10 +538,15 @@ class Supernet:
 
         Raises:
             UncalibratedError: the width has no up-to-date statistics.
+            ModelChangedError: the network is nested, and weights that read later shells are not zero.
         """
         config = self.config(width)
+        for subnet in list(self._alive.values()):
+            write_back(subnet)
+        if self._shells is not None:
+            self._shells.check()
         if calibrated and config != self._full:
-            self.statistics.check(config, self.label(width))
+            self.statistics.check(config)
         own_tensor = (lambda *_: None) if config == self._full else self._own_tensor(config, statistics=calibrated)
         dense = extract(
             self.model, self.analysis, config, own_tensor, calibrated=calibrated, handmade=self.effects.norms
@@ -447,6 +554,35 @@ class Supernet:
         if self.average_inputs:
             fold_rescaling_(self.model, dense, self._rescaled_layers)
         return dense
+
+    def blocked(self, width: Width, *, smallest: int = SMALLEST) -> nn.Module:
+        """An independent network of one width of a nested network, for inference, that skips products with zeros.
+
+        Convolutions and linear layers that have zero blocks become `anywidth.supernet.blocked.Blocked`, which compute
+        one product per part of their output channels; `nn.MultiheadAttention` becomes `BlockedAttention` likewise.
+        Everything else is as in `extract` and stays dense, such as grouped convolutions and layers of other classes.
+
+        Args:
+            width: As in `config`.
+            smallest: MACs that one more product has to save, in a call with the example inputs; 0 skips every zero
+                block, so that `anywidth.macs(net, width)` are computed.
+
+        Raises:
+            WidthError: the network is not nested.
+            AnalysisError: the network uses layers in another way than calling them, so that they cannot be replaced.
+
+        >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+        >>> net = Supernet(model, torch.randn(1, 4), nested=(0.5, 1.0))
+        >>> net.blocked(1.0, smallest=0)[2].parts
+        ModuleList(
+          (0): Linear(in_features=16, out_features=16, bias=True)
+          (1): Linear(in_features=32, out_features=16, bias=True)
+        )
+        """
+        if self._shells is None:
+            raise WidthError(_NOT_NESTED)
+        config = self.config(width)
+        return blocked(self, config, self.extract(config), smallest=smallest)
 
     def summary(self) -> str:
         """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
@@ -459,9 +595,9 @@ class Supernet:
         return save(self, folder)
 
     def _build(self, config: WidthConfig) -> nn.Module:
-        units = self.analysis.units(config)
+        blocks = self.analysis.blocks(config)
 
-        subnet = bind_subnet(self.model, self.analysis, units, self._own_tensor(config))
+        subnet = bind_subnet(self.model, self.analysis, blocks, self._own_tensor(config))
         if self.average_inputs:
             rescale_inputs_(self.model, subnet, self._rescaled_layers)
         norms: list[nn.Module] = list(norm_modules(subnet).values())
@@ -471,16 +607,23 @@ class Supernet:
             else:
                 norm.track_running_stats = False  # type: ignore[assignment]
         explain_unreached(self.model, subnet, self.effects.unreached)
+        if self._analysis.caches_weights:
+            written = self._analysis.written
+            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: empty_(subnet, written)))
         self.own_buffers.bind(config, subnet)
         norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
         if norms:
             subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
         return subnet
 
+    def _is_as_built(self, subnet: nn.Module) -> bool:
+        snapshot = self._snapshots.get(subnet)  # only a subnet that was given out can have been changed
+        return snapshot is None or (snapshot.is_current() and shares_weights(subnet))
+
     def _own_tensor(self, config: WidthConfig, *, statistics: bool = True) -> OwnTensor:
         """Finds what a config has of its own: statistics, and a switch its batch norms."""
 
-        def own_tensor(name: str, tensor: Tensor, kept: Sequence[Kept]) -> Tensor | None:
+        def own_tensor(name: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor | None:
             own = None if self._switches is None else self._switches.own_tensor(config, name, tensor)
             if own is not None or not statistics or isinstance(tensor, nn.Parameter):
                 return own
@@ -502,15 +645,16 @@ class Supernet:
         if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
             return
         if subnet.training:
-            self.frozen_norms.prepare(config, norms, self.label(config))
+            self.frozen_norms.prepare(config, norms)
         elif not self._statistics.is_ready(config):
-            self._statistics.check(config, self.label(config))
+            self._statistics.check(config)
 
 
 def _canonical(effects: ForwardEffects, analysis: Analysis) -> ForwardEffects:
     """The same effects, with the first name of every buffer."""
     norms = tuple((analysis.names[mean], analysis.names[variance]) for mean, variance in effects.norms)
-    return replace(effects, norms=norms, written=tuple(analysis.names[name] for name in effects.written))
+    written, counters = (tuple(analysis.names[n] for n in names) for names in (effects.written, effects.counters))
+    return replace(effects, norms=norms, written=written, counters=counters)
 
 
 def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:

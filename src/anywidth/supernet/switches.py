@@ -1,4 +1,4 @@
-"""Switches: the fixed widths of a slimmable network, each with batch norms of its own."""
+"""Switches: the fixed widths of a slimmable network, each with separate batch norms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Tensor)
 
 
 def check_switches(widths: Iterable[float]) -> tuple[float, ...]:
-    """Switches in ascending order, checked.
+    """The validated switches in ascending order.
 
     >>> check_switches([1.0, 0.5])
     (0.5, 1.0)
@@ -34,16 +34,16 @@ def check_switches(widths: Iterable[float]) -> tuple[float, ...]:
 
 
 def check_distinct(switches: Iterable[tuple[float, WidthConfig]]) -> None:
-    """Raise if two switches have the same channels everywhere.
+    """Raise if two fixed widths have the same channels everywhere.
 
     Raises:
-        WidthError: with their widths.
+        WidthError: two of them do; the message names both.
     """
     widths: dict[WidthConfig, float] = {}
     for width, config in switches:
         if config in widths:
             raise WidthError(
-                f"switches {widths[config]:g} and {width:g} are the same network after rounding channels; "
+                f"widths {widths[config]:g} and {width:g} are the same network after rounding channels; "
                 "leave one out, or lower the divisor"
             )
         widths[config] = width
@@ -52,8 +52,8 @@ def check_distinct(switches: Iterable[tuple[float, WidthConfig]]) -> None:
 class Switches:
     """Batch-norm parameters (if `affine`) and running statistics of every switch, by width config.
 
-    Those of width 1 are the model's own. Statistics are running averages that training moves, as in any network; they
-    live in `statistics` with those of calibrated widths.
+    Width 1 uses the model's own. Statistics are running averages that training updates, as in any network. They are
+    stored in `statistics` with those of calibrated widths.
 
     Source: Slimmable Neural Networks (arXiv 1812.08928), section 3.3.
     """
@@ -70,7 +70,7 @@ class Switches:
         self._moments = [f"{norm}{moment}" for norm in norms for moment in ("running_mean", "running_var")]
 
     def add(self, width: float, config: WidthConfig, source: WidthConfig | None = None) -> None:
-        """One more switch, which starts with the parameters of the model, or those and the statistics of `source`.
+        """Add a switch that starts with the parameters of the model, or with parameters and statistics of `source`.
 
         Raises:
             WidthError: another switch has the same channels everywhere.
@@ -83,7 +83,7 @@ class Switches:
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         self._counters[config] = {name: own[name].detach().clone().zero_() for name in self._counted}
         self._parameters[config] = {}
-        self.statistics.adopt(config, f"{width:g}")
+        self.statistics.adopt(config)
         with torch.no_grad():
             for name in self._affine:
                 value = self._part(name, own[name], config, source)
@@ -91,17 +91,17 @@ class Switches:
             moments = {name: self._part(name, own[name], config, source) for name in self._moments}
             if source is None:
                 moments = {name: torch.full_like(t, name.endswith("running_var")) for name, t in moments.items()}
-            self.statistics.store(config, moments, f"{width:g}")
+            self.statistics.store(config, moments)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that are not the model's own."""
+        """The parameters that do not belong to the model."""
         own = dict(self.model.named_parameters())
         for tensors in self._parameters.values():
             for name, parameter in tensors.items():
                 yield _like(parameter, own[name])
 
     def own_tensor(self, config: WidthConfig, name: str, tensor: Tensor) -> Tensor | None:
-        """A switch's own parameter, or count of batches; None if `name` is none of those, or the config no switch."""
+        """A switch's parameter or batch count; None if `name` is neither, or the config is not a switch."""
         parameter = self._parameters.get(config, {}).get(name)
         if parameter is not None:
             return _like(parameter, tensor)
@@ -109,7 +109,7 @@ class Switches:
         return None if counter is None else _like(counter, tensor)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that is not the model's own, as `WIDTH/NAME`."""
+        """All tensors that do not belong to the model, as `WIDTH/NAME`."""
         found: dict[str, Tensor] = {}
         for config, width in self.widths.items():
             if width < 1.0:
@@ -118,21 +118,21 @@ class Switches:
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state` gave.
+        """Load a result of `state`.
 
         Raises:
-            CheckpointError: it belongs to other switches.
+            CheckpointError: the state belongs to different switches.
         """
         own = self.state()
         strange = sorted(set(state) ^ set(own)) or [name for name in own if own[name].shape != state[name].shape]
         if strange:
-            raise CheckpointError(f"the switches saved are not those of this network ({strange[0]} differs)")
+            raise CheckpointError(f"the saved switches are not those of this network ({strange[0]} differs)")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
 
     def _part(self, name: str, full: Tensor, config: WidthConfig, source: WidthConfig | None) -> Tensor:
-        """A vector of the model's, or of a wider switch's, cut to the channels of a config."""
+        """A vector of the model or of a wider switch, cut to the channels of a config."""
         kept = self._positions(name, config)
         if source is None or self.widths[source] == 1.0:
             whole = full
@@ -144,14 +144,14 @@ class Switches:
 
     def _positions(self, name: str, config: WidthConfig) -> npt.NDArray[np.int64]:
         canonical = self.analysis.names[name]
-        (kept,) = self.analysis.kept(canonical, self.analysis.units(config))
+        (kept,) = self.analysis.kept(canonical, self.analysis.blocks(config))
         if kept is None:
             kept = self.analysis.shapes[canonical][0]
         return np.arange(kept) if isinstance(kept, int) else kept
 
 
 def _like(tensor: T, other: Tensor) -> T:
-    """The same tensor, moved in place to where the model is now."""
+    """The same tensor, moved in place to the model's device and type."""
     if tensor.device != other.device or tensor.dtype != other.dtype:
         tensor.data = tensor.data.to(other)
     return tensor

@@ -1,4 +1,4 @@
-"""Modules that the example inputs do not reach, such as those of a branch on the size of an input."""
+"""Modules that the example inputs do not reach, such as a branch for another input size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["explain_unreached"]
 
 
 def explain_unreached(model: nn.Module, subnet: nn.Module, paths: Iterable[str]) -> None:
-    """Let modules of a subnet that are as wide as in the full network say so where they meet narrower inputs, in place.
+    """Make unreached modules of a subnet raise a clear error if they receive narrower inputs, in place.
 
     Args:
         model: The full network.

@@ -1,8 +1,8 @@
-"""Optimizers that write weights behind autograd's back.
+"""Optimizers: those that write weights behind autograd's back, and those of parameters that get no gradients.
 
-What depends on weights (statistics, dense copies) is known to be out of date by the version counters of the
-weights. Fused optimizers, and those that write through `.data`, do not count; so every step of any optimizer on
-weights of a supernet is counted here.
+Version counters of the weights tell when statistics and dense copies are out of date. Fused optimizers, and those that
+write through `.data`, do not change them. Therefore this module raises them after every optimizer step on the weights
+of a supernet.
 """
 
 from __future__ import annotations
@@ -11,26 +11,48 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import increment_version
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["watch"]
+from anywidth.core.errors import AnywidthError
+
+__all__ = ["refuse_steps", "watch"]
 
 _watched = WeakIdKeyDictionary()
+_refused = WeakIdKeyDictionary()
 
 
 def watch(parameters: Iterable[Tensor]) -> None:
-    """From now on, every optimizer step raises the versions of these parameters."""
+    """Raise the versions of these parameters after every optimizer step from now on."""
     _listen()
     for parameter in parameters:
         _watched[parameter] = True
 
 
+def refuse_steps(leaf: nn.Parameter) -> None:
+    """From now on, an optimizer of this parameter of a subnet raises: its gradient goes to the supernet's parameter."""
+    _listen()
+    _refused[leaf] = True
+
+
 @cache
 def _listen() -> None:
+    register_optimizer_step_pre_hook(_check)
     register_optimizer_step_post_hook(_count)
+
+
+def _check(optimizer: Optimizer, _: Any, __: Any) -> None:
+    if _refused and any(parameter in _refused for group in optimizer.param_groups for parameter in group["params"]):
+        raise AnywidthError(
+            f"this {type(optimizer).__name__} has parameters of a subnet, whose gradients go to those of the supernet, "
+            "so it would change nothing. Build it from net.parameters()"
+        )
 
 
 def _count(optimizer: Optimizer, _: Any, __: Any) -> None:

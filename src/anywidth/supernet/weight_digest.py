@@ -1,4 +1,4 @@
-"""Digests of weights, which tell whether any of them was written to, by whatever way."""
+"""Digests of weights, which detect writes of any kind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SAMPLES = 3
 
 @torch.no_grad()
 def weight_digest(tensors: Sequence[Tensor]) -> bytes:
-    """A digest of all numbers of some tensors, whatever their device and memory layout.
+    """A digest of all numbers of some tensors, independent of their device and memory layout.
 
-    The bits of every tensor, as a square of integers, are summed up by rows and by columns, exactly. That takes about
-    as long as copying the tensors.
+    The bits of every tensor, arranged as a square of integers, are summed exactly by rows and by columns. That takes
+    about as long as copying the tensors.
 
     >>> weight = torch.ones(4, 4)
     >>> before = weight_digest([weight])
@@ -72,11 +72,11 @@ class WeightSamples:
                 self._reads += [(array.item, position) for position in positions]
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors still lie in the same memory."""
+        """Whether the tensors are still in the same memory."""
         return self.key == _key(tensors)
 
     def read(self) -> list[object]:
-        """The numbers, as integers of their bits."""
+        """The numbers, as the integers of their bits."""
         return [read(position) for read, position in self._reads]
 
 
@@ -85,5 +85,5 @@ def _key(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _extent(tensor: Tensor) -> int:
-    """How many elements of memory a tensor spans."""
+    """The number of elements of memory that a tensor spans."""
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

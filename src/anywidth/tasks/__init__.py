@@ -1,6 +1,6 @@
-"""Tasks: what a network is trained for, and what follows from its loss."""
+"""Tasks: the training objective of a network, and the losses that define one."""
 
-# Each of these registers the losses that it knows.
+# Importing these modules registers the losses that they support.
 from anywidth.tasks.binary import BinaryCrossEntropy
 from anywidth.tasks.cross_entropy import CrossEntropy
 from anywidth.tasks.known import KnownLoss, loss_name, recognise

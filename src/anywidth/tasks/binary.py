@@ -1,4 +1,4 @@
-"""Binary cross-entropy: a probability for every output."""
+"""Binary cross-entropy, with one probability per output."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["BinaryCrossEntropy"]
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy:
-    """Binary cross-entropy. Distilled, its targets are the teacher's probabilities.
+    """Binary cross-entropy. Its distillation uses the teacher's probabilities as targets.
 
     Attributes:
-        name: The loss, for messages.
-        loss: The loss with its arguments, such as `weight`, `pos_weight` and `reduction`.
+        name: Name of the loss in messages.
+        loss: Loss with its arguments, such as `weight`, `pos_weight` and `reduction`.
         logits: Whether outputs are logits; otherwise they are probabilities.
     """
 
@@ -31,7 +31,7 @@ class BinaryCrossEntropy:
     logits: bool
 
     def check(self, output: Tensor, target: Any, *, values: bool) -> None:
-        """Refuse targets that are not probabilities of the output's shape."""
+        """Raise unless the targets are probabilities with the shape of the output."""
         require_floats(self.name, output)
         require_tensor(self.name, target, "probabilities of the same shape")
         shape = tuple(output.shape)
@@ -46,13 +46,13 @@ class BinaryCrossEntropy:
                 f"{describe(target)}{how}"
             )
         if not target.is_floating_point():
-            raise LossError(f"{self.name} takes targets that are floats, not {describe(target)}: use target.float()")
+            raise LossError(f"{self.name} needs float targets, not {describe(target)}: use target.float()")
         if not values or not target.numel():
             return
         ends = [float(end) for end in target.aminmax()]
         bad = [end for end in ends if not 0 <= end <= 1]
         if bad:
-            raise LossError(f"{self.name} got the target {bad[-1]:g}; its targets are probabilities in [0, 1]")
+            raise LossError(f"{self.name} got the target {bad[-1]:g}; targets must be probabilities in [0, 1]")
 
     def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
         """Binary cross-entropy against the teacher's probabilities."""

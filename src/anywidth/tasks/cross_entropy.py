@@ -1,4 +1,4 @@
-"""Cross-entropy: soft targets over the dimension of the classes."""
+"""Cross-entropy, distilled to soft targets over the class dimension."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["CrossEntropy"]
 class CrossEntropy:
     """Cross-entropy of logits or log-probabilities with class indices or class probabilities.
 
-    Distilled, it is the same loss with the teacher's probabilities as targets, as torch defines it: the classes are
-    where they are for the targets, and `weight` and `reduction` stay. Positions whose target is `ignore_index` are left
-    out. Labels are smoothed because they are too sure; a teacher is not, so its probabilities are not smoothed again.
+    The distillation is the same loss with the teacher's probabilities as targets. The class dimension, `weight` and
+    `reduction` stay the same, and positions whose target is `ignore_index` are left out. Label smoothing is not applied
+    to the teacher's probabilities: it makes overconfident labels soft, and these are soft already.
 
     Attributes:
-        name: The loss, for messages.
+        name: Name of the loss in messages.
         log_probabilities: Whether outputs are log-probabilities, as for `nll_loss`.
-        classes_last: Whether the classes are in the last dimension instead of in dimension 1.
-        kinds: What targets may be: class indices, class probabilities or both.
-        weight: The weight of each class, shape (classes,).
-        ignore_index: The target that is left out; None if none is.
+        classes_last: Whether classes are in the last dimension instead of dimension 1.
+        kinds: Accepted targets: class indices, class probabilities or both.
+        weight: Weight of each class, shape (classes,).
+        ignore_index: Target value that is ignored; None if there is none.
         reduction: `mean` or `sum`.
     """
 
@@ -51,7 +51,7 @@ class CrossEntropy:
     reduction: str = "mean"
 
     def check(self, output: Tensor, target: Any, *, values: bool) -> None:
-        """Refuse what is not (batch, classes, ...) with targets of (batch, ...)."""
+        """Raise unless the output is (batch, classes, ...) and the targets fit it."""
         require_floats(self.name, output)
         require_tensor(self.name, target, "class indices of shape (batch,)")
         if output.ndim == 0:
@@ -64,7 +64,7 @@ class CrossEntropy:
             if target.shape != positions:
                 raise LossError(self._misfit(output, target, dim))
             if target.dtype not in (torch.int64, torch.uint8):
-                raise LossError(f"{self.name} takes class indices of int64, not {describe(target)}: use target.long()")
+                raise LossError(f"{self.name} needs int64 class indices, not {describe(target)}: use target.long()")
             if values and target.numel():
                 self._check_range(target, classes)
         elif target.is_floating_point() and "probabilities" in self.kinds and target.shape == output.shape:
@@ -72,8 +72,8 @@ class CrossEntropy:
                 self._check_probabilities(target)
         elif target.shape == output.shape and "probabilities" in self.kinds:
             raise LossError(
-                f"{self.name} takes targets of the output's shape {tuple(output.shape)} as class probabilities, which "
-                f"are floats, not {describe(target)}: use target.float(), or class indices by target.argmax({dim})"
+                f"{self.name} reads targets of the output's shape {tuple(output.shape)} as class probabilities, which "
+                f"must be floats, not {describe(target)}: use target.float(), or class indices by target.argmax({dim})"
             )
         else:
             raise LossError(self._misfit(output, target, dim))
@@ -93,9 +93,9 @@ class CrossEntropy:
         has_indices = isinstance(target, Tensor) and is_integer(target) and target.shape == positions
         if self.ignore_index is not None and has_indices:
             kept = target != self.ignore_index
-            if kept.device.type == "cpu" and bool(kept.all()):  # on a GPU, asking would be a wait
+            if kept.device.type == "cpu" and bool(kept.all()):  # on a GPU, this check would force a synchronization
                 kept = None
-            else:  # a product, not a selection, whose size would be another wait
+            else:  # multiply instead of selecting, whose size would need a synchronization
                 soft = soft * kept.unsqueeze(dim)
         if self.log_probabilities:
             value = self._on_log_probabilities(output, soft, dim)
@@ -104,7 +104,7 @@ class CrossEntropy:
         if kept is None or self.reduction == "sum":
             return value
         count = kept.sum().to(torch.promote_types(value.dtype, torch.float32))
-        return value * (kept.numel() / count).to(value.dtype)  # exactly 1 if all are kept
+        return value * (kept.numel() / count).to(value.dtype)  # the factor is exactly 1 if all are kept
 
     def _on_log_probabilities(self, output: Tensor, soft: Tensor, dim: int) -> Tensor:
         weight = 1.0 if self.weight is None else self.weight.view(-1, *[1] * (output.ndim - dim - 1))
@@ -112,7 +112,7 @@ class CrossEntropy:
         return total / (output.numel() / output.shape[dim]) if self.reduction == "mean" else total
 
     def _check_range(self, target: Tensor, classes: int) -> None:
-        """Class indices are in range, or ignored."""
+        """Raise unless class indices are in range or ignored."""
         lowest, highest = (int(end) for end in target.aminmax())
         if lowest >= 0 and highest < classes:
             return
@@ -123,25 +123,25 @@ class CrossEntropy:
         if bad.numel():
             ignored = "" if self.ignore_index is None else f"; {self.ignore_index} is ignored"
             raise LossError(
-                f"{self.name} got class {int(bad[0])} as a target, but the output has {classes} classes, which are "
+                f"{self.name} got class {int(bad[0])} as a target, but the output has {classes} classes, numbered "
                 f"0 to {classes - 1}{ignored}"
             )
 
     def _check_log_probabilities(self, output: Tensor) -> None:
-        """Outputs are at most 0, up to rounding; torch takes any numbers."""
+        """Raise if log-probabilities exceed 0 by more than rounding, which torch accepts."""
         highest = float(output.max())
         if highest > 0.01:
             raise LossError(
-                f"{self.name} takes log-probabilities, which are at most 0, and the output has {highest:g}: let the "
+                f"{self.name} needs log-probabilities, which are at most 0, but the output has {highest:g}: let the "
                 "model return log_softmax, or use cross_entropy for logits"
             )
 
     def _check_probabilities(self, target: Tensor) -> None:
-        """Targets of the output's shape are in [0, 1], up to rounding; torch takes any numbers."""
+        """Raise if class probabilities are outside [0, 1] by more than rounding, which torch accepts."""
         bad = [end for end in map(float, target.aminmax()) if not -0.01 <= end <= 1.01]
         if bad:
             raise LossError(
-                f"{self.name} takes targets of the output's shape {tuple(target.shape)} as class probabilities, and "
+                f"{self.name} reads targets of the output's shape {tuple(target.shape)} as class probabilities, but "
                 f"got {bad[-1]:g}; for other numbers, use a loss such as mse_loss"
             )
 
@@ -149,23 +149,23 @@ class CrossEntropy:
         shape = tuple(output.shape)
         positions = shape[:dim] + shape[dim + 1 :]
         text = (
-            f"{self.name} takes dimension {dim} of the output {shape} as the {shape[dim]} classes, so targets are "
-            f"class indices of shape {positions} in int64, not {describe(target)}"
+            f"{self.name} reads dimension {dim} of the output {shape} as {shape[dim]} classes, so targets must be "
+            f"int64 class indices of shape {positions}, not {describe(target)}"
         )
         if tuple(target.shape) == shape[:-1] and output.ndim > 2:
             order = (0, output.ndim - 1, *range(1, output.ndim - 1))
             move = "output.transpose(1, 2)" if output.ndim == 3 else f"output.permute{order}"
             return (
-                f"{text}. These targets fit classes in the last dimension, as language models have: give "
+                f"{text}. These targets fit classes in the last dimension, as in language models: give "
                 f"logits=lambda output: {move.replace('output', 'logits_of(output)', 1)}, with logits_of from "
-                "anywidth.training, or a loss of your own with its distillation"
+                "anywidth.training, or a custom loss with its distillation"
             )
         for extra in (-1, 1):
             if is_integer(target) and target.ndim > 1 and target.squeeze(extra).shape == positions:
                 return f"{text}: use target.squeeze({extra})"
         if target.is_floating_point() and tuple(target.shape) == positions:
-            return f"{text}: use target.long(), or a loss for numbers such as mse_loss"
-        return f"{text}; give a loss that fits them"
+            return f"{text}: use target.long(), or a regression loss such as mse_loss"
+        return f"{text}; use a loss that fits these targets"
 
 
 @register(

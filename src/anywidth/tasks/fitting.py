@@ -13,7 +13,7 @@ __all__ = ["describe", "is_integer", "require_classes", "require_floats", "requi
 
 
 def describe(value: Any) -> str:
-    """Dtype and shape of a tensor, or the type of anything else, for messages.
+    """Dtype and shape of a tensor, or the type of another value, for messages.
 
     >>> describe(torch.zeros(2, 3)), describe([1])
     ('float32 of shape (2, 3)', 'list')
@@ -24,44 +24,46 @@ def describe(value: Any) -> str:
 
 
 def is_integer(tensor: Tensor) -> bool:
-    """Whether a tensor holds integers, which booleans are not."""
+    """Whether a tensor has an integer dtype other than bool."""
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def require_tensor(name: str, target: Any, wanted: str) -> None:
-    """Raise a `LossError` unless targets are a tensor."""
+    """Raise a `LossError` unless the targets are a tensor."""
     if not isinstance(target, Tensor):
-        raise LossError(f"{name} compares the output with {wanted}, but the targets are {describe(target)}")
+        raise LossError(f"{name} needs targets that are {wanted}, but the targets are {describe(target)}")
 
 
 def require_classes(name: str, output: Tensor, dim: int) -> None:
-    """Raise a `LossError` unless a dimension holds at least two classes."""
+    """Raise a `LossError` unless a dimension has at least two classes."""
     if not -output.ndim <= dim < output.ndim:
-        raise LossError(f"{name} takes dimension {dim} as the classes, which an output {tuple(output.shape)} lacks")
+        raise LossError(
+            f"{name} reads classes from dimension {dim}, which the output {tuple(output.shape)} does not have"
+        )
     if output.shape[dim] == 1:
         raise LossError(
-            f"{name} takes dimension {dim} of the output {tuple(output.shape)} as the classes, and with a single class "
-            "its gradient is 0 whatever is learnt; use binary_cross_entropy_with_logits for one logit, mse_loss for a "
-            "number, or give the model one output per class"
+            f"{name} reads classes from dimension {dim} of the output {tuple(output.shape)}, but with a single class "
+            "its gradient is always 0; use binary_cross_entropy_with_logits for one logit, mse_loss for regression, "
+            "or a model with one output per class"
         )
 
 
 def require_floats(name: str, output: Tensor) -> None:
-    """Raise a `LossError` unless an output is made of real floats."""
+    """Raise a `LossError` unless the output has a floating-point dtype."""
     if not output.is_floating_point():
-        raise LossError(f"{name} needs an output of floats, not {describe(output)}")
+        raise LossError(f"{name} needs a floating-point output, not {describe(output)}")
 
 
 def require_same_shape(name: str, output: Any, teacher: Any) -> None:
-    """Raise a `LossError` unless a student and its teacher give one tensor each, of the same shape."""
+    """Raise a `LossError` unless student and teacher return one tensor each, of the same shape."""
     for tensor in (output, teacher):
         if not isinstance(tensor, Tensor):
             raise LossError(
-                f"logits= finds a {describe(tensor)}, and {name} says how to learn from a teacher for one tensor only; "
-                "give distillation= a function of both, or a tuple or dict with one for each"
+                f"logits= returns a {describe(tensor)}, but {name} distils a single tensor; give distillation= as a "
+                "function of student and teacher, or as a tuple or dict with one function for each"
             )
     if output.shape != teacher.shape:
         raise LossError(
             f"the teacher's output {tuple(teacher.shape)} and the student's {tuple(output.shape)} differ in shape, so "
-            f"{name} cannot compare them; give a teacher with the same output, or a distillation of your own"
+            f"{name} cannot compare them; use a teacher with the same output, or a custom distillation"
         )

@@ -1,4 +1,4 @@
-"""Losses whose meaning is known, and how one is recognised."""
+"""Losses with a known distillation, and how to recognise them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["KnownLoss", "Recipe", "known_losses", "loss_name", "recognise", "reg
 
 
 class KnownLoss(Protocol):
-    """A loss that says which outputs and targets fit it, and what it means to learn from a teacher by it."""
+    """A loss that can check its outputs and targets and that has a distillation."""
 
     def check(self, output: Tensor, target: Any, *, values: bool) -> None:
-        """Refuse outputs and targets that do not fit; with `values`, also look at the numbers, which a GPU waits for.
+        """Raise if outputs and targets do not fit. `values` also checks the numbers, which synchronizes a GPU.
 
         Raises:
-            LossError: they do not fit.
+            LossError: outputs and targets do not fit.
         """
         ...
 
     def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
-        """The loss of an output against a detached teacher's output, a scalar."""
+        """Loss of an output against a detached teacher's output, a scalar."""
         ...
 
 
 Recipe = Callable[[Callable[..., Tensor], Mapping[str, Any]], KnownLoss]
-"""Builds a `KnownLoss` from a loss and the arguments that it was made with."""
+"""Builds a `KnownLoss` from a loss and its arguments."""
 
 _FUNCTIONS: dict[Hashable, tuple[Recipe, frozenset[str]]] = {}
 _MODULES: dict[Callable[..., Any], tuple[Recipe, frozenset[str]]] = {}
@@ -41,12 +41,12 @@ _BY_NAME: dict[tuple[str, str], tuple[Recipe, frozenset[str]]] = {}
 def register(
     *, function: Callable[..., Tensor] | None = None, module: type[nn.Module] | tuple[str, str], arguments: str
 ) -> Callable[[Recipe], Recipe]:
-    """A decorator that makes a loss known.
+    """Decorator that registers the recipe of a known loss.
 
     Args:
-        function: The loss as a function.
-        module: The loss as a module, or the (Python module, class name) of one in an optional package.
-        arguments: The names of its arguments beside outputs and targets.
+        function: Functional form of the loss.
+        module: Module form, or (Python module, class name) of one in an optional package.
+        arguments: Names of its arguments besides outputs and targets.
     """
 
     def keep(recipe: Recipe) -> Recipe:
@@ -63,7 +63,7 @@ def register(
 
 
 def known_losses() -> list[str]:
-    """The names of all known functions.
+    """Names of all known loss functions.
 
     >>> "mse_loss" in known_losses()
     True
@@ -72,12 +72,12 @@ def known_losses() -> list[str]:
 
 
 def recognise(loss: Callable[..., Any]) -> KnownLoss | None:
-    """The known loss that a function, a `functools.partial` of it, or a module is; None for any other.
+    """Known loss for a function, a `functools.partial` of it, or a module; None for any other callable.
 
-    A subclass of a loss module is known as long as it computes what its base does.
+    A subclass of a known loss module counts as long as it inherits its forward.
 
     Raises:
-        LossError: it is known, but its arguments make it useless for training, such as `reduction="none"`.
+        LossError: the loss is known, but its arguments make training impossible, such as `reduction="none"`.
 
     >>> from functools import partial
     >>> import torch.nn.functional as F
@@ -104,14 +104,14 @@ def recognise(loss: Callable[..., Any]) -> KnownLoss | None:
         arguments["reduction"] = getattr(function, "reduction", "mean")
     if arguments.setdefault("reduction", "mean") not in ("mean", "sum"):
         raise LossError(
-            f"loss {loss_name(loss)} has reduction {arguments['reduction']!r}, which gives a loss per element; "
-            'training needs a single number, so choose reduction="mean" or "sum"'
+            f"loss {loss_name(loss)} has reduction {arguments['reduction']!r}, which returns one loss per element; "
+            'training needs a scalar, so use reduction="mean" or "sum"'
         )
     return recipe(loss, arguments)
 
 
 def takes_a_tensor(loss: Callable[..., Any]) -> bool:
-    """Whether a loss is one of torch, torchvision or timm, which compare a tensor with the targets.
+    """Whether a loss comes from torch, torchvision or timm and therefore compares a tensor with the targets.
 
     >>> import torch.nn.functional as F
     >>> takes_a_tensor(F.kl_div), takes_a_tensor(lambda output, target: output.loss)
@@ -129,7 +129,7 @@ def takes_a_tensor(loss: Callable[..., Any]) -> bool:
 
 
 def loss_name(loss: object) -> str:
-    """How to call a loss in a message.
+    """Name of a loss for messages.
 
     >>> import torch.nn.functional as F
     >>> loss_name(F.mse_loss), loss_name(nn.L1Loss())
@@ -146,7 +146,7 @@ def loss_name(loss: object) -> str:
 
 
 def unwrapped(loss: Callable[..., Any]) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-    """The function or module inside of a partial, and its keyword arguments; a partial with others stays one."""
+    """Function or module inside a partial, and its keyword arguments; a partial with positional arguments is kept."""
     if isinstance(loss, partial) and not loss.args:
         return loss.func, loss.keywords
     return loss, {}
@@ -159,13 +159,13 @@ def _entry(function: Callable[..., Any]) -> tuple[Recipe, frozenset[str]] | None
         return None
     if type(function).forward in _MODULES:
         return _MODULES[type(function).forward]
-    for base in type(function).__mro__:  # the class that the forward comes from
+    for base in type(function).__mro__:  # find the class that defines the forward
         if "forward" in vars(base):
             return _BY_NAME.get((base.__module__.partition(".")[0], base.__qualname__))
     return None
 
 
 def _is_altered(module: nn.Module) -> bool:
-    """Whether a module computes something else than its class says."""
+    """Whether a module's computation differs from its class, for example through hooks."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return bool(hooks) or "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__

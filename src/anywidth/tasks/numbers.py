@@ -1,4 +1,4 @@
-"""Errors of predicted numbers: squared, absolute, Huber and smooth L1."""
+"""Regression losses: squared, absolute, Huber and smooth L1 error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["NumberError"]
 
 @dataclass(frozen=True, kw_only=True)
 class NumberError:
-    """An error of numbers. Distilled, it is the same error against the teacher's numbers.
+    """Regression loss. Its distillation is the same error against the teacher's output.
 
     Attributes:
-        name: The loss, for messages.
-        loss: The loss with its arguments, such as `beta`, `delta`, `weight` and `reduction`.
-        same_dtype: Whether it cannot compare float32 with float64.
+        name: Name of the loss in messages.
+        loss: Loss with its arguments, such as `beta`, `delta`, `weight` and `reduction`.
+        same_dtype: Whether outputs and targets must have the same float dtype.
     """
 
     name: str
@@ -32,7 +32,7 @@ class NumberError:
     same_dtype: bool = False
 
     def check(self, output: Tensor, target: Any, *, values: bool) -> None:
-        """Refuse targets that would be broadcast, and integers."""
+        """Raise if targets would be broadcast or have an integer dtype."""
         require_floats(self.name, output)
         require_tensor(self.name, target, "numbers of the same shape")
         if target.shape != output.shape:
@@ -40,16 +40,16 @@ class NumberError:
             if target.numel() == output.numel():
                 how = f": use target.view{tuple(output.shape)}, or let the model return {tuple(target.shape)}"
             raise LossError(
-                f"{self.name} compares every number with its target, but the output is {tuple(output.shape)} and the "
+                f"{self.name} needs one target per output value, but the output is {tuple(output.shape)} and the "
                 f"targets are {tuple(target.shape)}, which torch would broadcast{how}"
             )
         if not target.is_floating_point():
-            raise LossError(f"{self.name} takes targets that are floats, not {describe(target)}: use target.float()")
+            raise LossError(f"{self.name} needs float targets, not {describe(target)}: use target.float()")
         if self.same_dtype and target.dtype == torch.float64 != output.dtype:
-            raise LossError(f"{self.name} takes targets of the output's dtype, not float64: use target.float()")
+            raise LossError(f"{self.name} needs targets with the dtype of the output, not float64: use target.float()")
 
     def distill(self, output: Tensor, teacher: Tensor, target: Any = None) -> Tensor:
-        """The error against the teacher's numbers."""
+        """Error against the teacher's output."""
         require_same_shape(self.name, output, teacher)
         return self.loss(output, teacher)
 

@@ -1,4 +1,4 @@
-"""What a step does with outputs: the one place where loss, distillation and logits are understood."""
+"""The objective of a training step: loss, distillation and logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anywidth.tasks.task import DistillationFunction, Distillations, Loss, Task,
 __all__ = ["Logits", "Objective", "TaskObjective", "distillation_of", "objective_of"]
 
 Logits = Callable[[Any], Any]
-"""Finds in a model's output what is compared: a tensor, or a tuple or dict of several."""
+"""Selects the compared tensors from a model's output: one tensor, or a tuple or dict of tensors."""
 
 
 def objective_of(
@@ -31,16 +31,16 @@ def objective_of(
     logits: Logits = logits_of,
     task: Task | None = None,
 ) -> Objective | TaskObjective:
-    """What to do with outputs, from the arguments of a step, a training module or a search.
+    """Objective from the arguments of a step, a training module or a search.
 
     Args:
-        loss: `loss(output, targets)`; None stands for cross-entropy.
+        loss: `loss(output, targets)`; None means cross-entropy.
         distillation: See `sandwich_step`.
         logits: See `sandwich_step`.
-        task: Stands for all of the others; but with `distillation=None`, all widths learn from the targets.
+        task: Replaces all other arguments, except that `distillation=None` trains every width on the targets.
 
     Raises:
-        LossError: the arguments contradict each other, or the loss cannot be trained with.
+        LossError: the arguments contradict each other, or the loss is unusable for training.
 
     >>> import torch.nn.functional as F
     >>> objective_of(F.mse_loss).distills
@@ -52,7 +52,7 @@ def objective_of(
     given = {"loss": loss is not None, "distillation": own, "logits": logits is not logits_of}
     if any(given.values()):
         names = ", ".join(name for name, is_given in given.items() if is_given)
-        raise LossError(f"task= brings its loss and its distillation; leave out {names}, or leave out the task")
+        raise LossError(f"task= includes its loss and distillation; leave out {names}, or leave out the task")
     if isinstance(task, type) or not isinstance(task, Task):
         what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
         raise LossError(f"task= is {what}; it needs an object with loss(output, target) and distill(output, teacher)")
@@ -60,7 +60,7 @@ def objective_of(
 
 
 def distillation_of(loss: Loss) -> DistillationFunction | None:
-    """The distillation that follows from a loss, as `distill(student, teacher, target=None)`; None if it is in doubt.
+    """Distillation that follows from a loss, as `distill(student, teacher, target=None)`; None if it is ambiguous.
 
     >>> import torch.nn.functional as F
     >>> distillation_of(F.mse_loss)(torch.tensor([1.0]), torch.tensor([3.0]))
@@ -75,13 +75,13 @@ def distillation_of(loss: Loss) -> DistillationFunction | None:
 class Objective:
     """A loss and its distillation.
 
-    A loss of torch, torchvision or timm compares the logits with the targets; any other function gets what the model
-    returned. A distillation compares what `logits` finds in the outputs of student and teacher.
+    Losses from torch, torchvision and timm compare the logits with the targets; any other function receives the model's
+    output. A distillation compares what `logits` selects from the outputs of student and teacher.
 
     Attributes:
         loss: `loss(output, targets)`, a scalar.
         distillation: As in `sandwich_step`.
-        logits: Finds what is compared in an output.
+        logits: Selects the compared tensors from an output.
     """
 
     loss: Loss
@@ -92,7 +92,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
-            raise LossError(f"loss is {describe(self.loss)}; give a function of outputs and targets")
+            raise LossError(f"loss is {describe(self.loss)}; give a function of output and targets")
         self._known = recognise(self.loss)
         self._on_logits = self._known is not None or takes_a_tensor(self.loss)
         self._function = self._understood(self.distillation)
@@ -103,32 +103,32 @@ class Objective:
         return self.distillation is not None
 
     def require_distillation(self) -> None:
-        """Raise an error if narrower widths are to learn from a teacher in a way that nobody has said.
+        """Raise if narrow widths are distilled but the distillation is unknown.
 
         Raises:
             LossError: the distillation does not follow from the loss.
         """
         if self._known is None and any(one == "auto" for _, one in _parts(self.distillation)):
             raise LossError(
-                "what narrow widths should learn from the widest does not follow from the loss "
-                f"{loss_name(self.loss)}. Give distillation=, a function of the logits of student and teacher, such as "
+                "the distillation of narrow widths does not follow from the loss "
+                f"{loss_name(self.loss)}. Give distillation= a function of the logits of student and teacher, such as "
                 "anywidth.training.soft_cross_entropy (classes in dimension 1; partial(soft_cross_entropy, dim=-1) for "
-                "language models) or torch.nn.functional.mse_loss (numbers); or distillation=None, by which all widths "
-                "learn from the targets; or task=, an object with loss(output, target) and distill(output, teacher). "
-                f"It follows from {', '.join(known_losses())} and their modules"
+                "language models) or torch.nn.functional.mse_loss (regression); or distillation=None to train all "
+                "widths on the targets;  or task= an object with loss(output, target) and distill(output, teacher). "
+                f"Losses with a known distillation: {', '.join(known_losses())} and their modules"
             )
 
     def check(self, output: Any, target: Any, *, values: bool, teacher: Any = None) -> None:
-        """Refuse what does not fit the loss, before anything is learnt.
+        """Raise if outputs or targets do not fit the loss, before anything is learned.
 
         Args:
-            output: What the model returned.
-            target: What it is compared with.
-            values: Whether to look at the numbers too, which a GPU has to wait for.
-            teacher: What `teach` gave, if another network teaches.
+            output: The model's output.
+            target: The targets.
+            values: Whether to check the numbers too, which synchronizes a GPU.
+            teacher: The result of `teach`, if another network is the teacher.
 
         Raises:
-            LossError: they do not fit.
+            LossError: outputs and targets do not fit.
         """
         if self.logits is logits_of and any(map(_classes_in_dimension_1, (self.loss, self.distillation))):
             self._refuse_language_models(output)
@@ -141,10 +141,10 @@ class Objective:
             require_same_shape(loss_name(self.loss), found, found if teacher is None else teacher)
 
     def value(self, output: Any, target: Any) -> Tensor:
-        """The loss on the targets, a scalar.
+        """Loss on the targets, a scalar.
 
         Raises:
-            LossError: a loss of torch cannot compare them, or a loss gives something else than a single number.
+            LossError: a torch loss cannot compare them, or a loss does not return a scalar.
         """
         if not self._on_logits:
             return require_scalar(self.loss(output, target), f"loss {loss_name(self.loss)}")
@@ -161,11 +161,11 @@ class Objective:
         return require_scalar(value, f"loss {loss_name(self.loss)}")
 
     def teach(self, output: Any) -> Any:
-        """What students learn from, detached, of a teacher's output."""
+        """Detached part of a teacher's output that students learn from."""
         return detached(self.logits(output))
 
     def distill(self, output: Any, teacher: Any, target: Any) -> Tensor:
-        """The loss of a student's output against what `teach` gave, a scalar."""
+        """Loss of a student's output against the result of `teach`, a scalar."""
         student = self.logits(output)
         if callable(self._function):
             return require_scalar(self._function(student, teacher, target), "the distillation")
@@ -176,15 +176,15 @@ class Objective:
         return torch.stack(parts).sum()
 
     def _compared(self, output: Any) -> Tensor:
-        """The tensor that the loss compares."""
+        """Tensor that the loss compares."""
         return logits_of(self.logits(output))
 
     def _refuse_language_models(self, output: Any) -> None:
-        """Refuse logits in the order of Hugging Face, (batch, tokens, classes), where nobody has said it."""
+        """Raise for Hugging Face logits, shaped (batch, tokens, classes), unless `logits` locates the classes."""
         found = getattr(output, "logits", None)
         if isinstance(found, Tensor) and found.ndim == 3:
             raise LossError(
-                "cross-entropy takes dimension 1 as the classes, but language models have them in the last, such as "
+                "cross-entropy reads classes from dimension 1, but language models put them last, such as "
                 f"{type(output).__name__}.logits of shape {tuple(found.shape)}. Give "
                 "logits=lambda output: output.logits.transpose(1, 2); to predict the next token, "
                 "logits=lambda output: output.logits[:, :-1].transpose(1, 2) with the targets ids[:, 1:]; or, if the "
@@ -192,7 +192,7 @@ class Objective:
             )
 
     def _understood(self, distillation: Any) -> Any:
-        """A function of student, teacher and target; or a dict of them, for several tensors."""
+        """Distillation as a function of student, teacher and target, or as a dict of them for several tensors."""
         if distillation is None or distillation == "auto":
             return self._known.distill if self._known is not None else None
         if callable(distillation):
@@ -200,27 +200,27 @@ class Objective:
         if isinstance(distillation, (Mapping, tuple, list)):
             found = {key: None if one is None else self._understood(one) for key, one in _parts(distillation)}
             if any(isinstance(one, dict) for one in found.values()) or not any(found.values()):
-                raise LossError("distillation= of several tensors needs a function, 'auto' or None for each of them")
+                raise LossError("distillation= for several tensors needs a function, 'auto' or None for each tensor")
             return found
         raise LossError(
             f"distillation is {distillation!r}; give a function of student and teacher, None, or leave it out"
         )
 
     def _check_parts(self, found: Any) -> None:
-        """The tensors that `logits` finds are those that a distillation was given for."""
+        """Raise unless `logits` returns the tensors that the distillation was given for."""
         keys = [key for key, _ in _parts(found)] if isinstance(found, (Mapping, tuple, list)) else None
         wanted = list(self._function)
         if keys is None or sorted(map(repr, keys)) != sorted(map(repr, wanted)):
             have = f"{type(found).__name__} of {keys}" if keys is not None else describe(found)
             raise LossError(
-                f"distillation= is given for {wanted}, but logits= finds a {have}; they have to match, with None for "
-                "what is not distilled"
+                f"distillation= is given for {wanted}, but logits= returns a {have}; make them match, with None for "
+                "tensors that are not distilled"
             )
 
 
 @dataclass
 class TaskObjective:
-    """A task of the user, which gets what the model returned."""
+    """Objective of a custom task, which receives the model's output."""
 
     task: Task
     distills: bool = True
@@ -229,21 +229,21 @@ class TaskObjective:
         self._on_target = takes_target(self.task.distill)
 
     def require_distillation(self) -> None:
-        """A task brings it."""
+        """Do nothing: a task includes its distillation."""
 
     def check(self, output: Any, target: Any, *, values: bool, teacher: Any = None) -> None:
-        """A task knows what fits."""
+        """Do nothing: a task checks its own inputs."""
 
     def value(self, output: Any, target: Any) -> Tensor:
-        """The loss on the targets, a scalar."""
+        """Loss on the targets, a scalar."""
         return require_scalar(self.task.loss(output, target), f"the loss of task {type(self.task).__name__}")
 
     def teach(self, output: Any) -> Any:
-        """The teacher's output, detached."""
+        """Detached output of the teacher."""
         return detached(output)
 
     def distill(self, output: Any, teacher: Any, target: Any) -> Tensor:
-        """The loss against a teacher's output, a scalar."""
+        """Loss against a teacher's output, a scalar."""
         extra = {"target": target} if self._on_target else {}
         return require_scalar(
             self.task.distill(output, teacher, **extra), f"distill of task {type(self.task).__name__}"
@@ -251,25 +251,25 @@ class TaskObjective:
 
 
 def require_scalar(value: Any, name: str) -> Tensor:
-    """The value itself, a tensor with a single number.
+    """The value itself, if it is a tensor with a single number.
 
     Raises:
-        LossError: it is anything else.
+        LossError: it is something else.
     """
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise LossError(f"{name} gave {describe(value)}; training needs a tensor with a single number, such as a mean")
+        raise LossError(f"{name} returned {describe(value)}; training needs a scalar tensor, such as a mean")
     return value if value.ndim == 0 else value.reshape(())
 
 
 def _with_target(distillation: Callable[..., Any]) -> Callable[[Any, Any, Any], Any]:
     """A distillation as a function of student, teacher and target."""
     known = recognise(distillation)
-    if known is not None:  # a loss against the teacher: what follows from it, not logits taken as labels
+    if known is not None:  # a known loss: use its distillation instead of reading logits as labels
         return known.distill
     if takes_a_tensor(distillation):
         raise LossError(
-            f"distillation={loss_name(distillation)} would take the teacher's logits as labels; give a function that "
-            "says what they mean, such as "
+            f"distillation={loss_name(distillation)} would read the teacher's logits as labels; give a function that "
+            "interprets them, such as "
             "lambda student, teacher: F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction='batchmean')"
         )
     if takes_target(distillation):
@@ -278,7 +278,7 @@ def _with_target(distillation: Callable[..., Any]) -> Callable[[Any, Any, Any], 
 
 
 def _classes_in_dimension_1(function: Any) -> bool:
-    """Whether a loss or a distillation takes the classes from dimension 1."""
+    """Whether a loss or a distillation reads classes from dimension 1."""
     if not callable(function):
         return False
     inner, given = unwrapped(function)
@@ -289,7 +289,7 @@ def _classes_in_dimension_1(function: Any) -> bool:
 
 
 def _parts(several: Any) -> list[tuple[Any, Any]]:
-    """Pairs of key or number and part; anything but a tuple, list or dict is its own only part."""
+    """Pairs of key and item of a tuple, list or dict; any other value is a single item."""
     if isinstance(several, Mapping):
         return list(several.items())
     return list(enumerate(several if isinstance(several, (tuple, list)) else (several,)))

@@ -1,4 +1,4 @@
-"""What models return: the logits in it, and a detached copy of it."""
+"""Logits and detached copies of model outputs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from anywidth.core.errors import LossError
+from anywidth.core.tensors import tensors_in
 
 __all__ = ["detached", "logits_of"]
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returns: the tensor, its `logits`, the first of a tuple, or the only one of a dict.
+    """Logits in a model's output: the tensor, its `logits`, the first of a tuple, or the only one of a dict.
 
     Raises:
-        LossError: there are none, or a dict has several tensors and none of them is called `logits` or `out`.
+        LossError: there are no logits, or a dict has several tensors and none is called `logits` or `out`.
 
     >>> import torch
     >>> logits_of((torch.zeros(2, 3), None)).shape
@@ -33,7 +34,7 @@ def logits_of(output: Any) -> Tensor:
         if found is None and len(tensors) > 1:
             raise LossError(
                 f"the model returns {', '.join(map(repr, tensors))}, none of them called 'logits'; give a `logits` "
-                f"function that says which is meant, such as logits=lambda output: output[{tensors[-1]!r}]"
+                f"function that selects one, such as logits=lambda output: output[{tensors[-1]!r}]"
             )
         if found is None and tensors:
             found = output[tensors[0]]
@@ -43,14 +44,14 @@ def logits_of(output: Any) -> Tensor:
         found = output[0]
     if not isinstance(found, Tensor):
         raise LossError(
-            f"no logits found in a model output of type {type(output).__name__}; give a `logits` function, such as "
+            f"a model output of type {type(output).__name__} contains no logits; give a `logits` function, such as "
             "logits=lambda output: output.prediction"
         )
     return found
 
 
 def detached(output: Any) -> Any:
-    """The same structure with all tensors detached, also those that are attributes of an object.
+    """The same structure with all tensors detached, including attributes of objects.
 
     >>> import torch
     >>> detached({"a": torch.ones(1, requires_grad=True)})["a"].requires_grad
@@ -75,4 +76,4 @@ def _detach_leaf(leaf: Any) -> Any:
 
 
 def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    return bool(tensors_in(value))

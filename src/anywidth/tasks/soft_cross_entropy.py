@@ -1,4 +1,4 @@
-"""Cross-entropy against the soft labels of a teacher."""
+"""Cross-entropy against a teacher's soft labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 
     Args:
         student: Logits of shape (batch, classes, ...), or with the classes in dimension `dim`.
-        teacher: Logits of the same shape; no gradient flows into them.
-        temperature: Divides both; 1 in the paper.
-        dim: Where the classes are; -1 for language models, whose logits are (batch, tokens, vocabulary).
+        teacher: Logits of the same shape; gradients do not flow into them.
+        temperature: Divides the logits of both; 1 in the paper.
+        dim: Class dimension; -1 for language models, whose logits are (batch, tokens, vocabulary).
 
     Raises:
-        LossError: the shapes differ, or there is a single class, whose probability is always 1.
+        LossError: the shapes differ, or there is only one class, whose probability is always 1.
 
     Source: US-Nets (arXiv 1903.05134), section 3.3.
 

@@ -1,4 +1,4 @@
-"""What a network is trained for, as far as a training step asks."""
+"""The task protocol: the loss and distillation that a training step needs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Distillations = (
     | Sequence[Literal["auto"] | DistillationFunction | None]
     | Mapping[str, Literal["auto"] | DistillationFunction | None]
 )
-"""What a step accepts as `distillation`: `"auto"`, a function, or one of them for each of several tensors."""
+"""Accepted values of `distillation`: `"auto"`, a function, or one of these for each of several tensors."""
 
 _asks: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
-"""Functions whose parameters were read, which takes as long as a small distillation."""
+"""Cache of inspected signatures; inspection takes as long as a small distillation."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A loss on the targets, and what narrower widths learn from a teacher.
+    """A loss on the targets, and a distillation for narrower widths.
 
-    `output` is what the model returns, unchanged. Gradients may flow to `output` only; the teacher comes detached.
+    `output` is the model's unchanged output. The teacher's output is detached, so gradients flow to `output` only.
 
     >>> import torch.nn.functional as F
     >>> class TwoHeads:
@@ -49,13 +49,13 @@ class Task(Protocol):
     """
 
     def loss(self, output: Any, target: Any) -> Tensor:
-        """The loss on the targets, a scalar: what the widest learns."""
+        """Loss on the targets, a scalar, which the widest network learns."""
         ...
 
     def distill(self, output: Any, teacher: Any) -> Tensor:
-        """The loss against a teacher's output, a scalar: what narrower widths learn.
+        """Loss against a teacher's output, a scalar, which narrower widths learn.
 
-        A third parameter named `target` receives the targets, such as to leave out padding.
+        An optional third parameter named `target` receives the targets, for example to mask padding.
         """
         ...
 
@@ -68,11 +68,11 @@ def takes_target(function: Callable[..., Any]) -> bool:
     """
     try:
         return _asks[function]
-    except (KeyError, TypeError):  # not seen yet, or neither hashable nor weakly referenced
+    except (KeyError, TypeError):  # not cached yet, or neither hashable nor weakly referenceable
         pass
     try:
         found = "target" in list(inspect.signature(function).parameters)[2:]
-    except (TypeError, ValueError):  # functions written in C may not say
+    except (TypeError, ValueError):  # functions written in C may lack a signature
         found = False
     with suppress(TypeError):
         _asks[function] = found

@@ -2,15 +2,19 @@
 
 from anywidth.core.gradient_sync import same_start, sync_gradients
 from anywidth.tasks import Task, distillation_of, logits_of, soft_cross_entropy
+from anywidth.training.execution import Execution
+from anywidth.training.nested_step import nested_step
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step
 
 __all__ = [
+    "Execution",
     "SandwichResult",
     "Task",
     "distillation_of",
     "follow_mode",
     "logits_of",
+    "nested_step",
     "parameter_groups",
     "same_start",
     "sandwich_step",

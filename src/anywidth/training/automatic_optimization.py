@@ -1,4 +1,4 @@
-"""Steps called by a module of Lightning that lets Lightning run backward."""
+"""Check for Lightning modules that let Lightning run backward."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _CALLERS = 12
 def check_manual_optimization() -> None:
     """Raise if the caller is the `training_step` of a Lightning module with automatic optimization.
 
-    Lightning would run backward on what `training_step` returns, but a sandwich step has run every backward pass
-    already, and its losses are detached. Looks at the frames above, and only where Lightning is imported.
+    Lightning would run backward on the result of `training_step`, but a sandwich step has already run every backward
+    pass, and its losses are detached. The check inspects the calling frames, and only if Lightning is imported.
 
     Raises:
-        TrainingError: with what to change.
+        TrainingError: the caller uses automatic optimization; the message shows the fix.
     """
     if "lightning" not in sys.modules and "pytorch_lightning" not in sys.modules:
         return

@@ -16,14 +16,16 @@ __all__ = ["CompiledSubnets"]
 
 
 class CompiledSubnets:
-    """Compiles every network that a sandwich step runs, once: `sandwich_step(net, ..., wrap=CompiledSubnets())`.
+    """Compiles every network that a sandwich step runs, once.
 
-    Compiling takes seconds to minutes per width, so let random widths come from a ladder (`WidthSampler(ladder=...)`).
-    Weights stay those of the supernet. Give one object to all steps.
+    Pass it to every step: `sandwich_step(net, ..., execution=Execution(wrap=CompiledSubnets()))`.
+
+    Compiling takes seconds to minutes per width, so draw random widths from a grid (`WidthSampler(grid=...)`). The
+    compiled networks use the supernet's weights. Pass the same object to all steps.
 
     Args:
-        limit: How many networks are kept compiled; the one used longest ago goes first.
-        options: Of `torch.compile`, such as `mode`.
+        limit: Maximum number of compiled networks; the least recently used is dropped.
+        options: Options of `torch.compile`, such as `mode`.
     """
 
     def __init__(self, *, limit: int = 64, **options: Any) -> None:
@@ -36,16 +38,16 @@ class CompiledSubnets:
         return len(self._compiled)
 
     def __call__(self, subnet: nn.Module) -> Callable[..., Any]:
-        """The compiled network, which compiles at its first call.
+        """The compiled network; it compiles on its first call.
 
         Raises:
-            TrainingError: at that call, if the network cannot be compiled.
+            TrainingError: on that call, if the network cannot be compiled.
         """
         found = self._compiled.get(id(subnet))
         if found is not None:
             self._compiled.move_to_end(id(subnet))
             return found[1]
-        # All widths run the same code, which torch gives up to compile after eight times by default.
+        # All widths run the same code, and by default torch compiles the same code at most eight times.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * self.limit)
         network = torch.compile(subnet, **self.options)
         self._compiled[id(subnet)] = (subnet, network)
@@ -57,7 +59,7 @@ class CompiledSubnets:
                 return network(*args, **kwargs)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # those of the compiler, of the code that it makes, and of the network
+            except Exception as error:  # errors of the compiler, of its generated code, and of the network
                 raise TrainingError(
                     f"torch.compile failed: {first_line(error)}; install a C++ compiler, or train without compiling"
                 ) from error

@@ -1,4 +1,4 @@
-"""The state of a training after every epoch, to go on from, and that of the best epoch."""
+"""Checkpoints of a training: after every epoch, to resume from, and of the best epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "finished_epochs", "i
 
 
 class EpochCheckpoint(Checkpoint):
-    """Keeps the last finished epoch in one file, which is never half written."""
+    """Stores the last finished epoch in one file, written atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,21 +33,21 @@ class EpochCheckpoint(Checkpoint):
         _save(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many processes trained, as with another number batches and steps are others; and whether it is over."""
+        """World size, because resuming needs the same one, and whether the training is finished."""
         return {"processes": rank_and_count()[1], "over": self._over}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with another number of processes."""
+        """Refuse to resume with a different number of processes."""
         before, now = state_dict.get("processes", 1), rank_and_count()[1]
         if before != now:
             raise CheckpointError(
-                f"{self.path} is of a training by {before} processes and this is one by {now}; go on with {before}"
+                f"{self.path} belongs to a training with {before} processes, not {now}; resume with {before}"
                 + (" (torchrun --nproc-per-node N)" if before > 1 else ", without torchrun")
             )
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps the epoch with the highest value of a logged metric in one file, which is never half written."""
+    """Stores the epoch with the highest value of a logged metric in one file, written atomically."""
 
     def __init__(self, path: Path, monitor: str) -> None:
         self.path = path
@@ -66,12 +66,12 @@ class BestCheckpoint(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the best value."""
         self.best = state_dict["best"]
 
 
 def _save(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint; all processes take part, and the first writes."""
+    """Write a checkpoint; all processes take part, and the first one writes."""
     if trainer.is_global_zero:
         write_atomically(path, lambda temporary: trainer.save_checkpoint(temporary))
     else:
@@ -79,7 +79,7 @@ def _save(trainer: Trainer, path: Path) -> None:
 
 
 def finished_epochs(path: Path) -> int:
-    """How many epochs a checkpoint has behind it.
+    """The number of finished epochs of a checkpoint.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -88,7 +88,7 @@ def finished_epochs(path: Path) -> int:
 
 
 def is_over(path: Path, epochs: int) -> bool:
-    """Whether the training that wrote a checkpoint has come to its end, of so many epochs or by an early stop.
+    """Whether the training that wrote a checkpoint is finished, after its epochs or by an early stop.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -98,7 +98,7 @@ def is_over(path: Path, epochs: int) -> bool:
 
 
 def best_of(path: Path) -> tuple[int, float]:
-    """The epoch of a `BestCheckpoint`, from 1, and its value.
+    """The epoch of a `BestCheckpoint`, counted from 1, and its value.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -108,7 +108,7 @@ def best_of(path: Path) -> tuple[int, float]:
 
 
 def load_weights(module: Recipe, path: Path) -> None:
-    """Put the weights of a checkpoint into a module, in place: their average, where one is kept.
+    """Load the weights of a checkpoint into a module, in place; their average, if there is one.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -118,7 +118,7 @@ def load_weights(module: Recipe, path: Path) -> None:
         module.load_state_dict(state["state_dict"])
         module.load_others(state)
     except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path} has the weights of another network: {error}") from error
+        raise CheckpointError(f"{path} contains the weights of a different network: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One training run by Lightning's trainer, quiet and interruptible."""
+"""One training run with Lightning's trainer, without its messages, and interruptible."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOISE = (
     # Loss scaling skips optimizer steps on purpose.
     ".*lr_scheduler.step.. before .optimizer.step.*",
     ".*isinstance.treespec, LeafSpec.*",
-    # The means that are kept are pooled over processes once per epoch.
+    # Logged means are pooled over processes once per epoch.
     ".*It is recommended to use .self.log.*sync_dist=True.*",
 )
 
@@ -50,25 +50,25 @@ def fit(
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> None:
-    """Train a module, from its checkpoint if there is one, together with the other processes that `torchrun` started.
+    """Train a module, from its checkpoint if there is one, with all processes that `torchrun` started.
 
-    If the checkpoint is of the end of a training, the module gets its weights, and nothing else happens.
+    If the checkpoint belongs to a finished training, this only loads its weights into the module.
 
     Args:
-        module: What to train, such as `SandwichModule`.
-        loader: Batches of (inputs, targets); if its sampler has `set_epoch`, that is called.
-        epochs: Passes over the loader, with those that the checkpoint has behind it.
-        device: Where to train; a process that trains with others takes the one of its `LOCAL_RANK`.
-        checkpoint: The file that keeps the state after every epoch.
+        module: The module to train, such as `SandwichModule`.
+        loader: Batches of (inputs, targets); `set_epoch` of its sampler is called, if it exists.
+        epochs: Passes over the loader, including those of the checkpoint.
+        device: Device to train on; one of several processes uses the device of its `LOCAL_RANK`.
+        checkpoint: The file for the state after every epoch.
         precision: 32, bf16 or 16 bits.
-        callbacks: Lightning's, such as a progress bar.
-        logger: One of Lightning's.
+        callbacks: Lightning callbacks, such as a progress bar.
+        logger: A Lightning logger.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the checkpoint is that of the last finished epoch.
+        KeyboardInterrupt: Ctrl-C; the checkpoint contains the last finished epoch.
         CheckpointError: the checkpoint cannot be read.
-        DataError: a process that reads images died.
-        TrainingError: a loss is not finite, or the memory of the device is too small.
+        DataError: a process that loads images died.
+        TrainingError: a loss is not finite, or the device is out of memory.
     """
     if checkpoint.exists() and is_over(checkpoint, epochs):
         load_weights(module, checkpoint)
@@ -90,7 +90,7 @@ def fit(
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:
-            if isinstance(error.__context__, BrokenPipeError):  # rich exits when nobody reads what it prints
+            if isinstance(error.__context__, BrokenPipeError):  # rich exits when its output pipe is closed
                 raise BrokenPipeError from None
             if trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt from None
@@ -98,7 +98,7 @@ def fit(
         except torch.OutOfMemoryError as error:
             raise TrainingError("out of memory: train with smaller batches (--batch-size)") from error
         except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
-            if "DataLoader worker" in str(error):  # raised wherever the trainer is when the process dies
+            if "DataLoader worker" in str(error):  # raised at any point in the trainer when the process dies
                 raise DataError(
                     f"a process that reads images died: {first_line(error)} The memory may be too small: take fewer "
                     "workers (--workers)"
@@ -111,19 +111,19 @@ def fit(
 
 
 class _SigtermAsBefore(Callback):
-    """Puts back what SIGTERM does: Lightning answers it by a collective, in which a process may wait for ever."""
+    """Restores the SIGTERM handler: Lightning's handler runs a collective, in which a process may wait forever."""
 
     def __init__(self) -> None:
         self._handler = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After Lightning has taken it."""
+        """Restore the handler after Lightning has replaced it."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
 
 def _share() -> dict[str, Any]:
-    """The trainer's options for one process, or for those that train together."""
+    """The trainer's options for one or several processes."""
     _, count = rank_and_count()
     if count == 1:
         return {"devices": 1}
@@ -136,7 +136,7 @@ def _share() -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides Lightning's tips and device lines, and warnings about choices that are made on purpose."""
+    """Context manager that hides Lightning's tips, device lines, and warnings about intended choices."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     try:
@@ -153,7 +153,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Puts back what Ctrl-C does: Lightning leaves it switched off once it was pressed."""
+    """Context manager that restores the Ctrl-C handler, which Lightning leaves disabled after Ctrl-C."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -1,4 +1,4 @@
-"""One plain network of one width, trained alone: what a supernet is compared to."""
+"""One plain network of one width, trained alone, for comparison with a supernet."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def train_alone(
     callbacks: Sequence[Callback] = (),
     **recipe: Unpack[RecipeOptions],
 ) -> nn.Module:
-    """A network like the supernet's at one width, with new weights, trained on the labels by the supernet's recipe.
+    """A network like the supernet's at one width, with new weights, trained on labels with the supernet's recipe.
 
-    It is on `device` and shares nothing with the supernet, of which only the structure is taken.
+    The network is on `device` and shares no tensors with the supernet.
 
     Args:
-        net: The supernet.
+        net: The supernet; only its structure is used.
         width: As in `Supernet.config`.
         loader: Batches of (inputs, targets), as for the supernet.
         epochs: Passes over the loader.
-        seed: Of the weights.
-        device: Where to train.
-        checkpoint: The file that keeps the state after every epoch; training goes on from it if it is there.
+        seed: Random seed of the weights.
+        device: Device to train on.
+        checkpoint: The file for the state after every epoch; if it exists, training resumes from it.
         precision: 32, bf16 or 16 bits.
         loss: `loss(output, targets)`, a scalar.
-        callbacks: Lightning's, such as a progress bar.
-        recipe: Those of `RecipeOptions`, such as `lr`, as for the supernet.
+        callbacks: Lightning callbacks, such as a progress bar.
+        recipe: Options as in `RecipeOptions`, such as `lr`, as for the supernet.
 
     Raises:
-        KeyboardInterrupt, CheckpointError, TrainingError: as `fit`.
+        KeyboardInterrupt, CheckpointError, TrainingError: as in `fit`.
     """
     dense = channels_last_(net.extract(width, calibrated=False).cpu())
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # and not those of GPUs, which would stay so
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which would not be restored
         initialise(dense)
     module = PlainModule(dense, loss=loss, **recipe)
     fit(

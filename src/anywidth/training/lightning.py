@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from anywidth.core.batches import split_batch
-from anywidth.core.errors import NotFiniteError
+from anywidth.core.errors import NotFiniteError, WidthError
 from anywidth.supernet import Supernet
 from anywidth.tasks import Distillations, Logits, Loss, Task, logits_of, objective_of
 from anywidth.training.compiled import CompiledSubnets
-from anywidth.training.pass_graphs import PassGraphs, Runner, run_directly
+from anywidth.training.execution import Execution
+from anywidth.training.nested_step import nested_step
+from anywidth.training.pass_graphs import PassGraphs, run_directly
 from anywidth.training.recipe import Recipe, RecipeOptions
-from anywidth.training.sandwich import Teacher, sandwich_step
+from anywidth.training.sandwich import Scale, Teacher, sandwich_step
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["PlainModule", "SandwichModule"]
@@ -25,28 +28,28 @@ _SAMPLER, _SWITCHES = "anywidth_sampler", "anywidth_switches"
 
 
 class SandwichModule(Recipe):
-    """A thin wrapper of `sandwich_step` for Lightning's trainer, which brings devices, precision and checkpoints.
+    """Wraps `sandwich_step` for Lightning's trainer, which handles devices, precision and checkpoints.
 
-    It logs `loss_widest`, `loss_narrowest` and `lr`. Checkpoints hold the state of the width sampler, so that a
-    resumed run draws the widths that the unbroken run would have drawn. One that was written amid accumulated batches
-    lacks the gradients of those before it.
+    It logs `loss_widest`, `loss_narrowest` and `lr`. Checkpoints contain the state of the width sampler, so a resumed
+    run draws the same widths as an uninterrupted one. A checkpoint written between accumulated batches lacks the
+    gradients of the earlier ones.
 
     Args:
         net: The supernet; its weights are trained in place.
-        widths: How many widths a step trains, or which; see `sandwich_step`.
+        widths: Number of widths in a step, or a list of them; see `sandwich_step`.
         loss: As in `sandwich_step`.
         task: As in `sandwich_step`.
         distillation: As in `sandwich_step`; None trains all widths on the labels.
-        labels: As in `sandwich_step`.
         teacher: As in `sandwich_step`.
-        weight: As in `sandwich_step`.
+        label_loss_weight: As in `sandwich_step`.
+        scale: As in `sandwich_step`; gradients are divided by `accumulate` as well.
         logits: As in `sandwich_step`.
-        graphs: Run from CUDA graphs; see `PassGraphs`.
-        compiled: Compile every width that is trained; see `CompiledSubnets`.
-        recipe: Those of `RecipeOptions`, such as `lr` and `accumulate`.
+        graphs: Run widths from CUDA graphs; see `PassGraphs`.
+        compiled: Compile every trained width; see `CompiledSubnets`.
+        recipe: Options as in `RecipeOptions`, such as `lr` and `accumulate`.
 
     Raises:
-        LossError: what narrower widths learn does not follow from the loss.
+        LossError: the loss does not determine what narrower widths learn.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
 
@@ -66,15 +69,20 @@ class SandwichModule(Recipe):
         loss: Loss | None = None,
         task: Task | None = None,
         distillation: Distillations | None = "auto",
-        labels: float = 0.0,
         teacher: Teacher = "widest",
-        weight: Callable[[WidthConfig], float] | None = None,
+        label_loss_weight: float = 0.0,
+        scale: Scale = 1.0,
         logits: Logits = logits_of,
         graphs: bool = False,
         compiled: bool = False,
         **recipe: Unpack[RecipeOptions],
     ) -> None:
         super().__init__(net.model, **recipe)
+        if net.nested and (widths is not None or teacher != "widest" or graphs or compiled):
+            raise WidthError(
+                "a nested network trains all its widths from one pass, with the widest as teacher: leave out widths, "
+                "teacher, graphs and compiled"
+            )
         self.net = net
         self.widths = widths
         self.loss = loss
@@ -84,36 +92,35 @@ class SandwichModule(Recipe):
         objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
         if not (isinstance(widths, Sequence) and len(widths) == 1):
             objective.require_distillation()
-        self.labels = labels
         self.teacher: Teacher = teacher
-        self.weight = weight
-        self._runner: Runner = PassGraphs(net) if graphs else run_directly
-        self._wrap = CompiledSubnets() if compiled else None
+        self.label_loss_weight = label_loss_weight
+        self.scale = scale
+        self._execution = Execution(
+            runner=PassGraphs(net) if graphs else run_directly, wrap=CompiledSubnets() if compiled else None
+        )
         self._drawn: list[Sequence[Width] | None] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The sandwich step of one batch; the losses of the widest and the narrowest."""
+        """Run the sandwich or nested step of one batch; returns the losses of the widest and the narrowest."""
         inputs, targets = split_batch(self._changed(batch))
         if batch_idx % self.accumulate == 0 or not self._drawn:
             self._drawn = [self._draw()]
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
-            result = sandwich_step(
+            step = nested_step
+            if not self.net.nested:
+                step = partial(sandwich_step, widths=self._drawn[0], teacher=self.teacher, execution=self._execution)
+            result = step(
                 self.net,
                 inputs,
                 targets,
                 loss=self.loss,
                 task=self.task,
-                widths=self._drawn[0],
                 distillation=self.distillation,
-                labels=self.labels,
-                teacher=self.teacher,
-                weight=self.weight,
+                label_loss_weight=self.label_loss_weight,
                 logits=self.logits,
-                scale=scale,
+                scale=partial(_product, scale, self.scale) if callable(self.scale) else scale * self.scale,
                 backward=self.manual_backward,
-                runner=self._runner,
-                wrap=self._wrap,
             )
             sizes = [sum(config.values()) for config in result.configs]
             narrowest = min(range(len(sizes)), key=sizes.__getitem__)
@@ -122,8 +129,8 @@ class SandwichModule(Recipe):
         return self._step(add_gradients, inputs.tensors()[0].shape[0], batch_idx)
 
     def _draw(self) -> Sequence[Width] | None:
-        """The widths of an optimizer step, whose batches are to add up to one large batch."""
-        if self.net.switches and self.widths is None:
+        """The widths of an optimizer step, the same for all of its batches, as for one large batch."""
+        if self.net.widths and self.widths is None:
             return None
         number = 4 if self.widths is None else self.widths
         return self.net.sampler.sandwich(number) if isinstance(number, int) else number
@@ -135,36 +142,36 @@ class SandwichModule(Recipe):
         return [*super()._statistics(), *self.net.switch_state().values()]
 
     def load_others(self, checkpoint: dict[str, Any]) -> None:
-        """Take what a checkpoint has of the switches."""
+        """Load the parameters of the switches from a checkpoint."""
         if self.net.switches:
             self.net.load_switch_state(checkpoint[_SWITCHES])
 
     def on_train_start(self) -> None:
-        """Forget the widths of a training before."""
+        """Forget the widths of an earlier training."""
         super().on_train_start()
         self._drawn = []
 
     def on_validation_epoch_start(self) -> None:
-        """Notice that the weights are others: callbacks that average them write past their version counters."""
+        """Mark the weights as changed: callbacks that average them bypass their version counters."""
         increment_version(list(self.net.model.parameters()))
 
     on_validation_epoch_end = on_train_end = on_validation_epoch_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of the width sampler as well, and what switches have of their own."""
+        """Also store the state of the width sampler and the separate parameters of switches."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[_SAMPLER] = self.net.sampler.state_dict()
         checkpoint[_SWITCHES] = self.net.switch_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on drawing widths where the checkpoint stopped."""
+        """Continue drawing widths where the checkpoint stopped."""
         super().on_load_checkpoint(checkpoint)
         self.net.sampler.load_state_dict(checkpoint[_SAMPLER])
         self.load_others(checkpoint)
 
 
 class PlainModule(Recipe):
-    """One plain network, trained on labels alone with the recipe of `SandwichModule`: what a supernet is compared to.
+    """One plain network, trained on labels with the recipe of `SandwichModule`, for comparison with a supernet.
 
     It logs `loss` and `lr`. The arguments are those of `SandwichModule`.
     """
@@ -179,14 +186,14 @@ class PlainModule(Recipe):
         **recipe: Unpack[RecipeOptions],
     ) -> None:
         super().__init__(model, **recipe)
-        self.loss = loss  # a module among them moves to the device with this one
+        self.loss = loss  # so that a loss with parameters moves to the device with this module
         self.task = task
         self.logits = logits
         self._looked = False
-        objective_of(loss, logits=logits, task=task)  # raises an error now, not in the first step
+        objective_of(loss, logits=logits, task=task)  # raises an error now instead of in the first step
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One step on the labels; the loss."""
+        """Run one step on the labels; returns the loss."""
         inputs, targets = split_batch(self._changed(batch))
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
@@ -201,3 +208,7 @@ class PlainModule(Recipe):
             return {"loss": value.detach()}
 
         return self._step(add_gradients, inputs.tensors()[0].shape[0], batch_idx)
+
+
+def _product(factor: float, scale: Callable[[WidthConfig], float], config: WidthConfig) -> float:
+    return factor * scale(config)

@@ -1,4 +1,4 @@
-"""Weight decay as in the papers."""
+"""Parameter groups with weight decay as in the papers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["parameter_groups"]
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, others: Iterable[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: decay on ordinary convolution and linear weights only.
+    """Parameter groups for an optimizer, with decay only on ordinary convolution and linear weights.
 
-    Depthwise convolutions, norms, biases and every other parameter are not decayed, nor are `others`, such as the batch
-    norms of switches.
+    Depthwise convolutions, norms, biases, all other parameters and `others` (such as the batch norms of switches) are
+    not decayed.
 
     Source: the recipes of US-Nets (arXiv 1903.05134) and AutoSlim (arXiv 1903.11728).
 
@@ -30,7 +30,7 @@ def parameter_groups(
         if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or depthwise:
             continue
         weight = module.weight
-        if isinstance(weight, nn.Parameter) and id(weight) not in seen:  # not one that a parametrization computes
+        if isinstance(weight, nn.Parameter) and id(weight) not in seen:  # not a tensor that a parametrization computes
             seen.add(id(weight))
             decayed.append(weight)
     rest = [parameter for parameter in model.parameters() if id(parameter) not in seen]

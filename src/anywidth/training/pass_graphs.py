@@ -20,19 +20,19 @@ __all__ = ["Pass", "PassGraphs", "Runner", "run_directly"]
 _PLAIN = (int, float, str, bool, type(None))
 
 Pass = Callable[[Inputs, Any, Any], tuple[Tensor, Any]]
-"""Forward and backward of one width: inputs, targets and what the teacher gave in, detached loss and output out."""
+"""Forward and backward of one width: maps inputs, targets and the teacher's output to the detached loss and output."""
 
 
 class Runner(Protocol):
     """Runs the passes of a step, directly or from recordings."""
 
     def __call__(self, key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Any) -> tuple[Tensor, Any]:
-        """What `function(inputs, targets, soft)` returns and does to gradients; `key` tells passes apart."""
+        """Run `function(inputs, targets, soft)` or a recording of it; `key` identifies the pass."""
         ...
 
 
 def run_directly(key: Hashable, function: Pass, inputs: Inputs, targets: Any, soft: Any) -> tuple[Tensor, Any]:
-    """The pass itself."""
+    """Run the pass directly."""
     return function(inputs, targets, soft)
 
 
@@ -49,18 +49,18 @@ class _Recorded:
 class PassGraphs:
     """Records the passes of a sandwich step as CUDA graphs and replays them: one launch instead of hundreds.
 
-    Small networks on a large GPU wait for their kernels to be launched. A graph belongs to one width and one shape of
-    batch, so let random widths come from a ladder (`WidthSampler(ladder=...)`). The first pass of a width runs as it
-    is, the second is recorded. Give one object to all steps: `sandwich_step(net, ..., runner=graphs)`.
+    Small networks on a large GPU wait for kernel launches. A graph belongs to one width and one batch shape, so draw
+    random widths from a grid (`WidthSampler(grid=...)`). The first pass of a width runs directly, the second is
+    recorded. Pass the same object to all steps: `sandwich_step(net, ..., execution=Execution(runner=graphs))`.
 
-    The gradients of the supernet's parameters lie where the recordings write them; after
-    `zero_grad(set_to_none=True)`, which is the fastest, they are put there again. Recordings are made again when
-    parameters move. Hooks of modules run while a pass is recorded, not when it is replayed, and the functions given to
-    `sandwich_step` (`loss`, `task`, `distillation`, `logits`) stay those of the recording.
+    The gradients of the supernet's parameters are the tensors that the recordings write to. They are attached again
+    after `zero_grad(set_to_none=True)`, which is the fastest. If parameters move, passes are recorded again. Module
+    hooks run while a pass is recorded, not when it is replayed. The functions given to `sandwich_step` (`loss`, `task`,
+    `distillation`, `logits`) remain those of the recording.
 
     Args:
         net: The supernet, on a GPU.
-        limit: How many recordings are kept; the one used longest ago goes first.
+        limit: Maximum number of recordings; the least recently used is dropped.
 
     Raises:
         TrainingError: the network is not on a GPU.
@@ -109,14 +109,14 @@ class PassGraphs:
             if isinstance(ours, Tensor):
                 ours.copy_(theirs)
         recorded.graph.replay()
-        # Recordings share their memory: another one may overwrite the results.
+        # Recordings share memory: another one may overwrite the results.
         return pytree.tree_map_only(Tensor, Tensor.clone, recorded.results)
 
     def _record(
         self, function: Pass, inputs: Inputs, targets: Any, soft: Any,
         parameters: list[nn.Parameter], empty: bool,
     ) -> _Recorded:  # fmt: skip
-        """Record a pass. One that meets no gradients makes them, so that nothing has to be zeroed or added to."""
+        """Record a pass. If there are no gradients yet, it creates them, so that nothing has to be zeroed or added."""
         overwrites = empty and not self._gradients
         if not overwrites:
             self._gradients = self._gradients or [(parameter, torch.zeros_like(parameter)) for parameter in parameters]
@@ -125,7 +125,7 @@ class PassGraphs:
         targets = pytree.tree_map_only(Tensor, Tensor.clone, targets)
         require_replaceable(soft)
         soft = pytree.tree_map_only(Tensor, Tensor.clone, soft)
-        # Casts that autocast remembers from outside would be baked in, and those from inside would be taken outside.
+        # Casts cached by autocast outside would become part of the recording, and casts from inside would leak out.
         torch.clear_autocast_cache()
         cast = torch.autocast(
             "cuda",
@@ -134,7 +134,7 @@ class PassGraphs:
             cache_enabled=False,
         )
         graph = torch.cuda.CUDAGraph()
-        # Others than this thread may go on using the GPU, such as the one that pins memory for a data loader.
+        # Other threads may keep using the GPU, such as the one that pins memory for a data loader.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), cast:
             results = function(inputs, targets, soft)
         self._pool = graph.pool()
@@ -147,7 +147,7 @@ class PassGraphs:
         return _Recorded(graph, inputs, targets, soft, results, overwrites)
 
     def _check(self, parameters: list[nn.Parameter]) -> None:
-        """Start anew if parameters have moved."""
+        """Drop all recordings if parameters have moved."""
         places = tuple(parameter.data_ptr() for parameter in parameters)
         if places != self._places:
             if not all(parameter.is_cuda for parameter in parameters):
@@ -163,7 +163,7 @@ class PassGraphs:
         self._pool: Any = None
 
     def _attach(self, *, zero: bool = True) -> None:
-        """Make the parameters' gradients the tensors that recordings write to; `None` stands for zeros."""
+        """Set the parameters' gradients to the tensors that recordings write to; `None` means zeros."""
         empty = []
         for parameter, gradient in self._gradients:
             given = parameter.grad
@@ -181,15 +181,15 @@ class PassGraphs:
 
 
 def require_replaceable(soft: Any) -> None:
-    """Refuse what a teacher gave if a replay could not replace its tensors by those of another batch.
+    """Refuse a teacher's output if a replay cannot replace its tensors with those of another batch.
 
     Raises:
-        TrainingError: it holds objects other than tuples, lists, dicts and tensors.
+        TrainingError: it contains objects other than tuples, lists, dicts and tensors.
     """
     for leaf in pytree.tree_leaves(soft):
         if not isinstance(leaf, (Tensor, *_PLAIN)):
             raise TrainingError(
-                f"a recording cannot replace the tensors inside of a {type(leaf).__name__}, which the teacher gave; "
+                f"a recording cannot replace the tensors inside the teacher's {type(leaf).__name__}; "
                 "let the model return tensors, tuples or dicts, or train without CUDA graphs"
             )
 

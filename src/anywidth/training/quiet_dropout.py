@@ -1,4 +1,4 @@
-"""Functions that drop values at random, switched off."""
+"""Turn off functions that drop values at random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDENTITY = {
     torch.dropout_, torch.alpha_dropout, torch.alpha_dropout_, torch.feature_dropout, torch.feature_dropout_,
     torch.feature_alpha_dropout, torch.feature_alpha_dropout_,
 }  # fmt: skip
-"""Return their first argument."""
+"""Functions that return their first argument instead."""
 
 _PROBABILITY = {
     F.scaled_dot_product_attention: ("dropout_p", 4),
@@ -25,18 +25,18 @@ _PROBABILITY = {
     torch.lstm: ("dropout", None), torch.gru: ("dropout", None),
     torch.rnn_tanh: ("dropout", None), torch.rnn_relu: ("dropout", None),
 }  # fmt: skip
-"""Have a probability, at this position; that of recurrent layers is their only float."""
+"""Functions with a probability at this position; for recurrent layers it is their only float."""
 
 _SAMPLES = ("drop_path", "droppath", "stochastic_depth", "drop_block", "dropblock")
 _CALLERS = 4
 
 
 class QuietDropout(TorchFunctionMode):
-    """Context manager in which dropout functions return their input, whatever `training` says.
+    """Context manager in which dropout functions return their input, regardless of `training`.
 
-    `F.dropout` and its relatives, the dropout of `F.scaled_dot_product_attention`, `F.multi_head_attention_forward`
-    and recurrent layers, and functions called `drop_path`, `stochastic_depth` or `drop_block`, which draw their own
-    random numbers.
+    This covers `F.dropout` and its variants, the dropout of `F.scaled_dot_product_attention`,
+    `F.multi_head_attention_forward` and recurrent layers, and functions named `drop_path`, `stochastic_depth` or
+    `drop_block`, which draw their own random numbers.
 
     >>> with QuietDropout():
     ...     F.dropout(torch.ones(3), p=0.9, training=True)
@@ -69,7 +69,7 @@ def _without_probability(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _drops_samples() -> bool:
-    """Whether a function that drops whole samples or blocks is calling."""
+    """Whether the caller is a function that drops whole samples or blocks."""
     frame = sys._getframe(2)
     for _ in range(_CALLERS):
         if frame is None:
@@ -80,7 +80,7 @@ def _drops_samples() -> bool:
     return False
 
 
-# Such functions divide a mask by the probability to keep, so a mask that is this probability everywhere keeps all.
+# Such functions divide a mask by the probability to keep, so a mask of this constant keeps everything.
 def _expected(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
     value = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     if func is torch.bernoulli:
@@ -100,4 +100,4 @@ _DRAWS = {
     "bernoulli_": _expected, "bernoulli": _expected, "rand": _zeros, "rand_like": _zeros, "floor_": _unrounded,
     "floor": _unrounded,
 }  # fmt: skip
-"""How drop functions make masks: draw 0 and 1, or round a probability plus a number in [0, 1) down."""
+"""Ways to make masks: draw 0 and 1, or round down a probability plus a number in [0, 1)."""

@@ -1,4 +1,4 @@
-"""What all modules for Lightning's trainer share: optimizer, schedule, accumulation, clipping, random numbers."""
+"""The base of all modules for Lightning's trainer: optimizer, schedule, accumulation, clipping, random numbers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ class RecipeOptions(TypedDict, total=False):
     Attributes:
         lr: Peak learning rate; by default 0.1.
         weight_decay: For ordinary convolution and linear weights; see `parameter_groups`; by default 0.0001.
-        warmup_epochs: Epochs in which the learning rate climbs; by default 0.
-        optimizer: Makes an optimizer of parameter groups; by default SGD with Nesterov momentum 0.9.
-        schedule: The factor on the learning rate of a step; by default `warmup_cosine`.
+        warmup_epochs: Epochs of learning-rate warm-up; by default 0.
+        optimizer: Builds an optimizer from parameter groups; by default SGD with Nesterov momentum 0.9.
+        schedule: Returns the learning-rate factor of a step; by default `warmup_cosine`.
         accumulate: Batches per optimizer step; their gradients are averaged.
-        clip: Largest norm of all gradients together; by default they are not clipped.
-        skip: Leave out an optimizer step in which a loss is not finite, instead of stopping; 20 in a row stop all the
-            same.
+        clip: Maximum total gradient norm; by default gradients are not clipped.
+        skip: Skip optimizer steps with a non-finite loss instead of stopping; 20 in a row still stop the training.
         transform: Changes a batch, `transform(images, labels)`, such as torchvision's `v2.MixUp`.
     """
 
@@ -56,12 +55,12 @@ class RecipeOptions(TypedDict, total=False):
 
 
 class Recipe(LightningModule):
-    """SGD with Nesterov momentum 0.9, linear warm-up and a cosine per step unless told otherwise.
+    """The optimizer and its steps: by default SGD with Nesterov momentum 0.9, linear warm-up and a cosine decay.
 
-    One synchronisation of the gradients per optimizer step if several processes train together.
+    If several processes train together, each optimizer step synchronizes the gradients once.
 
     Raises:
-        TrainingError: a setting makes no sense.
+        TrainingError: a setting is invalid.
     """
 
     def __init__(
@@ -80,9 +79,11 @@ class Recipe(LightningModule):
     ) -> None:
         super().__init__()
         if accumulate < 1:
-            raise TrainingError(f"accumulate is {accumulate}; give the batches per optimizer step, at least 1")
+            raise TrainingError(
+                f"accumulate is {accumulate}; give the number of batches per optimizer step, at least 1"
+            )
         if clip is not None and not 0 < clip < math.inf:
-            raise TrainingError(f"clip is {clip:g}; give the largest norm of the gradients, above 0")
+            raise TrainingError(f"clip is {clip:g}; give the maximum norm of the gradients, above 0")
         self.automatic_optimization = False
         self.model = model
         self.lr = lr
@@ -100,7 +101,7 @@ class Recipe(LightningModule):
         self._make_optimizer = optimizer or (lambda groups: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
-        """The weights alone, which is what callbacks that average them copy; a loss or a teacher may have some too."""
+        """A copy of the weights only, for callbacks that average them; a loss or teacher may have weights too."""
         made = Recipe(copy.deepcopy(self.model, memo))
         for name, child in self.named_children():
             if name != "model":
@@ -108,22 +109,22 @@ class Recipe(LightningModule):
         return made
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model at full width returns."""
+        """The output of the model at full width."""
         return self.model(*args, **kwargs)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, with weight decay as in the papers, and the schedule of its learning rate."""
+        """The optimizer, with weight decay as in the papers, and its learning-rate schedule."""
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not isinstance(strategy, SandwichStrategy):
             raise TrainingError(
-                f"{type(strategy).__name__} would synchronise the gradients of one width only; "
+                f"{type(strategy).__name__} would synchronize the gradients of only one width; "
                 "give Trainer(strategy=anywidth.training.strategy.SandwichStrategy())"
             )
         optimizer = self._make_optimizer(parameter_groups(self.model, self.weight_decay, others=self._others()))
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if self.clip is not None and scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise TrainingError(
-                f"a fused {type(optimizer).__name__} takes gradients of 16 bits before they could be clipped; "
+                f"a fused {type(optimizer).__name__} applies 16-bit gradients before they can be clipped; "
                 "leave out fused=True, clip, or precision 16"
             )
         total, warmup = self._steps()
@@ -132,8 +133,8 @@ class Recipe(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _steps(self) -> tuple[int, int]:
-        """The optimizer steps of the whole training, and those of its warm-up."""
-        self.trainer.fit_loop.setup_data()  # makes it known how many batches there are
+        """The number of optimizer steps of the whole training, and of its warm-up."""
+        self.trainer.fit_loop.setup_data()  # determines the number of batches
         an_epoch = math.ceil(self.trainer.num_training_batches / self.accumulate) if self._counted() else math.inf
         epochs = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs
         steps = math.inf if self.trainer.max_steps == -1 else self.trainer.max_steps
@@ -141,45 +142,45 @@ class Recipe(LightningModule):
         if not math.isfinite(total):
             raise TrainingError("the loader has no length; give Trainer(limit_train_batches=...) or max_steps=...")
         if self.warmup_epochs and not math.isfinite(an_epoch):
-            raise TrainingError("the loader has no length, so that a warm-up of epochs has none; warmup_epochs=0")
+            raise TrainingError("a warm-up given in epochs needs a loader with a length; set warmup_epochs=0")
         return int(total), round(self.warmup_epochs * an_epoch) if self.warmup_epochs else 0
 
     def _counted(self) -> bool:
-        """Whether it is known how many batches an epoch has."""
+        """Whether the number of batches in an epoch is known."""
         return math.isfinite(self.trainer.num_training_batches)
 
     def _others(self) -> Iterable[nn.Parameter]:
-        """Parameters to be trained that are not the model's."""
+        """Trained parameters that do not belong to the model."""
         return ()
 
     def _statistics(self) -> Iterable[Tensor]:
-        """What a forward pass changes."""
+        """The buffers that a forward pass changes."""
         return self.model.buffers()
 
     def load_others(self, checkpoint: dict[str, Any]) -> None:
-        """Take what a checkpoint has that is trained and not the model's."""
+        """Load trained parameters that do not belong to the model from a checkpoint."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradients, which are unscaled by now in 16 bits."""
+        """Clip the gradients, which 16-bit training has already unscaled here."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of torch's random numbers in every process, which dropout and the like draw from."""
+        """Store the state of torch's random generators in every process, for dropout and similar functions."""
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         checkpoint[_RANDOM] = all_gather(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember where the random numbers stopped."""
+        """Read the state of the random generators."""
         if _RANDOM not in checkpoint:
             raise CheckpointError(f"the training checkpoint was not written by {type(self).__name__}")
         states = checkpoint[_RANDOM]
         self._random = states[rank_and_count()[0] % len(states)]
 
     def on_train_start(self) -> None:
-        """Go on drawing where the checkpoint stopped, now that the module is where it will be trained."""
+        """Restore the random generators, now that the module is on its device."""
         self._bad, self._before = False, []
         if self._random:
             torch.set_rng_state(self._random["cpu"].cpu())
@@ -188,17 +189,17 @@ class Recipe(LightningModule):
             self._random = {}
 
     def _changed(self, batch: Any) -> Any:
-        """The batch, mixed or otherwise changed."""
+        """The batch after the transform."""
         return batch if self.transform is None else self.transform(*batch)
 
     def _step(self, add_gradients: Callable[[float], dict[str, Tensor]], batch: int, number: int) -> dict[str, Tensor]:
-        """One batch of an optimizer step.
+        """Run one batch of an optimizer step.
 
         Args:
-            add_gradients: Adds the gradients of the batch, with the loss multiplied by its argument, and returns what
-                is to be logged.
-            batch: Its number of samples.
-            number: Its number in the epoch, from 0.
+            add_gradients: Adds the gradients of the batch, with the loss multiplied by its argument, and returns values
+                to log.
+            batch: Number of samples in the batch.
+            number: Index of the batch in the epoch, from 0.
         """
         optimizer = self.optimizers()
         schedule = self.lr_schedulers()
@@ -221,7 +222,7 @@ class Recipe(LightningModule):
             self._bad = True
             if not self.skip or self._in_a_row >= _MOST_IN_A_ROW:
                 where = f"step {self.global_step + 1}, epoch {self.current_epoch + 1}"
-                after = f", after {self._in_a_row} steps that were left out" if self._in_a_row else ""
+                after = f", after {self._in_a_row} skipped steps" if self._in_a_row else ""
                 raise NotFiniteError(f"{where}{after}: {error}") from error
         if number == last:
             self._finish(optimizer)
@@ -230,10 +231,10 @@ class Recipe(LightningModule):
         return losses
 
     def _finish(self, optimizer: Any) -> None:
-        """Step the optimizer, unless a loss was not finite in some process."""
+        """Step the optimizer, unless a loss was not finite in any process."""
         if self.skip and any_rank(self._bad, self.device):
             optimizer.zero_grad()
-            # The forward passes have moved the running averages of batch norms already.
+            # The forward passes have already updated the running averages of batch norms.
             for tensor, before in zip(self._statistics(), self._before, strict=True):
                 tensor.copy_(before)
             self.skipped += 1

@@ -31,32 +31,36 @@ from anywidth.supernet import (
 from anywidth.supernet.own_buffers import kept_buffers, stubborn
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.automatic_optimization import check_manual_optimization
-from anywidth.training.pass_graphs import Runner, run_directly
+from anywidth.training.execution import DIRECT, Execution
+from anywidth.training.memory_format import check_memory_format
 from anywidth.training.quiet_dropout import QuietDropout
-from anywidth.widths import Width, WidthConfig, WidthSampler
+from anywidth.widths import Width, WidthConfig
 
-__all__ = ["SandwichResult", "Teacher", "sandwich_step"]
+__all__ = ["SandwichResult", "Scale", "Teacher", "sandwich_step"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Teacher = Literal["widest", "wider"] | Callable[..., Any]
+"""The network that narrower widths learn from, or a function of the inputs."""
+Scale = float | Callable[[WidthConfig], float]
+"""Factor of all losses, or of the loss of a config."""
 
 _pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
-"""Per subnet: the modules inside its supernet beside its own, and whether they drop anything. The subnet itself is not
-among them, or it would never be let go of."""
+"""Per subnet: its modules with those of its supernet, and whether they apply dropout. The subnet itself is left out, or
+it would never be freed."""
 
 _looked: WeakSet[nn.Module] = WeakSet()
-"""Models on a GPU whose first targets were looked at; to look at those of every step would make it wait."""
+"""Models on a GPU whose first targets were checked; checking those of every step would make it wait."""
 _unwrapped: WeakSet[nn.Module] = WeakSet()
-"""Models that several processes train, and nobody has wrapped."""
+"""Unwrapped models that several processes train."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SandwichResult:
-    """What one step saw.
+    """The result of one step.
 
     Attributes:
-        configs: The trained configs in their order, the widest first; two random widths may round to the same.
+        configs: The trained configs, the widest first; two random widths may round to the same config.
         losses: Their detached losses, shape (len(configs),).
         output: The detached output of the first config.
     """
@@ -66,8 +70,8 @@ class SandwichResult:
     output: Any
 
 
-def _settled(step: Callable[P, R]) -> Callable[P, R]:
-    """Look for changes of the model once per step, not at every width."""
+def settled(step: Callable[P, R]) -> Callable[P, R]:
+    """Decorator that checks for changes of the model once per step instead of at every width."""
 
     @wraps(step)
     def once(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -78,7 +82,7 @@ def _settled(step: Callable[P, R]) -> Callable[P, R]:
     return once
 
 
-@_settled
+@settled
 def sandwich_step(
     net: Supernet,
     inputs: Any,
@@ -86,62 +90,55 @@ def sandwich_step(
     *,
     loss: Loss | None = None,
     task: Task | None = None,
-    widths: int | Sequence[Width] | None = None,
-    sampler: WidthSampler | None = None,
-    distillation: Distillations | None = "auto",
-    labels: float = 0.0,
-    teacher: Teacher = "widest",
-    weight: Callable[[WidthConfig], float] | None = None,
-    scale: float = 1.0,
-    backward: Callable[[Tensor], object] = Tensor.backward,
     logits: Logits = logits_of,
-    check_finite: bool = True,
-    runner: Runner = run_directly,
-    wrap: Callable[[nn.Module], Callable[..., Any]] | None = None,
+    distillation: Distillations | None = "auto",
+    widths: int | Sequence[Width] | None = None,
+    teacher: Teacher = "widest",
+    label_loss_weight: float = 0.0,
+    scale: Scale = 1.0,
+    backward: Callable[[Tensor], object] = Tensor.backward,
+    execution: Execution = DIRECT,
 ) -> SandwichResult:
     """Add the gradients of one sandwich step to `.grad` of the supernet's parameters; you step the optimizer.
 
-    The widest is trained on the labels. With in-place distillation every other width learns from the widest's
-    detached logits, and from nothing else; its dropout is off. Gradients are summed over the widths.
+    The widest is trained on the labels. With in-place distillation, every other width learns only from the widest's
+    detached logits, without dropout. Gradients are summed over the widths.
 
-    What narrower widths learn follows from the loss where that leaves no doubt: from cross-entropy, the teacher's
-    probabilities over the classes of that loss; from squared, absolute, Huber and smooth L1 errors, the same error
-    against the teacher's numbers; from binary cross-entropy, the teacher's probabilities. Arguments of the loss
-    stay, such as weights, `reduction` and `ignore_index`; labels alone are smoothed. Any other loss needs
-    `distillation` or `task`.
+    Common losses determine what narrower widths learn. With cross-entropy, it is the teacher's probabilities over the
+    classes of that loss; with squared, absolute, Huber and smooth L1 errors, the same error against the teacher's
+    outputs; with binary cross-entropy, the teacher's probabilities. Arguments of the loss such as weights, `reduction`
+    and `ignore_index` also apply; only labels are smoothed. Any other loss needs `distillation` or `task`.
 
     Args:
         net: The supernet.
         inputs: One batch: a tensor, a tuple of arguments or a dict of keyword arguments.
-        targets: What `loss` compares the outputs with.
-        loss: `loss(output, targets)`, a scalar; by default cross-entropy. A loss of torch, torchvision or timm gets
-            the logits that `logits` finds, any other function what the model returned.
-        task: Loss and distillation in one object, in place of `loss`, `distillation` and `logits`.
-        widths: How many widths to train (the widest, the narrowest and random ones in between), or exactly these,
-            of which the widest learns from the labels, whatever their order. By default 4, or all switches of a
-            network that has switches.
-        sampler: Where random widths come from; by default one that belongs to the supernet, seeded with 0.
+        targets: Targets of `loss`.
+        loss: `loss(output, targets)`, a scalar; by default cross-entropy. A loss of torch, torchvision or timm receives
+            the logits that `logits` finds, any other function receives the model's output.
+        task: Loss and distillation in one object, instead of `loss`, `distillation` and `logits`.
+        logits: Finds the logits in the model's output, or a tuple or dict of several tensors, such as features; the
+            loss receives `logits` or the first one.
         distillation: `distillation(student_logits, teacher_logits)`, a scalar; a third parameter named `target`
-            receives the targets. By default it follows from the loss. A loss of torch means that loss against the
-            teacher. None trains all widths on the labels. Where `logits` finds several tensors, a tuple or dict of
-            functions, `"auto"` or None, whose values are summed, or one function of all of them.
-        labels: How much of the loss on the labels is added to the distillation of the narrower widths.
-        teacher: Who the narrower widths learn from: the widest; `wider`, which is the next wider of the step's widths;
-            or a function of the inputs that gives logits, such as an average of the weights over training.
-        weight: Multiplies the loss of a config, such as for smaller steps at narrow widths.
-        scale: Multiplies every loss, such as 1 / steps for gradient accumulation.
+            receives the targets. By default the loss determines it. A loss of torch means that loss against the
+            teacher. None trains all widths on the labels. If `logits` finds several tensors, give one function of all
+            of them, or a tuple or dict of functions, `"auto"` or None, whose values are summed.
+        widths: Number of widths to train (the widest, the narrowest and random ones in between, which `net.sampler`
+            draws), or a list of widths, of which the widest learns from the labels, in any order. By default 4, or all
+            fixed widths of a network with switches or nested widths.
+        teacher: The teacher of the narrower widths: the widest; `wider`, the next wider of the step's widths; or a
+            function of the inputs that returns logits, such as an average of the weights over training.
+        label_loss_weight: Weight of the label loss that is added to the distillation loss of the narrower widths.
+        scale: Factor of every loss, such as 1 / steps for gradient accumulation; or a function of the config that
+            returns the factor, for example for smaller steps at narrow widths.
         backward: How to run backward on a scaled loss, such as `lambda l: scaler.scale(l).backward()`.
-        logits: Finds the logits in what the model returns, or a tuple or dict of several tensors, such as features,
-            whose `logits` or first one the loss gets.
-        check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
-        runner: How to run the passes, such as `PassGraphs(net)` for CUDA graphs.
-        wrap: What to call in place of a network, such as `CompiledSubnets()`.
+        execution: How the passes run, such as with CUDA graphs or compiled.
 
     Raises:
-        LossError: what narrower widths learn does not follow from the loss, or the output or the targets do not fit
-            it (their numbers are looked at on a CPU, on a GPU in the first step only); no gradient was added.
+        LossError: the loss does not determine what narrower widths learn, or does not fit the output or the targets
+            (whose values are checked on a CPU, on a GPU in the first step only); no gradient was added.
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
-        WidthError: a width does not fit.
+        TrainingError: channels-last images or weights on a CPU would give wrong gradients; no gradient was added.
+        WidthError: a width does not fit the supernet.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1; with switches and without distillation, Slimmable Networks
     (arXiv 1812.08928), algorithm 1.
@@ -155,67 +152,83 @@ def sandwich_step(
     3
     """
     together = several_processes()
-    _check_wrapping(net, together=together)
-    chosen = _widest_first(net, _widths(net, widths, sampler), descending=teacher == "wider")
+    check_wrapping(net, together=together)
+    chosen = _widest_first(net, _widths(net, widths), descending=teacher == "wider")
     configs = tuple(net.config(width) for width in chosen)
     objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
     if len(chosen) > 1:
         objective.require_distillation()
     call = normalise_inputs(inputs)
+    check_memory_format(net, call, configs, compiled=execution.wrap is not None)
     losses: list[Tensor] = []
     soft: Any = None
     first: Any = None
+    counts = net.own_buffers.counts()
     if callable(teacher) and objective.distills:
         with torch.no_grad():
             soft = objective.teach(call.call(teacher))
     for number, width in enumerate(chosen):
         subnet = net.subnet(width)
         learns = number > 0 and objective.distills
-        factor = scale if weight is None else scale * weight(configs[number])
+        factor = scale(configs[number]) if callable(scale) else scale
 
         def forward_backward(
             inputs: Inputs, targets: Any, soft: Any, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
-            recording = record_autocast(net.model, subnet) if wrap is None else nullcontext()
+            recording = record_autocast(net.model, subnet) if execution.wrap is None else nullcontext()
             quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
-            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), quiet:
+            counted = net.own_buffers.repeated(subnet, counts if number else {})
+            with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), counted, quiet:
                 with recording:
-                    output = inputs.call(subnet if wrap is None else wrap(subnet))
+                    output = inputs.call(subnet if execution.wrap is None else execution.wrap(subnet))
                 if number == 0:
-                    objective.check(output, targets, values=_looks_at(net.model, targets), teacher=soft)
+                    objective.check(output, targets, values=looks_at(net.model, targets), teacher=soft)
                 if not learns:
                     value = objective.value(output, targets)
                 else:
                     value = objective.distill(output, soft, targets)
-                    value = value + labels * objective.value(output, targets) if labels else value
+                    if label_loss_weight:
+                        value = value + label_loss_weight * objective.value(output, targets)
                 backward(value if factor == 1.0 else value * factor)
-            torch.clear_autocast_cache()  # else copies of all weights of all widths pile up
+            torch.clear_autocast_cache()  # otherwise copies of all weights of all widths would pile up
             return value.detach(), detached(output)
 
-        key = (configs[number], number == 0, learns, factor, labels)
-        value, output = runner(key, forward_backward, call, targets, soft)
+        key = (configs[number], number == 0, learns, factor, label_loss_weight)
+        value, output = execution.runner(key, forward_backward, call, targets, soft)
         losses.append(value)
         if number == 0:
             first = output
         teaches = teacher == "wider" or (teacher == "widest" and number == 0)
         if teaches and objective.distills and number + 1 < len(chosen):
             soft = objective.teach(output)
+    if net.nested:
+        net.shells.zero_gradients_()
     if together:
         note_gradients(net.model)
     result = SandwichResult(configs=configs, losses=torch.stack(losses), output=first)
-    if check_finite and not math.isfinite(float(result.losses.sum())):
-        pairs = zip(chosen, result.losses.tolist(), strict=True)
-        bad = [net.label(width) for width, value in pairs if not math.isfinite(value)]
+    if execution.check_finite:
+        check_losses(result)
+    return result
+
+
+def check_losses(result: SandwichResult) -> None:
+    """Raise on a NaN or infinite loss; a GPU is waited for.
+
+    Raises:
+        NotFiniteError: a loss is not finite; the message names the widths.
+    """
+    if not math.isfinite(float(result.losses.sum())):
+        pairs = zip(result.configs, result.losses.tolist(), strict=True)
+        bad = [str(config) for config, value in pairs if not math.isfinite(value)]
         raise NotFiniteError(
             f"the loss is not finite at width {', '.join(bad)}; the weights have not been updated. "
             "Lower the learning rate, clip gradients, or check the data for NaN"
         )
-    return result
 
 
-def _check_wrapping(net: Supernet, *, together: bool) -> None:
-    """Raise where somebody else runs backward, or has sharded or wrapped the network since the supernet was built."""
+def check_wrapping(net: Supernet, *, together: bool) -> None:
+    """Raise if Lightning runs backward, or if the network was sharded or wrapped after the supernet was built."""
     check_manual_optimization()
     if getattr(net.model, "_is_fsdp_managed_module", False):
         check_unsharded(net.model)
@@ -227,14 +240,14 @@ def _check_wrapping(net: Supernet, *, together: bool) -> None:
 
 @contextmanager
 def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: bool, dropout: bool) -> Iterator[None]:
-    """Within it, a subnet is ready for one forward and backward of a step."""
+    """Context manager in which a subnet is ready for one forward and backward pass of a step."""
     if subnet is not net.model:
         follow_mode(net.model, subnet, dropout=dropout)
         device = model_device(net.model).type
         frozen = _frozen(net, subnet, config)
-        # On a CPU, a gradient is still in the cache when it moves on at once.
+        # On a CPU, a gradient is still in the cache if it is moved at once.
         together = gradients_together(subnet) if device == "cuda" else nullcontext()
-        # Also where autocast copies weights: gradients of dense ones move on without another copy.
+        # Also if autocast copies weights: gradients of dense weights are moved without another copy.
         lower = castable(net.model, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
         try:
@@ -245,21 +258,21 @@ def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: b
                 follow_mode(net.model, subnet, dropout=True)
     elif first:
         yield
-    else:  # a random width may round to the widest; then it behaves like every other of them
-        written = (*net.effects.written, *(name for pair in net.effects.norms for name in pair))
+    else:  # a random width may round to the widest; then it is treated like any other random width
+        written = (*net.own_buffers.names, *(name for pair in net.effects.norms for name in pair))
         with _passing(subnet, dropout=dropout), kept_buffers(subnet, written):
             yield
 
 
 def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractContextManager[None]:
-    """Lets a subnet train with frozen batch norms, if there are any."""
+    """Context manager in which a subnet trains with its frozen batch norms, if any."""
     if not net.frozen_norms.any:
         return nullcontext()
     if net.model.training or any(module.training for module in net.model.modules()):
-        return net.frozen_norms.training_pass(config, subnet, net.label(config))
+        return net.frozen_norms.training_pass(config, subnet)
     if not net.statistics.is_usable(config):
         raise UncalibratedError(
-            f"sandwich_step on a network in evaluation mode, whose width {net.label(config)} has no up-to-date "
+            f"sandwich_step on a network in evaluation mode, whose width {config} has no up-to-date "
             "batch-norm statistics: call net.model.train() before the step. To freeze batch norms, call .eval() on "
             "them alone after that"
         )
@@ -267,9 +280,9 @@ def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractCo
 
 
 def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
-    """Give a subnet the train/eval flags of its supernet; without `dropout`, its dropout layers rest."""
+    """Copy the train/eval flags of the supernet to a subnet; without `dropout`, its dropout layers are off."""
     pairs = _pairs.get(subnet)
-    if pairs is None:  # walking through modules takes longer than the rest of a step around a small network
+    if pairs is None:  # for a small network, walking through modules takes longer than the rest of a step
         below = list(zip(model.modules(), subnet.modules(), strict=True))[1:]
         pairs = _pairs[subnet] = [(ours, theirs, is_dropout(theirs)) for ours, theirs in below]
     for ours, theirs, drops in ((model, subnet, is_dropout(subnet)), *pairs):
@@ -280,7 +293,7 @@ def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
 
 @contextmanager
 def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
-    """Within it, batch norms in training store nothing and, without `dropout`, dropout layers rest."""
+    """Context manager in which training batch norms store nothing; without `dropout`, dropout layers are off."""
     norms = [norm for norm in norm_modules(model).values() if norm.training and not stubborn(norm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     with module_modes(model):
@@ -295,23 +308,23 @@ def _passing(model: nn.Module, *, dropout: bool) -> Iterator[None]:
                 norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
-def _widths(net: Supernet, widths: int | Sequence[Width] | None, sampler: WidthSampler | None) -> list[Width]:
-    if net.switches and isinstance(widths, int):
-        raise WidthError(f"a network with switches has no random widths; list some of {net.switches}, or leave it out")
+def _widths(net: Supernet, widths: int | Sequence[Width] | None) -> list[Width]:
+    if net.widths and isinstance(widths, int):
+        kind = "with switches" if net.switches else "that is nested"
+        raise WidthError(f"a network {kind} has no random widths; list some of {net.widths}, or leave it out")
     if widths is None:
-        widths = net.switches or 4
+        widths = net.widths or 4
     if isinstance(widths, int) and not isinstance(widths, bool):
         if widths < 2:
             raise WidthError(f"the sandwich rule needs at least 2 widths (widest and narrowest), not {widths}")
-        sampler = sampler or net.sampler
-        return list(sampler.sandwich(widths))
+        return list(net.sampler.sandwich(widths))
     if not isinstance(widths, Sequence) or not widths:
         raise WidthError(f"widths must be a number of widths or a list of them, not {widths!r}")
     return list(widths)
 
 
 def _widest_first(net: Supernet, widths: list[Width], *, descending: bool) -> list[Width]:
-    """The widths with the one of most channels, which teaches the others, at the head; or all by falling channels."""
+    """The widths with the widest, the teacher, first; or all of them sorted from wide to narrow."""
 
     def channels(number: int) -> int:
         return sum(net.config(widths[number]).values())
@@ -322,8 +335,8 @@ def _widest_first(net: Supernet, widths: list[Width], *, descending: bool) -> li
     return [widths[widest], *widths[:widest], *widths[widest + 1 :]]
 
 
-def _looks_at(model: nn.Module, targets: Any) -> bool:
-    """Whether to look at the numbers of targets, which costs nothing on a CPU and a wait on a GPU."""
+def looks_at(model: nn.Module, targets: Any) -> bool:
+    """Whether to check the values of targets, which is free on a CPU but makes a GPU wait."""
     if isinstance(targets, Tensor) and targets.device.type == "cpu":
         return True
     if model in _looked:

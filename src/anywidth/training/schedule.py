@@ -1,4 +1,4 @@
-"""Learning-rate schedules, per step."""
+"""Learning-rate schedules per step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 __all__ = ["SCHEDULES", "Schedule", "warmup_cosine", "warmup_linear", "warmup_steps"]
 
 Schedule = Callable[..., float]
-"""`schedule(step, *, warmup, total)`: the factor on the learning rate of a step, counted from 0."""
+"""`schedule(step, *, warmup, total)`: the learning-rate factor of a step, counted from 0."""
 
 
 def warmup_cosine(step: int, *, warmup: int, total: int) -> float:
-    """A straight line up, then half a cosine down to 0.
+    """Linear warm-up, then half a cosine down to 0.
 
     >>> [round(warmup_cosine(step, warmup=2, total=6), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
@@ -23,7 +23,7 @@ def warmup_cosine(step: int, *, warmup: int, total: int) -> float:
 
 
 def warmup_linear(step: int, *, warmup: int, total: int) -> float:
-    """A straight line up, then one down to 0, as in the recipes of US-Nets and AutoSlim.
+    """Linear warm-up, then linear decay to 0, as in the recipes of US-Nets and AutoSlim.
 
     >>> [round(warmup_linear(step, warmup=2, total=6), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -32,7 +32,7 @@ def warmup_linear(step: int, *, warmup: int, total: int) -> float:
 
 
 def warmup_steps(step: int, *, warmup: int, total: int) -> float:
-    """A straight line up, then a tenth of the rate after 30%, 60% and 90% of all steps, as in Slimmable Networks.
+    """Linear warm-up, then a tenfold decay after 30%, 60% and 90% of all steps, as in Slimmable Networks.
 
     >>> [round(warmup_steps(step, warmup=1, total=10), 3) for step in range(10)]
     [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001]
@@ -43,7 +43,7 @@ def warmup_steps(step: int, *, warmup: int, total: int) -> float:
 
 
 SCHEDULES: dict[str, Schedule] = {"cosine": warmup_cosine, "linear": warmup_linear, "steps": warmup_steps}
-"""By name."""
+"""Schedules by name."""
 
 
 def _done(step: int, warmup: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""How Lightning trains a supernet in several processes."""
+"""Lightning strategy to train a supernet in several processes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["SandwichStrategy"]
 
 
 class SandwichStrategy(DDPStrategy):
-    """Lightning's processes for data-parallel training, with one synchronisation of the gradients per step.
+    """Lightning's strategy for data-parallel training, with one synchronization of the gradients per step.
 
-    `DistributedDataParallel` would reduce gradients in one backward and not in the others of a step. So the module is
-    not wrapped; `SandwichModule` and `PlainModule` reduce the sum over all widths once. The arguments are those of
-    Lightning's `DDPStrategy`.
+    `DistributedDataParallel` would reduce gradients in one backward pass of a step but not in the others. Therefore the
+    module is not wrapped; `SandwichModule` and `PlainModule` reduce the sum over all widths once. The arguments are
+    those of Lightning's `DDPStrategy`.
 
     >>> from lightning.pytorch import Trainer
     >>> trainer = Trainer(strategy=SandwichStrategy(), devices=2, accelerator="cpu")  # doctest: +SKIP
     """
 
     def configure_ddp(self) -> None:
-        """Every process starts from the weights and widths of process 0."""
+        """Copy the weights and the width sampler of process 0 to every process."""
         module = cast(Any, self.lightning_module)
         net = getattr(module, "net", None)
         if net is None:

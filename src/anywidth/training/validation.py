@@ -1,4 +1,4 @@
-"""Scores of several widths on held-out data, after every epoch."""
+"""Score several widths on held-out data after every epoch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["WidthValidation", "score_width"]
 
 
 class WidthValidation(Callback):
-    """Calibrates some widths after every epoch, scores them, and logs `NAME@WIDTH` of each and `NAME`, their mean.
+    """Calibrates and scores some widths after every epoch, and logs `NAME@WIDTH` and their mean, `NAME`.
 
-    For Lightning's `EarlyStopping(monitor=NAME)`, `ModelCheckpoint` and loggers. It has to come before those among the
-    callbacks.
+    Use it with Lightning's `EarlyStopping(monitor=NAME)`, `ModelCheckpoint` and loggers. It must come before them in
+    the list of callbacks.
 
     Args:
         net: The supernet that is trained.
         calibration: Batches of training data, for batch-norm statistics.
         loader: Batches of held-out (inputs, targets).
-        widths: Which widths to score.
-        metrics: Metrics of torchmetrics by name, which take logits and targets and give a number.
+        widths: Widths to score.
+        metrics: Metrics of torchmetrics by name, which map logits and targets to a number.
         images: Training samples for the statistics of a width.
         every: Epochs between scores; the last epoch is always scored.
     """
@@ -68,15 +68,15 @@ class WidthValidation(Callback):
             scores = [score_width(self.net, self.loader, width, self.metrics) for width in self.widths]
         for name in self.metrics:
             for width, found in zip(self.widths, scores, strict=True):
-                pl_module.log(f"{name}@{self.net.label(width)}", found[name])
+                pl_module.log(f"{name}@{self.net.config(width)}", found[name])
             pl_module.log(name, statistics.fmean(found[name] for found in scores))
 
 
 @contextmanager
 def _averaged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Within it, the module has the average of its weights, if one is kept."""
+    """Context manager in which the module has the average of its weights, if there is one."""
     averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
-    # Callbacks write past the version counters, by which it is known whether statistics and copies are up to date.
+    # Callbacks bypass the version counters, which tell whether statistics and copies are up to date.
     written = list(module.parameters()) if averages else []
     for callback in averages:
         callback.on_validation_epoch_start(trainer, module)
@@ -98,14 +98,14 @@ def score_width(
     *,
     logits: Callable[[Any], torch.Tensor] = logits_of,
 ) -> dict[str, float]:
-    """Any metrics of torchmetrics at one width, by name; processes that train together put their parts together.
+    """Values of torchmetrics metrics at one width, by name, combined over processes that train together.
 
     Args:
         net: The supernet.
         loader: Batches of (inputs, targets).
-        width: As in `Supernet.config`; it has to be calibrated.
-        metrics: They take logits and targets and give a number; their state is reset.
-        logits: Finds the logits in what the model returns.
+        width: As in `Supernet.config`; it must be calibrated.
+        metrics: Metrics that map logits and targets to a number; their state is reset.
+        logits: Finds the logits in the model's output.
 
     Raises:
         UncalibratedError: the width has no up-to-date batch-norm statistics.
@@ -117,7 +117,8 @@ def score_width(
     >>> list(score_width(net, batches, 0.5, {"f1": MulticlassF1Score(2)}))
     ['f1']
     """
-    network = net.extract(width).eval()
+    network = net.extract(width)
+    network.eval()
     device = model_device(network)
     for metric in metrics.values():
         metric.to(device).reset()

@@ -1,8 +1,8 @@
-"""Widths and width configs: frozen values."""
+"""Widths and width configs."""
 
 from anywidth.widths.budgets import Budget, parse_budget, parse_budgets
-from anywidth.widths.config import Width, WidthConfig, check_width, resolve, round_channels
-from anywidth.widths.rounding import make_divisible
+from anywidth.widths.config import Width, WidthConfig, check_width, resolve
+from anywidth.widths.rounding import make_divisible, round_channels
 from anywidth.widths.sample import Ends, WidthSampler
 
 __all__ = [

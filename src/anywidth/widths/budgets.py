@@ -1,4 +1,4 @@
-"""Budgets: the most that a network may cost, and the least."""
+"""Budgets: limits on the cost of a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0*
 _SHARES = {"%": 0.01, "x": 1.0}
 _UNITS = [("", _COUNTS), ("ms", _TIMES), ("bytes", _BYTES), ("share", _SHARES)]
 QUANTITIES = {"latency": "ms", "macs": "", "params": "", "memory": "bytes", "size": "bytes"}
-"""What a budget may say that it limits, and the unit of it; a count has none."""
+"""Quantities that a budget can limit, with their units; counts have no unit."""
 
 _NUMBER = r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(%|[a-z]*)"
 _MOST = re.compile(rf"\s*(?:([a-z]+)\s*)?(?:<=)?\s*{_NUMBER}\s*", re.IGNORECASE)
@@ -26,15 +26,15 @@ _BETWEEN = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits of what a network costs.
+    """Limits on the cost of a network.
 
     Attributes:
-        high: The most that it may cost: milliseconds, bytes, a count, or a share of the widest network's cost.
-        low: The least.
+        high: Upper limit: milliseconds, bytes, a count, or a share of the widest network's cost.
+        low: Lower limit.
         share: Whether the limits are shares of the widest network's cost.
-        quantity: What is limited (latency, macs, params, memory or size); None if the budget does not say.
-        unit: Of the limits: ms or bytes; empty for counts, for shares and where the budget does not say.
-        text: How it was written.
+        quantity: The limited quantity (latency, macs, params, memory or size); None if not given.
+        unit: Unit of the limits: ms or bytes; empty for counts, shares and unknown units.
+        text: The budget as written.
     """
 
     high: float
@@ -46,15 +46,15 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.quantity is not None and self.quantity not in QUANTITIES:
-            raise BudgetError(f"a budget limits {', '.join(QUANTITIES)}, not {self.quantity!r}")
+            raise BudgetError(f"a budget cannot limit {self.quantity!r}; choose one of {', '.join(QUANTITIES)}")
         if not (0 <= self.low <= self.high < math.inf and self.high > 0):
-            raise BudgetError(f"budget {self} is not a range of costs above 0; give such as 30e6 or 50%")
+            raise BudgetError(f"budget {self} is not a range of costs above 0; give one such as 30e6 or 50%")
 
     def __str__(self) -> str:
         return self.text or (f"{self.low:g}-{self.high:g}" if self.low else f"{self.high:g}")
 
     def admits(self, cost: float) -> bool:
-        """Whether a cost keeps within the limits.
+        """Whether a cost is within the limits.
 
         >>> parse_budget("90-100").admits(95), parse_budget("90-100").admits(80)
         (True, False)
@@ -62,15 +62,15 @@ class Budget:
         return self.low <= cost <= self.high
 
     def quantity_among(self, units: Mapping[str, str]) -> str:
-        """What the budget limits, of some quantities: the one that it names, or the only one that has its unit.
+        """The limited quantity among `units`: the one that the budget names, or the only one with its unit.
 
-        A name such as `latency-onnx` is a kind of latency.
+        A name such as `latency-onnx` counts as a latency.
 
         Args:
-            units: The unit of each quantity; `ms` and `bytes` count as units of time and of storage.
+            units: Unit of each quantity; `ms` and `bytes` mark times and sizes.
 
         Raises:
-            BudgetError: none of them fits, or several do.
+            BudgetError: no quantity matches, or several do.
 
         >>> parse_budget("5ms").quantity_among({"latency": "ms", "macs": "MACs"})
         'latency'
@@ -83,13 +83,13 @@ class Budget:
             return found[0]
         if found:
             such = next((name for name in found if self.share or QUANTITIES.get(name) == self.unit), found[0])
-            raise BudgetError(f"budget {self} does not say what it limits; give such as {such}<={self}")
+            raise BudgetError(f"budget {self} does not name a quantity; write {such}<={self}, for example")
         raise BudgetError(
             f"budget {self} limits {self.quantity or f'a number of {self.unit}'}, not {' or '.join(units)}"
         )
 
     def absolute(self, widest: float) -> Budget:
-        """The budget in the unit of a cost, also where it is a share of what the widest network costs.
+        """Budget in absolute units; shares are multiplied by the cost of the widest network.
 
         >>> parse_budget("50%").absolute(80.0).high
         40.0
@@ -100,18 +100,18 @@ class Budget:
 
 
 def parse_budget(value: object) -> Budget:
-    """A budget from a number or from text.
+    """Parse a budget from a number or text.
 
     | text | meaning |
     |---|---|
-    | `30e6`, `300M` | at most so much, in the unit of the cost |
-    | `20ms`, `80us`, `1MB`, `4KiB` | at most so much time, or so many bytes |
-    | `50%`, `0.5x` | at most this share of what the widest network costs |
-    | `90M-100M`, `90-100M`, `40%-50%` | at least and at most |
-    | `latency<=5ms`, `macs<=20e6`, `size<=1MB` | the same, of this quantity |
+    | `30e6`, `300M` | at most this cost, in the unit of the cost |
+    | `20ms`, `80us`, `1MB`, `4KiB` | at most this time or this many bytes |
+    | `50%`, `0.5x` | at most this share of the widest network's cost |
+    | `90M-100M`, `90-100M`, `40%-50%` | at least the first and at most the second value |
+    | `latency<=5ms`, `macs<=20e6`, `size<=1MB` | at most this value of the named quantity |
 
     Raises:
-        BudgetError: it cannot be read.
+        BudgetError: the budget cannot be parsed.
 
     >>> parse_budget("300M").high, parse_budget("0.5x").share, parse_budget("90e6-100e6").low
     (300000000.0, True, 90000000.0)
@@ -126,17 +126,17 @@ def parse_budget(value: object) -> Budget:
     found = _read(text)
     if found is None:
         raise BudgetError(
-            f"cannot read a budget from {text!r}; give such as 300M, 50%, 90M-100M, latency<=5ms, macs<=20e6 "
+            f"cannot read a budget from {text!r}; give one such as 300M, 50%, 90M-100M, latency<=5ms, macs<=20e6 "
             "or size<=1MB"
         )
     return found
 
 
 def parse_budgets(values: object) -> tuple[Budget, ...]:
-    """Budgets from a list, or from text with commas.
+    """Parse budgets from a list, or from comma-separated text.
 
     Raises:
-        BudgetError: one cannot be read, or there is none.
+        BudgetError: a budget cannot be parsed, or the list is empty.
 
     >>> [budget.high for budget in parse_budgets("30e6,20e6")]
     [30000000.0, 20000000.0]
@@ -146,19 +146,19 @@ def parse_budgets(values: object) -> tuple[Budget, ...]:
         parts = [parts]
     found = tuple(parse_budget(part) for part in parts)
     if not found:
-        raise BudgetError("there is no budget; give at least one, such as 50%")
+        raise BudgetError("the list of budgets is empty; give at least one, such as 50%")
     return found
 
 
 def _read(text: str) -> Budget | None:
-    """The budget of a text; None if it is not one."""
+    """Parse a budget; None if the text is not a budget."""
     quantity, low = None, "0"
     if found := _MOST.fullmatch(text):
         quantity, high, (unit, factor) = found[1] and found[1].lower(), found[2], _unit(found[3])
         factors = factor, factor
     elif found := _BETWEEN.fullmatch(text):
         low, high = found[1], found[3]
-        # In 90-100M, the unit at the end is the unit of both.
+        # In 90-100M, the unit at the end applies to both limits.
         (first, *factors), (unit, factor) = _unit(found[2] or found[4]), _unit(found[4])
         factors = factors[0], factor
         if first != unit:
@@ -177,7 +177,7 @@ def _read(text: str) -> Budget | None:
 
 
 def _unit(text: str) -> tuple[str | None, float]:
-    """The unit that a text stands for, and by what to multiply; None if it stands for none."""
+    """Unit and multiplier that a suffix stands for; the unit is None if the suffix is unknown."""
     for unit, factors in _UNITS:
         if text.lower() in factors:
             return unit, factors[text.lower()]

@@ -1,4 +1,4 @@
-"""Width configs: how many channels of every group are active."""
+"""Width configs: the number of active channels of each group."""
 
 from __future__ import annotations
 
@@ -7,59 +7,40 @@ import json
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, SupportsIndex
+from typing import SupportsIndex
 
 from anywidth.core.errors import WidthError
-from anywidth.widths.rounding import make_divisible
+from anywidth.widths.rounding import Group, round_channels
 
-__all__ = ["Group", "Width", "WidthConfig", "check_width", "resolve", "round_channels"]
-
-
-class Group(Protocol):
-    """What rounding needs to know of a channel group."""
-
-    @property
-    def name(self) -> str:
-        """The name that configs use."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels at full width."""
-        ...
-
-    @property
-    def unit(self) -> int:
-        """Channels that are kept or dropped as one."""
-        ...
-
-    @property
-    def ratio(self) -> int:
-        """Expansion over the channels that are rounded."""
-        ...
-
-    def matches(self, pattern: str) -> bool:
-        """Whether a glob pattern means this group."""
-        ...
+__all__ = ["Width", "WidthConfig", "check_width", "resolve"]
 
 
 class WidthConfig(Mapping[str, int]):
-    """A frozen, hashable mapping of group name to active channels.
+    """Immutable, hashable mapping from group name to number of active channels.
 
-    >>> config = WidthConfig({"conv1": 32, "layer2": 64})
-    >>> config["conv1"], len(config)
-    (32, 2)
+    Configs are equal if their channels are.
+
+    Args:
+        channels: Active channels of every group.
+        label: The width that was asked for, as a number or in words. It is shown in tables and messages.
+
+    >>> config = WidthConfig({"conv1": 32, "layer2": 64}, label=0.5)
+    >>> config["conv1"], len(config), str(config)
+    (32, 2, '0.5')
+    >>> config == WidthConfig({"conv1": 32, "layer2": 64})
+    True
     """
 
-    __slots__ = ("_channels", "_hash")
+    __slots__ = ("_channels", "_hash", "label")
 
-    def __init__(self, channels: Mapping[str, int]) -> None:
+    def __init__(self, channels: Mapping[str, int], label: float | str | None = None) -> None:
         self._channels = {name: _whole(name, number) for name, number in channels.items()}
         self._hash = hash(frozenset(self._channels.items()))
+        self.label = label
 
-    def __reduce__(self) -> tuple[type[WidthConfig], tuple[dict[str, int]]]:
-        # Hashes of strings differ between processes, so that the hash must not travel.
-        return type(self), (self._channels,)
+    def __reduce__(self) -> tuple[type[WidthConfig], tuple[dict[str, int], float | str | None]]:
+        # String hashes differ between processes, so the cached hash must not be pickled.
+        return type(self), (self._channels, self.label)
 
     def __getitem__(self, name: str) -> int:
         return self._channels[name]
@@ -79,15 +60,20 @@ class WidthConfig(Mapping[str, int]):
     def __repr__(self) -> str:
         return f"WidthConfig({self._channels})"
 
+    def __str__(self) -> str:
+        if self.label is None:
+            return f"config {self.key[:8]}"
+        return self.label if isinstance(self.label, str) else f"{self.label:g}"
+
     @property
     def key(self) -> str:
-        """A short name that is the same in every process, for files."""
+        """Short digest that is the same in every process, for file names."""
         text = json.dumps(sorted(self._channels.items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 Width = float | Mapping[str, float] | WidthConfig
-"""What callers may give: a uniform width, a map of patterns to widths, or a finished config."""
+"""A width as callers may give it: a uniform width, a map from patterns to widths, or a config."""
 
 
 def _whole(name: str, channels: object) -> int:
@@ -97,7 +83,7 @@ def _whole(name: str, channels: object) -> int:
 
 
 def check_width(width: object, low: float = 0.0, what: str = "width") -> float:
-    """A width as a float, or a `WidthError` that names the range [`low`, 1].
+    """Width as a float; a width outside [`low`, 1] raises a `WidthError`.
 
     >>> check_width(0.5)
     0.5
@@ -107,38 +93,20 @@ def check_width(width: object, low: float = 0.0, what: str = "width") -> float:
     value = float(width)
     if not (math.isfinite(value) and value > 0 and low - 1e-9 <= value <= 1 + 1e-9):
         span = f"[{low:g}, 1]" if low else "(0, 1]"
-        raise WidthError(f"{what} {value:g} is outside {span}; choose one inside")
+        raise WidthError(f"{what} {value:g} is outside {span}; choose one within")
     return min(max(value, low), 1.0)
-
-
-def round_channels(group: Group, width: float, divisor: int) -> int:
-    """Active channels of a group at a width, by the rule of the papers.
-
-    Channels before the expansion (`ratio`) are rounded to a multiple of `divisor`, one more if that falls below 0.9
-    of the value, and multiplied back; whole units (heads, conv groups) are kept; never more than the group has.
-
-    Source: US-Nets (arXiv 1903.05134) and MobileNetV2's channel rule.
-    """
-    base = group.channels / group.ratio
-    step = divisor
-    if group.unit > 1:
-        whole = math.lcm(divisor, group.unit)
-        step = whole if whole <= group.channels else group.unit
-    rounded = make_divisible(base * width, step) * group.ratio
-    rounded -= rounded % group.unit
-    return min(max(rounded, group.unit), group.channels)
 
 
 def resolve(
     groups: Sequence[Group], width: Width, *, divisor: int, min_width: float, frozen: Sequence[Group] = ()
 ) -> WidthConfig:
-    """The config that a width stands for, one entry per elastic group in their order.
+    """Width config for a width, with one entry per elastic group, in order.
 
-    A map gives widths by glob pattern over group names and the modules that make their channels; the first
-    pattern that matches a group counts, and groups that none matches stay whole.
+    A map assigns widths by glob pattern over group names and the modules that produce their channels. The first
+    matching pattern applies; groups without a match keep all channels.
 
     Raises:
-        WidthError: a width out of range, a pattern that matches nothing, or a config of another network.
+        WidthError: a width is out of range, a pattern matches nothing, or a config belongs to another network.
     """
     if isinstance(width, WidthConfig):
         return _checked(groups, width)
@@ -147,17 +115,20 @@ def resolve(
         for pattern in widths:
             if not any(group.matches(pattern) for group in (*groups, *frozen)):
                 known = ", ".join(group.name for group in groups[:8])
-                raise WidthError(f"pattern {pattern!r} matches no channel group; some are: {known}")
+                raise WidthError(f"pattern {pattern!r} matches no channel group; groups include {known}")
             if not any(group.matches(pattern) for group in groups):
                 raise WidthError(f"pattern {pattern!r} matches only frozen channels; see Supernet.summary()")
         of = [next((w for p, w in widths.items() if g.matches(p)), 1.0) for g in groups]
+        label: float | str = "+".join(f"{pattern}={w:g}" for pattern, w in widths.items())
     else:
-        of = [check_width(width, min_width)] * len(groups)
+        label = check_width(width, min_width)
+        of = [label] * len(groups)
     return WidthConfig(
         {
             group.name: group.channels if w >= 1.0 else round_channels(group, w, divisor)
             for group, w in zip(groups, of, strict=True)
-        }
+        },
+        label,
     )
 
 
@@ -167,14 +138,14 @@ def _checked(groups: Sequence[Group], config: WidthConfig) -> WidthConfig:
     missing = [name for name in known if name not in config]
     if strange or missing:
         raise WidthError(
-            f"the width config is of another network: {len(strange)} unknown groups {strange[:3]}, "
+            f"the width config belongs to another network: {len(strange)} unknown groups {strange[:3]}, "
             f"{len(missing)} missing {missing[:3]}"
         )
     for name, channels in config.items():
         group = known[name]
-        if not group.unit <= channels <= group.channels or channels % group.unit:
+        if not group.block_size <= channels <= group.channels or channels % group.block_size:
             raise WidthError(
-                f"group {name!r} cannot have {channels} channels: it needs a multiple of {group.unit} "
-                f"in [{group.unit}, {group.channels}]"
+                f"group {name!r} cannot have {channels} channels; choose a multiple of {group.block_size} "
+                f"in [{group.block_size}, {group.channels}]"
             )
     return config

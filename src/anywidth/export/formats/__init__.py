@@ -1,4 +1,4 @@
-"""Formats of exported files: one file each."""
+"""Export formats, one file each."""
 
 from anywidth.export.formats.registry import FORMATS, ExportFormat, Write, format_of
 

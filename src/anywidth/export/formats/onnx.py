@@ -1,7 +1,8 @@
-"""ONNX, batch norms folded, weights in the file: for ONNX Runtime and many others."""
+"""ONNX with folded batch norms and weights in the file, for ONNX Runtime and many others."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from anywidth.export.check import check_program
@@ -17,9 +18,9 @@ from anywidth.widths import Width
 __all__ = ["ONNX"]
 
 
-def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
+def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool, blocked: bool = False) -> Write:
     require_onnx()
-    dense = dense_program(net, width, dynamic_batch=dynamic_batch)
+    dense = dense_program(net, width, dynamic_batch=dynamic_batch, blocked=blocked)
     content = onnx_model(dense).SerializeToString()
 
     def write(path: Path, tolerance: float) -> float:
@@ -29,4 +30,12 @@ def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
     return write
 
 
-ONNX = FORMATS.add(ExportFormat(name="onnx", suffixes=(".onnx",), prepare=_prepare, latency=onnx_latency))
+ONNX = FORMATS.add(
+    ExportFormat(
+        name="onnx",
+        suffixes=(".onnx",),
+        prepare=_prepare,
+        prepare_blocked=partial(_prepare, blocked=True),
+        latency=onnx_latency,
+    )
+)

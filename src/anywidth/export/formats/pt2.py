@@ -1,8 +1,9 @@
-"""The archive of `torch.export`, batch norms folded: for PyTorch without the model's code, and ExecuTorch."""
+"""Archive of `torch.export` with folded batch norms, for PyTorch without the model's code, and ExecuTorch."""
 
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ from anywidth.widths import Width
 __all__ = ["PT2"]
 
 
-def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
-    dense = dense_program(net, width, dynamic_batch=dynamic_batch)
+def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool, blocked: bool = False) -> Write:
+    dense = dense_program(net, width, dynamic_batch=dynamic_batch, blocked=blocked)
     buffer = io.BytesIO()
     torch.export.save(dense.program, buffer)
 
@@ -30,4 +31,6 @@ def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
     return write
 
 
-PT2 = FORMATS.add(ExportFormat(name="pt2", suffixes=(".pt2",), prepare=_prepare))
+PT2 = FORMATS.add(
+    ExportFormat(name="pt2", suffixes=(".pt2",), prepare=_prepare, prepare_blocked=partial(_prepare, blocked=True))
+)

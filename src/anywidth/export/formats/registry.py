@@ -1,4 +1,4 @@
-"""What a format of exported files is, and the table of all."""
+"""Export format records, and their registry."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from anywidth.widths import Width
 __all__ = ["FORMATS", "ExportFormat", "Prepare", "Write", "format_of"]
 
 Write = Callable[[Path, float], float]
-"""Writes a file, checks it for a tolerance, and returns its largest difference to the subnet's outputs."""
+"""Writes a file, checks it against a tolerance, and returns its largest difference from the subnet's outputs."""
 
 
 class Prepare(Protocol):
-    """The function of an export format."""
+    """Interface of an export format."""
 
     def __call__(self, net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
-        """Prepare one width for writing.
+        """Prepare one width for export.
 
         Args:
-            net: The supernet; nothing of it changes.
+            net: The supernet, which is not changed.
             width: As in `Supernet.config`.
-            dynamic_batch: Whether the file is to take any number of samples.
+            dynamic_batch: Whether the file must accept any batch size.
 
         Returns:
-            What writes the file. The path that it gets is a temporary one: the file gets its name if nothing is raised.
+            Function that writes the file. It receives a temporary path, which is renamed if the function does not
+            raise.
 
         Raises:
             AnywidthError: the width cannot be exported, or a package is missing.
@@ -41,18 +42,21 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFormat:
-    """One format.
+    """One export format.
 
     Attributes:
-        name: What `format=` and `--format` call it.
-        suffixes: Endings of file names that mean it, such as ".onnx".
-        prepare: Prepares a width for writing.
-        latency: What one call of such a file takes on this machine, in milliseconds.
+        name: Name for `format=` and `--format`.
+        suffixes: File extensions that select it, such as ".onnx".
+        prepare: Prepares a width for export.
+        prepare_blocked: Prepares a width of a nested network without the products with zero blocks; None if the format
+            has no such files.
+        latency: Measures one call of such a file on this machine, in milliseconds.
     """
 
     name: str
     suffixes: tuple[str, ...]
     prepare: Prepare
+    prepare_blocked: Prepare | None = None
     latency: Callable[[Supernet, Width], float] = latency
 
 
@@ -63,11 +67,11 @@ FORMATS = Registry(
     group="anywidth.export_formats",
     error=ExportError,
 )
-"""All export formats by name."""
+"""Registry of export formats."""
 
 
 def format_of(path: Path, format: str | None = None) -> ExportFormat:
-    """The format that is asked for, or that the ending of a file means.
+    """Export format by name, or by the extension of a file.
 
     Raises:
         ExportError: the format is unknown.
@@ -80,7 +84,7 @@ def format_of(path: Path, format: str | None = None) -> ExportFormat:
     found = FORMATS.first(lambda record: path.suffix in record.suffixes)
     if found is None:
         raise ExportError(
-            f"the ending of {path.name!r} means no format; say format= one of {', '.join(FORMATS.names())}, or end it "
-            "in .onnx"
+            f"the extension of {path.name!r} matches no format; give format= one of {', '.join(FORMATS.names())}, or "
+            "end the name in .onnx"
         )
     return found

@@ -1,4 +1,4 @@
-"""Safetensors, batch norms as they are: for the model's own class, by `anywidth.export.load_dense`."""
+"""Safetensors with unchanged batch norms, for the model's own class, by `anywidth.export.load_dense`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ __all__ = ["SAFETENSORS"]
 
 
 def _prepare(net: Supernet, width: Width, *, dynamic_batch: bool) -> Write:
-    dense = net.extract(width).cpu().float().eval()
-    full = copy.deepcopy(net.model).cpu().float().eval()
+    dense = net.extract(width).cpu().float()
+    dense.eval()
+    full = copy.deepcopy(net.model).cpu().float()
+    full.eval()
     inputs = net.inputs.map(lambda t: t.detach().cpu().float() if t.is_floating_point() else t.cpu())
 
     def write(path: Path, tolerance: float) -> float:

@@ -1,4 +1,4 @@
-"""Settings of a run, by owner."""
+"""Settings of a run, grouped by owner."""
 
 from anywidth.runs.settings.data import DataSettings
 from anywidth.runs.settings.model import ModelSettings

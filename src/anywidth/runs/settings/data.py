@@ -1,10 +1,11 @@
-"""Settings of the images that a run trains on."""
+"""Settings of the images for training."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from anywidth.core.errors import SettingsError
 from anywidth.runs.options import check_lows, option
@@ -14,46 +15,51 @@ __all__ = ["DataSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where the images come from, and how they are resized, changed, held out and put into batches."""
+    """Source, size, augmentation, split and batches of the images."""
 
     source: str = option(
         "digits", name="data",
         help="digits, cifar10, cifar100, fashion-mnist, npz:FILE, imagefolder:DIR, webdataset:DIR or hf:NAME",
     )  # fmt: skip
-    root: Path = option(Path("data"), name="data_root", help="folder of downloaded data sets")
+    root: Path = option(Path("data"), name="data_root", help="folder of downloaded datasets")
     image_size: int | None = option(
         None, low=1,
-        help="height and width in pixels that images are resized to; by default their own, or for photographs of "
-        "different sizes the median of the shorter sides, as a multiple of 32 up to 224",
+        help="resize images to this height and width in pixels; by default their own size, or for photographs of mixed "
+        "sizes the median shorter side, as a multiple of 32 up to 224",
     )  # fmt: skip
-    batch_size: int = option(64, low=1, help="images per batch, of each process where torchrun starts several")
+    batch_size: int = option(64, low=1, help="images per batch and process")
     skip_corrupt: bool = option(
         False,
-        help="leave out images that cannot be read, and say how many after the epoch, instead of stopping",
+        help="skip unreadable images and report their number after the epoch, instead of stopping",
     )
-    mixup: float = option(0.0, help="mix images and their labels in pairs, with this alpha, such as 0.2")
+    mixup: float = option(0.0, help="mix pairs of images and their labels (MixUp), alpha such as 0.2")
     cutmix: float = option(
         0.0,
-        help="paste a part of another image into each, with this alpha, such as 1; with --mixup, one of both per batch",
+        help="paste a patch of another image into each (CutMix), alpha such as 1; with --mixup, one per batch",
     )
+    augment: Literal["auto", "crop-flip"] = option(
+        "auto", metavar="KIND",
+        help="random changes of training images: auto (those that suit the dataset; none for npz:FILE) or crop-flip "
+        "(shifts and mirror images, also for npz:FILE)",
+    )  # fmt: skip
     rand_augment: int | None = option(
-        None, low=0, help="change the training images by RandAugment of this magnitude as well, such as 9"
+        None, low=0, help="also augment training images by RandAugment of this magnitude, such as 9"
     )
     hold_out: float = option(
         0.0,
-        help="share of the training images that is not trained on but kept for anywidth search and for the score of "
-        "four widths after every epoch, such as 0.1",
+        help="share of the training images to keep for anywidth search and for scoring four widths after every "
+        "epoch, such as 0.1; they are not trained on",
     )
     workers: int | None = option(
         None, low=0,
-        help="processes that read images from disk, each with random changes of its own, so that another number is "
-        "another training; by default one per core, up to 4",
+        help="processes that load images from disk; each has its own random augmentation, so the number affects the "
+        "training; by default one per core, up to 4",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_lows(self)
         if not 0 <= self.hold_out < 1:
-            raise SettingsError(f"--hold-out is {self.hold_out:g}; give a share of the images below 1, such as 0.1")
+            raise SettingsError(f"--hold-out is {self.hold_out:g}; give a share from 0 to below 1, such as 0.1")
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise SettingsError(f"--{name} is {getattr(self, name):g}; give its alpha, 0 or more, such as 0.2")
+                raise SettingsError(f"--{name} is {getattr(self, name):g}; give an alpha of 0 or more, such as 0.2")

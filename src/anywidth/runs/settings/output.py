@@ -1,4 +1,4 @@
-"""Settings of what a run writes."""
+"""Settings of the output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["OutputSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """The folder of a run, and what is logged there."""
+    """Run folder and logs."""
 
     folder: Path | None = option(
         None, name="out", metavar="DIR", kept=False, help="run folder to write; by default runs/DATA-MODEL-TIME"
     )
-    tensorboard: bool = option(False, help="also log every step to the run folder, for TensorBoard")
+    tensorboard: bool = option(False, help="also log every step for TensorBoard, in the run folder")

@@ -1,4 +1,4 @@
-"""Settings of a whole run; config.yaml of a run folder contains these."""
+"""Settings of a whole run, as stored in `config.yaml`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The settings of a run, by owner; `anywidth train` has an option for each.
+    """Settings of a run, grouped by owner; each is an option of `anywidth train`.
 
     Raises:
-        SettingsError: settings do not fit together.
+        SettingsError: the settings contradict each other.
 
     >>> TrainSettings(optimization=OptimizationSettings(epochs=5), seed=1).optimization.lr
     0.1
@@ -38,55 +38,61 @@ class TrainSettings:
     output: OutputSettings = field(default_factory=OutputSettings)
     from_search: Path | None = option(
         None, metavar="FILE",
-        help="train the network that anywidth search found, by the file that it wrote, from scratch, and a uniformly "
-        "narrowed one of the same cost alike; options that are not given are those of the searched run",
+        help="results of anywidth search: train its network from scratch, and a uniform network of the same cost; "
+        "settings that are not given come from the searched run",
     )  # fmt: skip
     budget: str | None = option(
         None, parse=parse_optional_text, metavar="B",
-        help="which of the budgets of --from-search, such as 20e6; not needed if there is one",
+        help="budget of --from-search to train for, such as 20e6; needed only if there are several",
     )  # fmt: skip
-    seed: int = option(0, help="of weights, widths, batches and split")
-    device: Device = option("auto", help="auto, cpu or cuda; auto takes a GPU if there is one")
+    seed: int = option(0, help="random seed of weights, widths, batches and splits")
+    device: Device = option("auto", help="auto, cpu or cuda; auto uses a GPU if there is one")
 
     def __post_init__(self) -> None:
         steps, alone = self.optimization, self.widths.individual or self.from_search
         decides = steps.keep == "best" or steps.early_stop
         if self.budget is not None and self.from_search is None:
-            raise SettingsError("--budget chooses among the networks of --from-search FILE; give that, too")
+            raise SettingsError("--budget selects a network of --from-search FILE; give that as well")
         if self.model.init is not None and alone:
-            raise SettingsError("networks to compare start from new weights; leave out --init")
+            raise SettingsError("--individual and --from-search train from new weights; leave out --init")
         if steps.average and self.widths.switches:
-            raise SettingsError("--average knows nothing of the batch norms of --switches; leave one of them out")
+            raise SettingsError("--average does not work with --switches; leave one of them out")
         if decides and not self.data.hold_out:
-            raise SettingsError("--keep best and --early-stop need images to decide by; give --hold-out 0.1")
+            raise SettingsError("--keep best and --early-stop need held-out images to score; give --hold-out 0.1")
         if decides and alone:
-            raise SettingsError("networks to compare train for the same epochs; leave out --keep best and --early-stop")
-        if (steps.compile or steps.graphs or self.widths.ladder) and self.widths.random == "nonuniform":
-            raise SettingsError("--random nonuniform has too many networks for --ladder, --compile and --graphs")
+            raise SettingsError(
+                "--individual and --from-search train networks for equal epochs; leave out --keep best and --early-stop"
+            )
+        if (steps.compile or steps.graphs) and self.widths.nested:
+            raise SettingsError("--nested trains all widths from one pass; leave out --compile and --graphs")
+        if (steps.compile or steps.graphs or self.widths.width_grid) and self.widths.width_sampling == "nonuniform":
+            raise SettingsError(
+                "--width-sampling nonuniform samples too many networks for --width-grid, --compile and --graphs"
+            )
 
     @property
     def average(self) -> float:
-        """The decay of the moving average of the weights, or 0; with so few images the last steps are mostly noise."""
+        """Decay of the moving average of the weights, or 0; the last steps on the small digits dataset are noisy."""
         if self.optimization.average is None:
             return 0.99 if self.data.source == "digits" and not self.widths.switches else 0.0
         return self.optimization.average
 
     @property
-    def ladder(self) -> int:
-        """How many even widths random ones are drawn from, or 0 for any width."""
+    def width_grid(self) -> int:
+        """Number of evenly spaced widths to draw random widths from, or 0 for any width."""
         steps = self.optimization
-        return self.widths.ladder or (8 if (steps.compile or steps.graphs) and not self.widths.switches else 0)
+        return self.widths.width_grid or (8 if (steps.compile or steps.graphs) and not self.widths.switches else 0)
 
     @property
     def label_smoothing(self) -> float:
-        """The share of every label that is spread over all classes; AutoSlim retrains with 0.1."""
+        """Share of each label spread over all classes; AutoSlim retrains with 0.1."""
         if self.optimization.label_smoothing is None:
             return 0.0 if self.from_search is None else 0.1
         return self.optimization.label_smoothing
 
     @property
     def weight_decay(self) -> float:
-        """The weight decay; the digits are so few that a network learns them by heart without more of it."""
+        """Weight decay; the digits dataset is so small that networks overfit without a higher one."""
         if self.optimization.weight_decay is None:
             return 1e-2 if self.data.source == "digits" else 1e-4
         return self.optimization.weight_decay

@@ -1,4 +1,4 @@
-"""Settings of the widths: which can be had, which are trained and what they learn from, and which are evaluated."""
+"""Settings of the widths: which exist, are trained and are evaluated, and what they learn from."""
 
 from __future__ import annotations
 
@@ -16,47 +16,58 @@ __all__ = ["WidthSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class WidthSettings:
-    """The widths of a supernet, those in a training step, and those that are calibrated and evaluated."""
+    """Widths that a supernet offers, trains, calibrates and evaluates."""
 
-    min_width: float | None = option(None, help="narrowest width; by default the model's own, or 0.25")
+    min_width: float | None = option(None, help="narrowest width; by default the model's, or 0.25")
     divisor: int | None = option(
-        None, low=1, help="channels are rounded to multiples of this; by default the model's own, or 8"
+        None, low=1, help="round channel numbers to multiples of this; by default the model's divisor, or 8"
     )
     frozen: tuple[str, ...] = option(
-        (), metavar="PATTERN", help="groups or modules whose channels are never narrowed, as glob patterns"
+        (), metavar="PATTERN", help="glob patterns of groups or modules that are never narrowed"
     )
     switches: tuple[float, ...] | None = option(
         None, parse=parse_switches, metavar="W,W,...",
-        help="train only these widths, all in every step, each with batch norms of its own: 0.25,0.5,0.75,1.0",
+        help="train only these widths, all in every step, each with its own batch norms: 0.25,0.5,0.75,1.0",
     )  # fmt: skip
-    average_inputs: bool = option(False, help="scale sums over fewer input channels up, by full over active ones")
-    samples: int = option(4, low=2, help="widths trained per step: the widest, the narrowest and random ones")
-    ends: Ends = option(
+    nested: tuple[float, ...] | None = option(
+        None, parse=parse_switches, metavar="W,W,...",
+        help="train a nested network with only these widths, all from one pass per step: 0.25,0.5,0.75,1.0",
+    )  # fmt: skip
+    nested_norm: Literal["none", "shell"] = option(
+        "none", metavar="KIND",
+        help="norms over channels in a nested network: none (refused), or shell (normalize with the channels of the "
+        "same and narrower widths)",
+    )  # fmt: skip
+    average_inputs: bool = option(False, help="scale sums over narrowed inputs by full / active input channels")
+    widths_per_step: int = option(4, low=2, help="widths trained per step: the widest, the narrowest and random ones")
+    always_include: Ends = option(
         "both", metavar="WHICH",
-        help="of the widest and the narrowest, those in every step: both, widest, narrowest or none",
+        help="which of the widest and the narrowest width to train in every step: both, widest, narrowest or none",
     )  # fmt: skip
-    ladder: int | None = option(
+    width_grid: int | None = option(
         None, low=2,
-        help="draw random widths from this many even ones instead of from all; with --compile and --graphs 8 by "
-        "default, as each of them is compiled or recorded",
+        help="draw random widths from this many evenly spaced ones; by default any width, or 8 with --compile and "
+        "--graphs, where each width is compiled or recorded",
     )  # fmt: skip
-    random: Literal["uniform", "nonuniform"] = option(
+    width_sampling: Literal["uniform", "nonuniform"] = option(
         "uniform", metavar="KIND",
-        help="uniform random widths, or nonuniform ones, where every channel group has its own",
+        help="random widths: uniform, or nonuniform with a separate width for each channel group",
     )  # fmt: skip
     distillation: Literal["soft", "none"] = option(
         "soft",
         metavar="KIND",
-        help="what narrow widths learn from: soft, the outputs of the widest, or none, the labels",
+        help="target of narrow widths: soft (outputs of the widest) or none (labels)",
     )
-    temperature: float = option(1.0, help="divides the outputs in distillation")
-    labels: float = option(0.0, help="how much of the loss on the labels is added to the distillation of narrow widths")
+    temperature: float = option(1.0, help="temperature of the distillation, which divides the outputs")
+    label_loss_weight: float = option(
+        0.0, help="weight of the label loss that is added to the distillation loss of narrow widths"
+    )
     evaluated: Widths = option(
         16, name="widths", parse=parse_widths, metavar="N|W,W,...",
-        help="how many widths to calibrate and evaluate, or which: 0.25,0.5,1.0",
+        help="widths to calibrate and evaluate: a number of widths, or a list such as 0.25,0.5,1.0",
     )  # fmt: skip
     individual: int = option(
-        0, low=0, metavar="K", help="also train this many separate networks, alike, each at one width, and compare"
+        0, low=0, metavar="K", help="for comparison, also train this many separate networks, each at one width"
     )
     calibration_images: int | None = option(
         None, low=1, help="training images per width for batch-norm statistics; by default all"
@@ -66,9 +77,16 @@ class WidthSettings:
         check_lows(self)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SettingsError(f"--temperature is {self.temperature:g}; give a number above 0")
-        if not (math.isfinite(self.labels) and self.labels >= 0):
-            raise SettingsError(f"--labels is {self.labels:g}; give 0 or more")
+        if not (math.isfinite(self.label_loss_weight) and self.label_loss_weight >= 0):
+            raise SettingsError(f"--label-loss-weight is {self.label_loss_weight:g}; give 0 or more")
         if self.switches and self.min_width is not None and self.min_width != min(self.switches):
-            raise SettingsError("--min-width is the narrowest of --switches; leave it out")
-        if self.ladder and self.switches:
-            raise SettingsError("--switches are the only widths of their network; leave out --ladder")
+            raise SettingsError("--switches already set the narrowest width; leave out --min-width")
+        fixed = "--switches" if self.switches else "--nested" if self.nested else None
+        if self.switches and self.nested:
+            raise SettingsError("give --switches or --nested: nested widths share their batch norms")
+        if self.nested and self.min_width is not None and self.min_width != min(self.nested):
+            raise SettingsError("--nested already sets the narrowest width; leave out --min-width")
+        if self.nested_norm != "none" and not self.nested:
+            raise SettingsError("--nested-norm applies to nested networks; give --nested too, or leave it out")
+        if self.width_grid and fixed:
+            raise SettingsError(f"{fixed} fixes all widths that are trained; leave out --width-grid")

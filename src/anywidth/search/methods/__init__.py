@@ -1,4 +1,4 @@
-"""Search methods: one file each."""
+"""Search methods, one file each."""
 
 from anywidth.search.methods.registry import METHODS, Outcome, Progress, SearchMethod
 

@@ -1,4 +1,4 @@
-"""Evolutionary search: NSGA-II with accuracy and cost as its two objectives, so that one population serves all budgets.
+"""Evolutionary search by NSGA-II with accuracy and cost as objectives, so that one population serves all budgets.
 
 Source: NSGA-II, Deb et al. 2002 (doi 10.1109/4235.996017).
 """

@@ -1,4 +1,4 @@
-"""Greedy slimming: piece by piece, the removal that costs least accuracy."""
+"""Greedy slimming: repeatedly make the removal that costs the least accuracy."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def descend(
 ) -> tuple[list[Step], list[Found]]:
     """All steps from the widest network down to the smallest budget, and the network for every budget.
 
-    At each step one piece is removed from each group in turn, and the removal that leaves the highest accuracy stays;
-    ties go to the lower loss. A network is taken for a budget as soon as it meets it.
+    Each step tries one removal from each group and keeps the one with the highest accuracy; ties go to the lower loss.
+    Each budget takes the first network that meets it.
 
     Args:
         scorer: Scores and costs.
-        budgets: In the unit of the cost, the largest first; see `Scorer.budgets`.
+        budgets: Budgets in the unit of the cost, largest first; see `Scorer.budgets`.
         progress: Called before every evaluation and after every step.
-        steps: Stop after this many, for measurements.
+        steps: Number of steps after which to stop, for measurements.
 
     Raises:
-        SearchError: no sequence of removals meets a budget, or a score or cost is no number.
+        SearchError: no sequence of removals meets a budget, or a score or cost is not a number.
 
     Source: AutoSlim (arXiv 1903.11728).
     """
@@ -75,7 +75,7 @@ def descend(
 
 
 def choose(candidates: Mapping[str, Evaluated], now: Evaluated, objective: Objective = "accuracy") -> str:
-    """The name of the removal that stays.
+    """Name of the removal to keep.
 
     >>> from anywidth.widths import WidthConfig
     >>> def network(accuracy: float, loss: float, cost: float) -> Evaluated:
@@ -90,7 +90,7 @@ def choose(candidates: Mapping[str, Evaluated], now: Evaluated, objective: Objec
         lost, more = now.accuracy - other.accuracy, other.loss - now.loss
         if objective == "accuracy":
             return lost, other.loss, other.cost
-        # Measured costs are noisy: a removal that seems to save nothing is the last choice.
+        # Measured costs are noisy: a removal that appears to save nothing comes last.
         saved = max(now.cost - other.cost, 1e-9 * now.cost)
         return lost / saved, more / saved, other.cost
 
@@ -102,8 +102,8 @@ def _out_of_reach(waiting: Sequence[Budget], now: Evaluated, costs: Sequence[flo
     if not costs:
         return f"the search ended at {now.cost:.6g} {unit} with nothing left to remove; budget {budget} was not met"
     return (
-        f"no removal from the network of {now.cost:.6g} {unit} ends in budget {budget}: they lead to "
-        f"{min(costs):.6g} to {max(costs):.6g}; give a wider interval, or smaller pieces"
+        f"no removal from the network of {now.cost:.6g} {unit} meets budget {budget}: they lead to "
+        f"{min(costs):.6g} to {max(costs):.6g}; give a wider interval, or a smaller step_fraction"
     )
 
 

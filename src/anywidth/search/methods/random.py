@@ -1,4 +1,4 @@
-"""Random search: the size of every group is drawn alike."""
+"""Random search: the size of every group is drawn uniformly."""
 
 from __future__ import annotations
 

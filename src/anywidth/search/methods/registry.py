@@ -1,4 +1,4 @@
-"""What a search method is, and the table of all."""
+"""Search method records, and their registry."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["METHODS", "Outcome", "Progress", "Run", "SearchMethod"]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a search is.
+    """Progress of a search.
 
     Attributes:
-        steps: The steps so far; empty for methods without steps.
-        candidate: How many candidates of the next step are evaluated; without steps, of the whole search.
-        candidates: How many there are.
-        share: How much of the way lies behind, in [0, 1].
+        steps: Steps so far; empty for methods without steps.
+        candidate: Number of candidates evaluated in this step; without steps, in the whole search.
+        candidates: Total number of candidates.
+        share: Completed share of the search, in [0, 1].
     """
 
     steps: Sequence[Step] = ()
@@ -35,13 +35,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a method found.
+    """Result of a search method.
 
     Attributes:
         found: The network for every budget.
-        evaluated: All networks that were evaluated.
-        steps: The way there, if the method takes steps.
-        about: Settings and counts to keep with the result, as JSON values.
+        evaluated: All evaluated networks.
+        steps: The steps, if the method has steps.
+        about: Settings and counts to store with the result, as JSON values.
     """
 
     found: Sequence[Found]
@@ -51,7 +51,7 @@ class Outcome:
 
 
 class Run(Protocol):
-    """The function of a search method."""
+    """Interface of a search method."""
 
     def __call__(
         self,
@@ -62,13 +62,13 @@ class Run(Protocol):
         seed: int,
         progress: Callable[[Progress], object],
     ) -> Outcome:
-        """Search.
+        """Run the search.
 
         Args:
-            scorer: Scores and costs of width configs, and the sizes that every group may have (`scorer.options`).
-            budgets: In the unit of the cost, the largest first; each can be met by some network.
-            evaluations: How many networks to score, for methods that do not end by themselves.
-            seed: Seed of what is drawn.
+            scorer: Scores and costs of width configs, and the sizes of every group (`scorer.options`).
+            budgets: Budgets in the unit of the cost, largest first; each can be met by some network.
+            evaluations: Number of networks to score, for methods that do not end by themselves.
+            seed: Random seed.
             progress: To be called often.
 
         Raises:
@@ -79,11 +79,11 @@ class Run(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchMethod:
-    """One way to search.
+    """One search method.
 
     Attributes:
-        name: What `--method` calls it.
-        run: The search.
+        name: Name for `--method`.
+        run: Runs the search.
     """
 
     name: str
@@ -97,4 +97,4 @@ METHODS = Registry(
     group="anywidth.search_methods",
     error=SearchError,
 )
-"""All search methods by name."""
+"""Registry of search methods."""

@@ -1,0 +1,363 @@
+"""Proof that the widths of a nested network are prefixes of it, and where that ends: at the tail."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from anywidth.core.errors import AnalysisError
+from anywidth.core.inputs import Inputs
+from anywidth.core.modules import named_tensors
+from anywidth.core.tensors import tensors_in
+from anywidth.groups.analysis import Analysis, Axis, KeptIndices
+from anywidth.groups.capture import Capture, capture, without_collection
+from anywidth.groups.compare import tensor_difference, tolerance_of
+from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.labels import Array, varying
+from anywidth.groups.later_shells import (
+    Bounds,
+    LaterEntries,
+    channel_makers,
+    find_later_entries,
+    reads_of,
+)
+from anywidth.groups.masked import masks_of
+from anywidth.groups.observed import part_of
+from anywidth.groups.proof_runs import ProofRuns
+from anywidth.groups.propagate import Propagation, canonical_names, propagate
+from anywidth.groups.untouched import untouched
+
+__all__ = ["Leaf", "Nesting", "prove_nested"]
+
+
+_SHAPE_READERS = frozenset(
+    f"aten.{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros")
+) | frozenset(f"aten.new_{name}" for name in ("empty", "full", "ones", "zeros"))
+"""Operators that read nothing but the shape of their input."""
+
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+"""Values that depend on shapes, not on tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One tensor that a module returns.
+
+    Attributes:
+        kept: Per shell, the positions of every dimension that the width up to this shell has.
+        axes: The group and block at every position of every dimension; None if some position belongs to several.
+        overwritten: Whether code after the module writes to the tensor in place.
+        needed: Whether anything outside of the body computes from the tensor.
+    """
+
+    kept: tuple[tuple[KeptIndices, ...], ...]
+    axes: tuple[Axis | None, ...] | None
+    overwritten: bool
+    needed: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nesting:
+    """What is known of a nested network.
+
+    Attributes:
+        later: The entries that are zero of every weight that makes channels from channels, by its first name.
+        reads: Pairs of groups by number: channels of the first are made from channels of the second.
+        body: The outermost modules that compute the same at every width, with the tensors of each of their calls.
+        tail: Parameters and buffers that the rest of the network reads.
+    """
+
+    later: Mapping[str, LaterEntries]
+    reads: frozenset[tuple[int, int]]
+    body: Mapping[str, tuple[tuple[Leaf, ...], ...]]
+    tail: frozenset[str]
+
+
+def prove_nested(model: nn.Module, inputs: Inputs, analysis: Analysis, bounds: Bounds) -> Nesting:
+    """Prove that every width of a nested network is a prefix of it.
+
+    The network runs with random weights whose entries for later shells are zero, once whole and once per shell with the
+    channels of later shells masked. Every value has to be the same in both, up to the tail, which reads prefixes and
+    makes no elastic channels.
+
+    Args:
+        model: The model.
+        inputs: Example inputs.
+        analysis: Its groups, proved.
+        bounds: The shells; the last holds all channels.
+
+    Raises:
+        AnalysisError: a channel depends on channels of later shells; the message names the module.
+    """
+    with untouched(model), without_collection():
+        twin = duplicate(model, stand_ins(model), analysis.written)
+        captured = capture(twin, inputs, training=False)
+        found = propagate(twin, [captured])
+        later = find_later_entries(analysis, found.costs, bounds)
+        proof = _Proof(twin, found, captured, inputs, analysis, bounds, later)
+        inexact = proof.without_absorbed(proof.inexact())
+        proof.refuse(inexact)
+        return Nesting(
+            later=later, reads=reads_of(analysis, later), body=proof.body(inexact), tail=proof.read_by(inexact)
+        )
+
+
+class _Proof:
+    """Runs the network whole and with masked shells."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: Propagation,
+        captured: Capture,
+        inputs: Inputs,
+        analysis: Analysis,
+        bounds: Bounds,
+        later: Mapping[str, LaterEntries],
+    ) -> None:
+        self._model, self._found, self._graph, self._analysis = model, found, captured.program.graph, analysis
+        self._tensors = captured.tensors
+        self._runs = ProofRuns(model, found, captured, inputs, seed=0)
+        self._kept = [self._runs.select(analysis, row).kept for row in bounds]
+        self._later = later
+        for dtype in (torch.float64, self._runs.quick):
+            try:
+                self._dtype, self._copy = dtype, self._zeroed(dtype)
+                self._full = self._values(self._kept[-1])
+                break
+            except RuntimeError:  # a forward may insist on single precision
+                if dtype == self._runs.quick:
+                    raise
+
+    def _zeroed(self, dtype: torch.dtype) -> nn.Module:
+        """A copy with random weights whose entries for later shells are zero."""
+        copied = self._runs.copy(dtype, "usual")
+        for name, tensor in named_tensors(copied).items():
+            if name in self._later:
+                self._later[name].zero_(tensor.detach())
+        return copied
+
+    def _values(self, kept: npt.NDArray[np.bool_]) -> dict[Node, Tensor]:
+        values: dict[Node, Tensor] = {}
+        self._runs.values(kept, self._dtype, values.__setitem__)
+        return values
+
+    def inexact(self) -> set[Node]:
+        """The nodes whose values at some width differ from those at full width, in the channels of that width.
+
+        So do the nodes that read such values: where theirs are the same, a ReLU or a product with zero may hide the
+        difference for these inputs. Only a difference that arises inside a norm per shell, which computes the
+        statistics of all shells, may end there.
+        """
+        found: set[Node] = set()
+        for kept in self._kept[:-1]:
+            masks = masks_of(self._found.label_arrays, kept)
+            for node, value in self._values(kept).items():
+                wanted = self._full[node]
+                for mask in masks.get(node.name, ()):
+                    here = torch.from_numpy(mask)
+                    wanted, value = wanted * here, value * here
+                if tensor_difference(value, wanted, tolerance_of({self._dtype})) is not None:
+                    found.add(node)
+        return found | self._reached(found)
+
+    def _reached(self, inexact: set[Node]) -> set[Node]:
+        """The inexact nodes outside of norms per shell, and all nodes that their values or those of a norm reach."""
+        reached: set[Node] = set()
+        for node in self._graph.nodes:
+            if _reads_shapes(node) or isinstance(node.meta.get("val"), _NUMBERS):
+                continue
+            inside = self._keeps_shells(node)
+            own = node in inexact and not inside
+            if own or any(s in reached or (s in inexact and not inside) for s in node.all_input_nodes):
+                reached.add(node)
+        return reached
+
+    def _keeps_shells(self, node: Node) -> bool:
+        """Whether a node belongs to a norm per shell."""
+        return getattr(self._model.get_submodule(_path_of(node)), "keeps_shells", False)
+
+    def without_absorbed(self, inexact: set[Node]) -> set[Node]:
+        """The inexact nodes without those inside norms per shell whose difference does not leave the norm.
+
+        Such a norm computes the statistics of all shells, of which each channel takes its own.
+        """
+        found: set[Node] = set()
+        for node in reversed(self._graph.nodes):
+            if node not in inexact:
+                continue
+            if not self._keeps_shells(node) or any(user in found for user in node.users):
+                found.add(node)
+        return found
+
+    def refuse(self, inexact: set[Node]) -> None:
+        """Raise if channels are made from values that differ."""
+        elastic = channel_makers(self._analysis, self._found.costs)
+        for node in self._graph.nodes:
+            if node not in inexact or not any(self._name(s) in elastic for s in node.all_input_nodes):
+                continue
+            cause = self._first_inexact(node, inexact)
+            module, reader = _path_of(cause), _path_of(node) or "its forward"
+            kind = type(self._model.get_submodule(module)).__name__
+            where = f"{module or 'its forward'} ({kind}, {cause.target})"
+            frozen = self._frozen_by(cause)
+            if frozen is not None:
+                why = f"makes channels that are frozen ({frozen}), which therefore read all shells"
+                way = "Let them be narrowed"
+            else:
+                why = "lets channels depend on later shells"
+                way = "Replace it by a layer that keeps channels apart, such as BatchNorm"
+                if "norm" in f"{kind} {cause.target}".lower():
+                    way = f'Give nested_norm="shell", if it is a norm over nothing but channels. {way}'
+            raise AnalysisError(
+                f"{type(self._model).__name__} cannot be nested: {where} {why}, and {reader} reads its output. "
+                f"{way}, or leave nested out"
+            )
+
+    def _frozen_by(self, node: Node) -> str | None:
+        """Why the channels that a node makes are frozen, if they are."""
+        weights = {self._name(source) for source in node.all_input_nodes}
+        for cost in self._found.costs:
+            axes = self._analysis.axes.get(str(cost.weight), ()) if cost.weight in weights else ()
+            for dim in cost.out_dims if axes else ():
+                axis = axes[dim]
+                numbers = () if axis is None else np.unique(axis.group)
+                reasons = [self._analysis.groups[number].frozen for number in numbers if number >= 0]
+                if any(reasons):
+                    return next(filter(None, reasons))
+        return None
+
+    def _name(self, node: Node) -> str | None:
+        """The weight that a node is, or is computed from."""
+        while node.op == "call_function" and len(node.all_input_nodes) == 1:
+            node = node.all_input_nodes[0]
+        return self._canonical.get(self._tensors.get(node.name, ""))
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        return canonical_names(self._model)
+
+    def _first_inexact(self, node: Node, inexact: set[Node]) -> Node:
+        """The node behind this one where values begin to differ."""
+        while True:
+            before = next((source for source in self._tensors_before(node) if source in inexact), None)
+            if before is None:
+                return node
+            node = before
+
+    def _tensors_before(self, node: Node) -> Iterator[Node]:
+        """The tensors that a node computes from; lists of tensors are looked through."""
+        for source in node.all_input_nodes:
+            if source.op == "call_function" and source not in self._full:
+                yield from self._tensors_before(source)
+            else:
+                yield source
+
+    def read_by(self, nodes: set[Node]) -> frozenset[str]:
+        """First names of the parameters and buffers that some nodes read."""
+        names = (self._tensors.get(source.name) for node in nodes for source in node.all_input_nodes)
+        return frozenset(self._canonical[name] for name in names if name in self._canonical)
+
+    @torch.no_grad()
+    def body(self, inexact: set[Node]) -> dict[str, tuple[tuple[Leaf, ...], ...]]:
+        """The outermost modules without inexact nodes, whose outputs are values of the graph."""
+        inside: dict[str, list[Node]] = defaultdict(list)
+        for node in self._graph.nodes:
+            for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+                inside[path].append(node)
+        exact = {path for path, nodes in inside.items() if path and inexact.isdisjoint(nodes)}
+        outermost = [path for path in exact if exact.isdisjoint(_parents(path))]
+        calls = self._outputs(outermost)
+        bodies = [set(inside[path]) for path in outermost]
+        found: dict[str, tuple[tuple[Leaf, ...], ...]] = {}
+        for path in outermost:
+            leaves = [[self._leaf(inside[path], bodies, *output) for output in call] for call in calls[path]]
+            if leaves and all(leaf is not None for call in leaves for leaf in call):
+                found[path] = tuple(tuple(leaf for leaf in call if leaf is not None) for call in leaves)
+        return found
+
+    def _outputs(self, paths: Sequence[str]) -> dict[str, list[list[tuple[Tensor, bool]]]]:
+        """What modules return, call by call, and whether it is written to later."""
+        returned: dict[str, list[list[tuple[Tensor, Tensor, int]]]] = defaultdict(list)
+
+        def keep(path: str, output: Any) -> None:
+            tensors = tensors_in(output)
+            returned[path].append([(tensor.clone(), tensor, tensor._version) for tensor in tensors])
+
+        modules = [(path, self._copy.get_submodule(path)) for path in paths]
+        handles = [m.register_forward_hook(lambda *a, path=path: keep(path, a[2])) for path, m in modules]
+        try:
+            self._runs.call(self._copy, self._dtype)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {
+            path: [[(before, after._version != version) for before, after, version in call] for call in found]
+            for path, found in returned.items()
+        } | {path: [] for path in paths if path not in returned}
+
+    def _leaf(
+        self, nodes: Sequence[Node], bodies: Sequence[set[Node]], tensor: Tensor, overwritten: bool
+    ) -> Leaf | None:
+        """What every width has of a tensor, told by the node of the graph that computes it; None if there is none."""
+        for node in reversed(nodes):
+            value = self._full.get(node)
+            if value is None or value.shape != tensor.shape or value.dtype != tensor.dtype:
+                continue
+            if tensor_difference(tensor, value, tolerance_of({self._dtype})) is None:
+                label_arrays = self._found.label_arrays.get(node.name, [])
+                parts = [part_of(tensor.shape, label_arrays, kept) for kept in self._kept]
+                kept = [part.kept for part in parts if part is not None]
+                if len(kept) < len(parts):
+                    return None
+                needed = not all(any(user in each for each in bodies) for user in node.users)
+                positions = tuple(tuple(map(_compact, each)) for each in kept)
+                return Leaf(positions, self._axes(tensor.ndim, label_arrays), overwritten, needed)
+        return None
+
+    def _axes(self, ndim: int, label_arrays: Sequence[Array]) -> tuple[Axis | None, ...] | None:
+        """The group and block at every position of every dimension; None if some position belongs to several."""
+        places = self._runs.places(self._analysis)
+        found: list[Axis | None] = [None] * ndim
+        for label_array in label_arrays:
+            for dim in varying(label_array):
+                labels = np.moveaxis(label_array, dim, 0).reshape(label_array.shape[dim], -1)
+                group, index = places.group[labels], places.index[labels]
+                axis, before = Axis(group[:, 0], index[:, 0]), found[dim]
+                constant = all((each == each[:, :1]).all() for each in (group, index))
+                if not constant or (before is not None and not axis.same(before)):
+                    return None
+                found[dim] = axis
+        return tuple(found)
+
+
+def _compact(indices: Tensor | None) -> KeptIndices:
+    if indices is None:
+        return None
+    leading = bool((indices == torch.arange(len(indices))).all())
+    return len(indices) if leading else indices.numpy()
+
+
+def _reads_shapes(node: Node) -> bool:
+    """Whether an operator reads nothing but the shape of its input."""
+    return str(node.target).partition(".default")[0] in _SHAPE_READERS
+
+
+def _path_of(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
