@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_epochs_befo
 def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_path, monkeypatch, capsys) -> None:
     poisoned(monkeypatch, {2})
     assert train("--out", str(tmp_path / "run")) == 2
-    assert "check the data for NaN. No epoch was finished; nothing was kept" in capsys.readouterr().err
+    assert "check the data for NaN. Nothing was stored yet, so nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -19,6 +19,7 @@ from anywidth.cli import main
 from anywidth.runs import supernet_run
 from anywidth.runs.open_run import open_run
 from anywidth.runs.run_folder import RunFolder
+from anywidth.training import epoch_checkpoint
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
 from anywidth.training.lightning import PlainModule, SandwichModule
 
@@ -45,14 +46,17 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert (left / name).read_text() == (right / name).read_text()
 
 
-def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("seconds", "kept"), [(60, "1 of 2 epochs."), (0, "1 of 2 epochs and 2 batches of the next.")])
+def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monkeypatch, capsys, seconds, kept):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
+        patch.setattr(epoch_checkpoint, "_SECONDS", seconds)
+        patch.setattr(epoch_checkpoint, "_TIMES", seconds)
         interrupt_at(patch, SandwichModule, step=5)  # in the middle of the second of two epochs
         assert train("--out", str(out), "--individual", "2") == 130
     error = capsys.readouterr().err
     assert error.startswith("interrupted: ")
-    assert "1 of 2 epochs" in error
+    assert kept in error
     assert f"anywidth train --resume {out}" in error
     assert {path.name for path in out.iterdir()} == {"checkpoints", "config.yaml", "data.json", "metrics.csv"}
 
@@ -113,7 +117,7 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing(train, tmp_path, monk
     interrupt_at(monkeypatch, SandwichModule, step=1)
     before = signal.getsignal(signal.SIGINT)
     assert train("--out", str(tmp_path / "run")) == 130
-    assert "No epoch was finished; nothing was kept" in capsys.readouterr().err
+    assert "Nothing was stored yet, so nothing was kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(signal.SIGINT) is before
 

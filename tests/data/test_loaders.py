@@ -1,7 +1,9 @@
 """The loaders of a bundle, for images in memory and for images that are read one by one."""
 
+import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -109,6 +111,16 @@ def test_training_resumes_at_an_epoch(in_memory: bool) -> None:
 
 
 @both
+def test_training_resumes_within_an_epoch(in_memory: bool) -> None:
+    data = bundle(32, in_memory=in_memory)
+    unbroken, resumed = (make_loaders(data, batch_size=8, seed=3).train for _ in range(2))
+    iter(resumed)  # a loop that is not begun skips nothing
+    resumed.skip(3)
+    assert torch.equal(images(resumed), images(unbroken)[24:])
+    assert torch.equal(images(resumed), images(unbroken))
+
+
+@both
 def test_calibration_repeats_in_random_order(in_memory: bool) -> None:
     loaders = make_loaders(bundle(32, in_memory=in_memory), batch_size=8, seed=3)
     first, order = images(loaders.calibration), labels(loaders.calibration)
@@ -118,12 +130,13 @@ def test_calibration_repeats_in_random_order(in_memory: bool) -> None:
 
 
 @both
-def test_global_generator_is_left_alone(in_memory: bool) -> None:
+def test_global_generators_are_left_alone(in_memory: bool) -> None:
     loader = make_loaders(bundle(8, in_memory=in_memory), batch_size=4, seed=0).train
-    state = torch.get_rng_state()
+    state, others = torch.get_rng_state(), (random.getstate(), str(np.random.get_state()))
     for _ in loader:
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.get_rng_state(), state)
+    assert (random.getstate(), str(np.random.get_state())) == others
 
 
 def test_global_generator_is_put_back_after_an_error() -> None:
@@ -138,9 +151,13 @@ def test_global_generator_is_put_back_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_workers_repeat_with_the_seed() -> None:
-    first, again = (make_loaders(bundle(8, in_memory=False), batch_size=4, seed=0, workers=1).train for _ in range(2))
-    assert torch.equal(images(first), images(again))
+def test_workers_change_no_random_number() -> None:
+    without, several = (
+        make_loaders(bundle(8, in_memory=False), batch_size=4, seed=0, workers=workers).train for workers in (0, 2)
+    )
+    assert torch.equal(images(without), images(several))
+    several.skip(1)
+    assert torch.equal(images(without)[4:], images(several))
 
 
 def test_processes_share_the_images_and_test_each_once() -> None:

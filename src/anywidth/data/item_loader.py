@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from anywidth.core.errors import DataError
 from anywidth.data.carried_errors import CarriedErrors, collate_unless_error
 from anywidth.data.order import BatchOrder
+from anywidth.data.seeded_items import SeededBatches, SeededItems, global_generators_kept
 from anywidth.data.skip_corrupt import SkipCorrupt, collate_readable
 
 __all__ = ["ItemLoader"]
@@ -24,8 +24,9 @@ Corrupt = Literal["raise", "replace", "drop"]
 class ItemLoader:
     """Batches of a map-style dataset, loaded by torch's `DataLoader`.
 
-    In addition, the order and the random transforms are reproducible: an epoch depends only on the seed, its number and
-    the number of workers, and reading it leaves torch's global generator unchanged.
+    In addition, the order and the random transforms are reproducible: every image has its own random numbers, which
+    depend only on the seed, the number of the epoch and the image's place in it. Reading an epoch leaves the global
+    generators unchanged.
 
     Args:
         dataset: Returns an image `(channels, height, width)` and an integer label for every index.
@@ -58,28 +59,32 @@ class ItemLoader:
         self.sampler = order
         self.batch_sampler = None
         self.workers = workers
+        self._skipped = 0
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
         return len(self.sampler)
 
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next epoch, for a training that resumes after them; nothing is loaded."""
+        self._skipped = batches
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
         batches, generator = self.sampler.start_epoch()
+        skipped, self._skipped = self._skipped, 0
         collate: Callable[[Any], Any] = collate_readable if isinstance(self.dataset, SkipCorrupt) else default_collate
         loader = DataLoader(
-            CarriedErrors(self.dataset),
-            batch_sampler=[indices.tolist() for indices in batches],
+            SeededItems(CarriedErrors(self.dataset)),
+            batch_sampler=SeededBatches(batches, generator, skipped=skipped),
             num_workers=self.workers,
             generator=generator,
             pin_memory=torch.cuda.is_available(),
             collate_fn=partial(collate_unless_error, collate=collate),
         )
-        # Without workers, the transforms run here and use the global generator.
-        own = torch.Generator().manual_seed(generator.initial_seed())
         iterator = iter(loader)
-        for _ in batches:
-            with _global_generator_as(own):
+        for _ in batches[skipped:]:
+            with global_generators_kept():  # without workers, items are seeded in this process
                 batch = next(iterator)
             if isinstance(batch, DataError):
                 raise batch
@@ -87,15 +92,3 @@ class ItemLoader:
             self.problems.update(*problems)
             if inputs is not None:
                 yield inputs, targets
-
-
-@contextmanager
-def _global_generator_as(own: torch.Generator) -> Iterator[None]:
-    """Context manager that sets the global CPU generator to the state of `own`, and restores it afterwards."""
-    before = torch.get_rng_state()
-    torch.set_rng_state(own.get_state())
-    try:
-        yield
-    finally:
-        own.set_state(torch.get_rng_state())
-        torch.set_rng_state(before)

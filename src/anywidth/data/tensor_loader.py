@@ -34,13 +34,21 @@ class TensorLoader:
         # Trainers look for an object with set_epoch under these two names, as on a DataLoader.
         self.sampler = order
         self.batch_sampler = None
+        self._skipped = 0
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
         return len(self.sampler)
 
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the next epoch, for a training that resumes after them."""
+        self._skipped = batches
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images `(batch, channels, height, width)` and labels `(batch,)` of one epoch."""
         batches, generator = self.sampler.start_epoch()
-        for indices in batches:
-            yield self.dataset.take(indices, generator=generator)
+        skipped, self._skipped = self._skipped, 0
+        for number, indices in enumerate(batches):
+            batch = self.dataset.take(indices, generator=generator)  # also if skipped: it draws random numbers
+            if number >= skipped:
+                yield batch

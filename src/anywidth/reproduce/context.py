@@ -52,7 +52,7 @@ class Context:
         seed: Random seed of weights, widths, batches and split.
         device: Device to train on.
         data_root: Folder of downloaded datasets.
-        folder: Folder for the training state after every epoch.
+        folder: Folder for the states to resume from.
         networks: Folder of the networks that several experiments train alike; by default `folder`.
 
     Attributes:

@@ -120,11 +120,12 @@ class RunFolder:
         """
         files = [file for file in map(self.checkpoint, networks) if file.exists()]
         if not files:
-            return "No epoch was finished; nothing was kept"
-        from anywidth.training.epoch_checkpoint import finished_epochs  # needs Lightning, which takes seconds to import
+            return "Nothing was stored yet, so nothing was kept"
+        from anywidth.training.epoch_checkpoint import progress  # needs Lightning, which takes seconds to import
 
-        done = finished_epochs(files[-1])
-        return f"{files[-1]} has {done} of {epochs} epochs. Continue with: {command} train --resume {self.path}"
+        done, batches = progress(files[-1])
+        more = f" and {batches} batch{'es' if batches > 1 else ''} of the next" if batches else ""
+        return f"{files[-1]} has {done} of {epochs} epochs{more}. Continue with: {command} train --resume {self.path}"
 
     @property
     def settings(self) -> TrainSettings:

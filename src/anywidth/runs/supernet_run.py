@@ -33,7 +33,7 @@ from anywidth.runs.trained_run import TrainedRun
 from anywidth.runs.widths import build_sampler, choose_widths
 from anywidth.supernet import Supernet, load
 from anywidth.training import soft_cross_entropy
-from anywidth.training.epoch_checkpoint import best_of, finished_epochs, load_weights
+from anywidth.training.epoch_checkpoint import best_of, load_weights, progress
 from anywidth.training.fit import fit
 from anywidth.training.lightning import SandwichModule
 
@@ -174,7 +174,7 @@ class SupernetRun:
 
     def _report_weights(self) -> None:
         """Report early stopping and the epoch of the final weights."""
-        steps, done = self.settings.optimization, finished_epochs(self.folder.checkpoint("supernet"))
+        steps, done = self.settings.optimization, progress(self.folder.checkpoint("supernet"))[0]
         if steps.early_stop is not None and done < steps.epochs:
             self.reporter.info(
                 f"stopped early after epoch {done} of {steps.epochs}: no better score for {steps.early_stop} epochs"

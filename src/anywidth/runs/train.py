@@ -34,7 +34,7 @@ def train(
 
     Raises:
         AnywidthError: the settings contradict each other, the folder contains another run, or training failed.
-        TrainingInterrupted: Ctrl-C was pressed; `resume` continues from the last finished epoch.
+        TrainingInterrupted: Ctrl-C was pressed; `resume` continues from the last state that was stored.
     """
     return new_run(settings, reporter=reporter, processes=processes).run()
 

@@ -1,9 +1,10 @@
-"""Checkpoints of a training: after every epoch, to resume from, and of the best epoch."""
+"""Checkpoints of a training: the last state, to resume from, and the best epoch."""
 
 from __future__ import annotations
 
 import math
 import pickle
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,68 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from anywidth.core.errors import CheckpointError, first_line
 from anywidth.core.files import write_atomically
-from anywidth.core.processes import rank_and_count
+from anywidth.core.processes import broadcast, rank_and_count, several_processes
 from anywidth.training.recipe import Recipe
 
-__all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "finished_epochs", "is_over", "load_weights"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "is_over", "load_weights", "progress"]
+
+_SECONDS = 60.0
+_TIMES = 50  # writing takes at most 2 % of the time
+_TOGETHER = 32
 
 
 class EpochCheckpoint(Checkpoint):
-    """Stores the last finished epoch in one file, written atomically."""
+    """Stores the state to resume from in one file, written atomically.
 
-    def __init__(self, path: Path) -> None:
+    It is replaced after every epoch and, within an epoch, after a minute or 50 times the duration of the last write,
+    whichever is longer. The training then resumes after the last batch that was stored.
+
+    Args:
+        path: The file.
+        within_epochs: Whether to store states within epochs; the loader then has to be able to skip batches.
+    """
+
+    def __init__(self, path: Path, *, within_epochs: bool = False) -> None:
         self.path = path
+        self.within_epochs = within_epochs
         self._over = False
+        self._batches = 0
+        self._next = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._next = time.monotonic() + _SECONDS
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Replace the file if it is time, between two optimizer steps."""
+        done = batch_idx + 1
+        if not self.within_epochs or done >= trainer.num_training_batches or done % getattr(pl_module, "accumulate", 1):
+            return
+        if not self._is_time(done):
+            return
+        self._batches = done
+        before = time.monotonic()
+        _save(trainer, self.path)
+        after = time.monotonic()
+        self._next = after + max(_SECONDS, _TIMES * (after - before))
+
+    def _is_time(self, done: int) -> bool:
+        if not several_processes():
+            return time.monotonic() >= self._next
+        # All processes write together, and the clock of the first one decides; asking at every batch would cost time.
+        return done % _TOGETHER == 0 and broadcast(lambda: time.monotonic() >= self._next)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the file."""
         self._over = trainer.should_stop
+        self._batches = 0
         _save(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """World size, because resuming needs the same one, and whether the training is finished."""
-        return {"processes": rank_and_count()[1], "over": self._over}
+        """World size, because resuming needs the same one; whether the training is finished; batches of this epoch."""
+        return {"processes": rank_and_count()[1], "over": self._over, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume with a different number of processes."""
@@ -78,13 +120,15 @@ def _save(trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path)
 
 
-def finished_epochs(path: Path) -> int:
-    """The number of finished epochs of a checkpoint.
+def progress(path: Path) -> tuple[int, int]:
+    """The number of finished epochs of a checkpoint, and of the batches in the next one.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
-    return _read(path)["epoch"] + 1
+    state = _read(path)
+    batches = state["callbacks"].get(EpochCheckpoint.__name__, {}).get("batches", 0)
+    return state["epoch"] + (not batches), batches
 
 
 def is_over(path: Path, epochs: int) -> bool:
@@ -93,8 +137,7 @@ def is_over(path: Path, epochs: int) -> bool:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    state = _read(path)
-    return state["epoch"] + 1 >= epochs or state["callbacks"].get(EpochCheckpoint.__name__, {}).get("over", False)
+    return progress(path)[0] >= epochs or _read(path)["callbacks"].get(EpochCheckpoint.__name__, {}).get("over", False)
 
 
 def best_of(path: Path) -> tuple[int, float]:

@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from anywidth.core.errors import CheckpointError, DataError, TrainingError, first_line
 from anywidth.core.processes import connection_lost, rank_and_count, several_processes
-from anywidth.training.epoch_checkpoint import EpochCheckpoint, is_over, load_weights
+from anywidth.training.epoch_checkpoint import EpochCheckpoint, is_over, load_weights, progress
 from anywidth.training.recipe import Recipe
 from anywidth.training.strategy import SandwichStrategy
 
@@ -34,6 +34,8 @@ _NOISE = (
     # Loss scaling skips optimizer steps on purpose.
     ".*lr_scheduler.step.. before .optimizer.step.*",
     ".*isinstance.treespec, LeafSpec.*",
+    # The loader skips the batches that were trained.
+    ".*checkpoint that ended before the epoch ended and your dataloader is not resumable.*",
     # Logged means are pooled over processes once per epoch.
     ".*It is recommended to use .self.log.*sync_dist=True.*",
 )
@@ -56,16 +58,17 @@ def fit(
 
     Args:
         module: The module to train, such as `SandwichModule`.
-        loader: Batches of (inputs, targets); `set_epoch` of its sampler is called, if it exists.
+        loader: Batches of (inputs, targets). `set_epoch` of its sampler is called, if it exists; if it has `skip`, the
+            training also resumes within an epoch.
         epochs: Passes over the loader, including those of the checkpoint.
         device: Device to train on; one of several processes uses the device of its `LOCAL_RANK`.
-        checkpoint: The file for the state after every epoch.
+        checkpoint: The file for the state to resume from; see `EpochCheckpoint`.
         precision: 32, bf16 or 16 bits.
         callbacks: Lightning callbacks, such as a progress bar.
         logger: A Lightning logger.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the checkpoint contains the last finished epoch.
+        KeyboardInterrupt: Ctrl-C; the checkpoint contains the last state that was stored.
         CheckpointError: the checkpoint cannot be read.
         DataError: a process that loads images died.
         TrainingError: a loss is not finite, or the device is out of memory.
@@ -79,7 +82,11 @@ def fit(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             **_share(),
             precision=_PRECISIONS[precision],  # type: ignore[arg-type]
-            callbacks=[*callbacks, EpochCheckpoint(checkpoint), *([_SigtermAsBefore()] if several_processes() else [])],
+            callbacks=[
+                *callbacks,
+                EpochCheckpoint(checkpoint, within_epochs=hasattr(loader, "skip")),
+                *([_SigtermAsBefore()] if several_processes() else []),
+            ],
             logger=logger or False,
             enable_checkpointing=True,
             enable_progress_bar=False,
@@ -87,6 +94,8 @@ def fit(
             log_every_n_steps=1,
         )
         resumed = str(checkpoint) if checkpoint.exists() else None
+        if resumed is not None and (batches := progress(checkpoint)[1]):
+            loader.skip(batches)
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:

@@ -47,7 +47,7 @@ def train_alone(
         epochs: Passes over the loader.
         seed: Random seed of the weights.
         device: Device to train on.
-        checkpoint: The file for the state after every epoch; if it exists, training resumes from it.
+        checkpoint: The file for the state to resume from; if it exists, training resumes from it.
         precision: 32, bf16 or 16 bits.
         loss: `loss(output, targets)`, a scalar.
         callbacks: Lightning callbacks, such as a progress bar.
