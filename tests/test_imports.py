@@ -82,6 +82,12 @@ def test_wrong_arguments_do_not_wait_for_torch(arguments: list[str], message: st
     assert message in done.stderr
 
 
-def test_the_module_export_does_not_hide_the_function() -> None:
-    code = "import anywidth, anywidth.export; print(anywidth.export.__name__, callable(anywidth.export))"
-    assert run_without({"nothing"}, code).stdout.split() == ["export", "True"]
+def test_libraries_are_imported_only_when_asked_for() -> None:
+    code = """
+import anywidth, anywidth.data, anywidth.training, anywidth.models, anywidth.export
+anywidth.models.build_model('digits', num_classes=10, input_shape=(1, 8, 8))
+print({'lightning', 'sklearn', 'torchvision', 'PIL', 'timm', 'onnx'} & set(sys.modules))
+print(anywidth.export.__name__, callable(anywidth.export))  # the module does not hide the function
+"""
+    done = run_without({"nothing"}, code)
+    assert done.stdout.splitlines() == ["set()", "export True"], done.stderr

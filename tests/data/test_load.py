@@ -1,8 +1,5 @@
 """Data sets by their spec."""
 
-import subprocess
-import sys
-
 import pytest
 
 from anywidth.core.errors import DataError
@@ -37,13 +34,3 @@ def test_bad_seed(seed: int) -> None:
 def test_bad_image_size(size: int) -> None:
     with pytest.raises(DataError, match="image_size is"):
         load_data("digits", image_size=size)
-
-
-def test_importing_the_package_loads_no_data_library() -> None:
-    code = (
-        "import sys, anywidth; before = set(sys.modules); import anywidth.data;"
-        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
-        "print(new & {'sklearn', 'torchvision', 'PIL'})"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"

@@ -254,7 +254,7 @@ def transformer(channels: int, inner: int, heads: int, context: int) -> nn.Modul
     return nn.Sequential(*parts, nn.Linear(channels, 3)).eval()
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     heads=st.sampled_from([2, 4]),
     size=st.sampled_from([4, 8]),

@@ -84,11 +84,11 @@ def image() -> dict[str, Tensor]:
 
 slow = pytest.mark.slow
 GENERATORS = [
-    pytest.param(lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLM)), text, id="llama"),
+    pytest.param(lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLM)), text, id="llama", marks=slow),
     pytest.param(gpt2, text, id="gpt2"),
     pytest.param(t5, both, id="t5", marks=slow),
     pytest.param(
-        lambda: t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**MOE, moe_intermediate_size=64, num_experts=4)), text, id="moe"
+        lambda: t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**MOE, moe_intermediate_size=64, num_experts=4)), text, id="moe", marks=slow,
     ),
     pytest.param(lambda: t.Qwen3ForCausalLM(t.Qwen3Config(**LLM, head_dim=16)), text, id="qwen3", marks=slow),
     pytest.param(lambda: t.MistralForCausalLM(t.MistralConfig(**LLM)), text, id="mistral", marks=slow),
@@ -98,7 +98,7 @@ GENERATORS = [
         lambda: t.MixtralForCausalLM(t.MixtralConfig(**MOE, num_local_experts=4)), text, id="mixtral", marks=slow
     ),
     pytest.param(deepseek, text, id="deepseek", marks=slow),
-    pytest.param(bart, both, id="bart"),
+    pytest.param(bart, both, id="bart", marks=slow),
     pytest.param(
         lambda: t.MambaForCausalLM(t.MambaConfig(vocab_size=64, hidden_size=64, num_hidden_layers=1, state_size=8)),
         text, id="mamba", marks=slow,

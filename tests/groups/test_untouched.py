@@ -188,7 +188,7 @@ def _hugging_face(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return makers[name]().eval(), tokens if name == "bert" else images
 
 
-@pytest.mark.parametrize("name", ["vit", "bert", "segformer", "resnet"])
+@pytest.mark.parametrize("name", ["vit", "bert", pytest.param("segformer", marks=pytest.mark.slow), "resnet"])
 def test_hugging_face_models_run_as_before(name: str) -> None:
     model, x = _hugging_face(name)
     before = fingerprint(model)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -113,12 +110,3 @@ def test_images_that_do_not_fit(name: str, shape: tuple[int, int, int], message:
 def test_no_classes() -> None:
     with pytest.raises(ModelError, match="not 0 classes"):
         build_model("digits", num_classes=0, input_shape=(1, 8, 8))
-
-
-def test_libraries_are_imported_only_when_asked_for() -> None:
-    code = (
-        "import sys; from anywidth.models import build_model; "
-        "build_model('digits', num_classes=10, input_shape=(1, 8, 8)); "
-        "assert not {'timm', 'torchvision'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ import anywidth as aw
 from anywidth.models import ShuffleNet, build_model, model_names
 
 SIDE = 8
-SLOW = ("resnet50", "resnet56")
+SLOW = ("resnet50", "resnet56", "resnet18", "mnasnet", "mobilenet_v1", "shufflenet")
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,14 @@ def test_nothing_of_the_supernet_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "memory"), [("digits", 1e9), ("digits", 60e3), ("digits", 1e3), ("resnet20", 300e3), ("shufflenet", 1e9)]
+    ("name", "memory"),
+    [
+        ("digits", 1e9),
+        ("digits", 60e3),
+        ("digits", 1e3),
+        ("resnet20", 300e3),
+        pytest.param("shufflenet", 1e9, marks=pytest.mark.slow),
+    ],
 )
 def test_shared_activations_change_no_bit(name: str, memory: float) -> None:
     net = net_of(name)

@@ -133,14 +133,14 @@ _ARGUMENTS = {
 }
 
 
-@settings(_QUIET, max_examples=10)
+@settings(_QUIET, max_examples=5)
 @given(**_ARGUMENTS)
 def test_random_networks(model: Network, divisor: int, widths: list[float]) -> None:
     check_random(model, divisor, widths)
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=80)
+@settings(_QUIET, max_examples=40)
 @given(**_ARGUMENTS)
 def test_many_random_networks(model: Network, divisor: int, widths: list[float]) -> None:
     check_random(model, divisor, widths)
