@@ -84,7 +84,11 @@ def test_a_seed_gives_the_same_numbers_in_any_process(asked, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_full_setting_runs_an_epoch_on_the_cpu(tmp_path, monkeypatch) -> None:
-    """CIFAR-100's format, ResNet-18, bfloat16, and the supernet, the switches and the networks alone of the headline."""
+    """CIFAR-100's format, bfloat16, and the supernet, the switches and the networks alone of the headline.
+
+    ResNet-8 stands for ResNet-18: some processors have no instructions for bfloat16 and take minutes for the latter.
+    """
+    assert load_experiment("individual").setup("full").model == "resnet18"
     write_cifar(CIFAR100, tmp_path, monkeypatch, [*range(0, 96, 4)])
     out = tmp_path / "out"
     asked = [
@@ -100,13 +104,15 @@ def test_the_full_setting_runs_an_epoch_on_the_cpu(tmp_path, monkeypatch) -> Non
         "1",
         "--device",
         "cpu",
+        "--model",
+        "resnet8",
     ]
     assert main([*asked, "--data-root", str(tmp_path), "--out", str(out)]) == 0
     content = json.loads((out / "result.json").read_text())
-    assert content["setup"] | {"data": "cifar100", "model": "resnet18", "precision": "bf16"} == content["setup"]
+    assert content["setup"] | {"data": "cifar100", "model": "resnet8", "precision": "bf16"} == content["setup"]
     assert {arm: len(points) for arm, points in content["arms"].items()} == {
-        "US-Net": 16, "S-Net, 4 switches": 4, "trained alone": 4,
-    }  # fmt: skip
+        "US-Net": 13, "S-Net, 4 switches": 4, "trained alone": 4,
+    }  # fmt: skip  # 16 widths, some of which are the same network after rounding
 
 
 def test_a_scale_is_part_of_the_result_and_of_the_folder(tiny_data, tmp_path, monkeypatch) -> None:
