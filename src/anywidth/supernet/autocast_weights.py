@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from anywidth.core.modules import model_device
-from anywidth.supernet.subnet import leading_leaves
+from anywidth.supernet.record import record_of
 
 __all__ = ["castable", "forget_autocast", "record_autocast"]
 
@@ -22,8 +22,6 @@ _LAYERS = (
 
 _recorded: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 """Per model of a supernet: the names of the layers that a forward calls once, under autocast."""
-_castable: WeakKeyDictionary[nn.Module, tuple[frozenset[str], list[nn.Parameter]]] = WeakKeyDictionary()
-"""Per subnet: the parameters found for these names."""
 
 
 @contextmanager
@@ -61,15 +59,16 @@ def castable(model: nn.Module, subnet: nn.Module, device: str) -> Sequence[nn.Pa
     gradients. Without autocast, or before a call was recorded, the result is empty.
     """
     names = _recorded.get(model)
-    if names is None or not _autocasts(device):
+    record = record_of(subnet)
+    if names is None or record is None or not _autocasts(device):
         return ()
-    known = _castable.get(subnet)
+    known = record.castable
     if known is None or known[0] is not names:
         readers: dict[int, list[bool]] = defaultdict(list)
         for name, module in subnet.named_modules():
             for kind, parameter in module._parameters.items():
                 readers[id(parameter)].append(kind == "weight" and name in names)
-        known = _castable[subnet] = names, [leaf for leaf in leading_leaves(subnet) if readers[id(leaf)] == [True]]
+        known = record.castable = names, [leaf for leaf in record.router.leading if readers[id(leaf)] == [True]]
     return known[1]
 
 

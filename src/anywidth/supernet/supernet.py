@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -28,20 +26,21 @@ from anywidth.groups.wrappers import check_unsharded
 from anywidth.groups.written import empty_
 from anywidth.supernet.autocast_weights import forget_autocast
 from anywidth.supernet.blocked import SMALLEST, blocked
-from anywidth.supernet.dense_copies import SubnetHook, write_back
 from anywidth.supernet.extract import extract
 from anywidth.supernet.follow import Follower
-from anywidth.supernet.frozen_norms import FrozenNorms
+from anywidth.supernet.frozen_norms import FrozenNorms, norms_of
+from anywidth.supernet.hook import SubnetHook
 from anywidth.supernet.input_rescaling import fold_rescaling_, rescale_inputs_, rescaled_layers
 from anywidth.supernet.order import Order, reorder_
 from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
 from anywidth.supernet.progressive import Progressive
+from anywidth.supernet.record import SubnetRecord, record_of
 from anywidth.supernet.replace_norms import norms_over_shells, replaced_norms
 from anywidth.supernet.shell_norm import NormKind
 from anywidth.supernet.shells import Shells, check_shells
-from anywidth.supernet.snapshot import Snapshot
 from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import OwnTensor, bind_subnet, shares_weights
+from anywidth.supernet.subnet import OwnTensor, bind_subnet
+from anywidth.supernet.subnet_table import SubnetTable
 from anywidth.supernet.summary import elastic_share, summary
 from anywidth.supernet.switches import Switches, check_distinct, check_switches
 from anywidth.supernet.unreached import explain_unreached
@@ -210,12 +209,8 @@ class Supernet:
 
     def _set_table(self) -> None:
         """Prepare what belongs to this process and to these very tensors: subnets, and what they are built from."""
-        self._lock = threading.RLock()
         self._settled = threading.local()
-        self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
-        self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
-        self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
-        self._snapshots: WeakKeyDictionary[nn.Module, Snapshot] = WeakKeyDictionary()
+        self._subnets = SubnetTable(self._cache_size)
         self._set_follower()
         self.generation = 0
         watch(self.model.parameters())
@@ -227,7 +222,7 @@ class Supernet:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs: the model and everything known of it, but no subnets."""
         self.follow()
-        table = {"_lock", "_settled", "_cache", "_alive", "_given", "_snapshots", "_follower", "generation"}
+        table = {"_settled", "_subnets", "_follower", "generation"}
         return {name: value for name, value in self.__dict__.items() if name not in table}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -268,7 +263,7 @@ class Supernet:
         """
         if getattr(self._settled, "depth", 0) or self._follower.is_current():
             return
-        with self._lock, torch.inference_mode(False):
+        with self._subnets.lock, torch.inference_mode(False):
             if self._follower.is_current():
                 return
             check_unsharded(self.model)
@@ -285,8 +280,7 @@ class Supernet:
                     self._shells.attach(self.model)
                 if seen.computes:
                     self._statistics.outdate()
-            self._cache.clear()
-            self._alive.clear()
+            self._subnets.clear()
             self.generation += 1
             forget_autocast(self.model)
             watch(self.model.parameters())
@@ -506,26 +500,15 @@ class Supernet:
             self._shells.check()
         if config == self._full:
             return self.model
-        with self._lock:
-            subnet = self._alive.get(config)
-            if subnet is not None and not self._is_as_built(subnet):
-                subnet = None  # it belongs to whoever changed it
-            if subnet is None:
-                with torch.inference_mode(False):
-                    subnet = self._alive[config] = self._build(config)
-            elif self._given[subnet] != self._follower.modes:
-                for ours, theirs in zip(self.model.modules(), subnet.modules(), strict=True):
-                    theirs.training = ours.training
-            self._given[subnet] = self._follower.modes
-            if not getattr(self._settled, "depth", 0) and subnet not in self._snapshots:
-                self._snapshots[subnet] = Snapshot(subnet, self._analysis.written)
-            self._cache[config] = subnet
-            self._cache.move_to_end(config)
-            if len(self._cache) > self._cache_size:
-                evicted = self._cache.popitem(last=False)[0]
-                if evicted not in self._alive:  # else somebody holds it, and it is given out again
-                    self.statistics.forget(evicted)
-                    self.own_buffers.forget(evicted)
+        with self._subnets.lock:
+            written = None if getattr(self._settled, "depth", 0) else self._analysis.written
+            subnet = self._subnets.get(
+                config, self.model, self._follower.modes, lambda: self._build(config), written=written
+            )
+            dropped = self._subnets.drop_oldest()
+            if dropped is not None:
+                self._statistics.forget(dropped)
+                self.own_buffers.forget(dropped)
         return subnet
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
@@ -541,8 +524,9 @@ class Supernet:
             ModelChangedError: the network is nested, and weights that read later shells are not zero.
         """
         config = self.config(width)
-        for subnet in list(self._alive.values()):
-            write_back(subnet)
+        for record in self._subnets.records:
+            if record.copies is not None:
+                record.copies.write_back()
         if self._shells is not None:
             self._shells.check()
         if calibrated and config != self._full:
@@ -594,14 +578,16 @@ class Supernet:
 
         return save(self, folder)
 
+    @torch.inference_mode(False)
     def _build(self, config: WidthConfig) -> nn.Module:
-        blocks = self.analysis.blocks(config)
-
-        subnet = bind_subnet(self.model, self.analysis, blocks, self._own_tensor(config))
+        subnet = bind_subnet(self.model, self._analysis, config, self._own_tensor(config))
+        record = record_of(subnet)
+        assert record is not None
         if self.average_inputs:
             rescale_inputs_(self.model, subnet, self._rescaled_layers)
-        norms: list[nn.Module] = list(norm_modules(subnet).values())
-        for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
+        for norm in (
+            norm_modules(subnet).values() if self._switches is None else ()
+        ):  # in training, batch statistics are used and none stored
             if isinstance(norm, _InstanceNorm):  # which would not use what it has either
                 norm.momentum = 0.0
             else:
@@ -611,14 +597,12 @@ class Supernet:
             written = self._analysis.written
             subnet.register_forward_pre_hook(SubnetHook(lambda subnet: empty_(subnet, written)))
         self.own_buffers.bind(config, subnet)
-        norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
+        batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
+        norms = [norm for norm, _ in norms_of(subnet, self._statistics).values()]
         if norms:
-            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
+            record.set_norms(norms)
+            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, record)))
         return subnet
-
-    def _is_as_built(self, subnet: nn.Module) -> bool:
-        snapshot = self._snapshots.get(subnet)  # only a subnet that was given out can have been changed
-        return snapshot is None or (snapshot.is_current() and shares_weights(subnet))
 
     def _own_tensor(self, config: WidthConfig, *, statistics: bool = True) -> OwnTensor:
         """Finds what a config has of its own: statistics, and a switch its batch norms."""
@@ -640,14 +624,17 @@ class Supernet:
             self._frozen_norms = FrozenNorms(self.model, self._analysis, self._statistics)
         return self._frozen_norms
 
-    def _guard(self, subnet: nn.Module, norms: Sequence[nn.Module], config: WidthConfig) -> None:
+    def _guard(self, subnet: nn.Module, record: SubnetRecord) -> None:
         # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
-        if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
+        if torch.compiler.is_dynamo_compiling():
+            return
+        norms = record.norms
+        if all(norm.training for norm in norms):
             return
         if subnet.training:
-            self.frozen_norms.prepare(config, norms)
-        elif not self._statistics.is_ready(config):
-            self._statistics.check(config)
+            self.frozen_norms.prepare(record.config, norms)
+        elif not self._statistics.is_ready(record.config):
+            self._statistics.check(record.config)
 
 
 def _canonical(effects: ForwardEffects, analysis: Analysis) -> ForwardEffects:
