@@ -173,7 +173,7 @@ def sandwich_step(
             inputs: Inputs, targets: Any, soft: Any, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
-            recording = record_autocast(net.model, subnet) if execution.wrap is None else nullcontext()
+            recording = record_autocast(net, subnet) if execution.wrap is None else nullcontext()
             quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
             counted = net.own_buffers.repeated(subnet, counts if number else {})
             with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), counted, quiet:
@@ -245,7 +245,7 @@ def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: b
         # On a CPU, a gradient is still in the cache if it is moved at once.
         together = gradients_together(subnet) if device == "cuda" else nullcontext()
         # Also if autocast copies weights: gradients of dense weights are moved without another copy.
-        lower = castable(net.model, subnet, device)
+        lower = castable(net, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
         try:
             with frozen, dense, together:
