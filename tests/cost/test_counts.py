@@ -69,7 +69,7 @@ def test_counting_runs_and_changes_nothing(supernet_of: SupernetOf) -> None:
         aw.macs(net, 0.5)
         aw.params(net, 0.5)
     assert not calls
-    assert not net._cache
+    assert not net._subnets.kept
     assert [parameter._version for parameter in net.model.parameters()] == before
 
 

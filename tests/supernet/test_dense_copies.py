@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.supernet.dense_copies import _copies
+from anywidth.supernet.record import record_of
 from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
 from zoo import Case, cases, find
@@ -57,7 +57,8 @@ def test_every_pass_takes_the_weights_as_they_are(case: Case) -> None:
 def test_copies_are_laid_out_as_the_weights_are() -> None:
     model = find("grouped conv").model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net = aw.Supernet(model, find("grouped conv").example(), divisor=1)
-    copies = [copy.copy for copy in _copies[net.subnet(0.5)]._copies if copy.copy.ndim == 4]
+    subnet = net.subnet(0.5)
+    copies = [copy.copy for copy in record_of(subnet).copies._copies if copy.copy.ndim == 4]
     assert any(not tensor.is_contiguous() for tensor in copies)
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in copies)
 
@@ -67,7 +68,7 @@ def test_training_goes_on_alike_when_it_is_compiled(name: str) -> None:
     losses = []
     for wrap in (None, CompiledSubnets(backend="eager")):
         net, x = supernet(find(name)), find(name).example(1)
-        assert net.subnet(0.5) in _copies
+        assert record_of(net.subnet(0.5)).copies is not None
         optimizer = torch.optim.SGD(net.model.parameters(), lr=0.1)
         seen = []
         for _ in range(4):

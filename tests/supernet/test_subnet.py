@@ -49,7 +49,7 @@ def test_subnet_that_somebody_holds_stays_the_one_of_its_config(x: Tensor) -> No
     held = net.subnet(0.5)
     for width in (0.6, 0.7, 0.8):
         net.subnet(width)
-    assert len(net._cache) == 1
+    assert len(net._subnets.kept) == 1
     assert net.subnet(0.5) is held
     net.subnet(0.6)
     aw.calibrate(net, [x], widths=[0.5])
@@ -61,7 +61,7 @@ def test_subnet_that_nobody_holds_is_dropped_from_a_full_cache() -> None:
     net = aw.Supernet(case.model(), case.example(), divisor=2, cache_size=2)
     for width in (0.3, 0.5, 0.7, 0.9):
         net.subnet(width)
-    assert len(net._cache) == len(net._alive) == 2
+    assert len(net._subnets.kept) == len(net._subnets.records) == 2
     assert len(net.statistics._stored) == 2
 
 
@@ -349,7 +349,7 @@ def test_threads_get_what_they_get_alone(
             parameter.mul_(1.01)
     share_statistics(net, widths)
     if not ready:
-        net._cache.clear()
+        net._subnets.clear()
     inputs = [case.example(10 + i) for i in range(len(widths))]
     wanted = [call(net.extract(width), x) for width, x in zip(widths, inputs, strict=True)]
     barrier = threading.Barrier(len(widths))

@@ -55,7 +55,7 @@ def test_gradients_are_those_of_autocast(case: Case, monkeypatch: pytest.MonkeyP
 
 def castable_at_half(net: aw.Supernet) -> int:
     with torch.autocast("cpu", torch.bfloat16):
-        return len(castable(net.model, net.subnet(0.5), "cpu"))
+        return len(castable(net, net.subnet(0.5), "cpu"))
 
 
 class Careful(nn.Module):
@@ -89,10 +89,10 @@ def test_only_weights_that_autocast_would_cast_are() -> None:
     assert castable_at_half(net) == 0  # nothing is known before the first step
     stepped(net, x)
     with torch.autocast("cpu", torch.bfloat16):
-        found = {id(parameter) for parameter in castable(net.model, net.subnet(0.5), "cpu")}
+        found = {id(parameter) for parameter in castable(net, net.subnet(0.5), "cpu")}
     names = {name for name, parameter in net.subnet(0.5).named_parameters() if id(parameter) in found}
     assert names == {"plain.weight", "head.weight"}
-    assert castable(net.model, net.subnet(0.5), "cpu") == ()  # without autocast
+    assert castable(net, net.subnet(0.5), "cpu") == ()  # without autocast
 
 
 def test_weights_are_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from anywidth.supernet.autocast_weights import castable, record_autocast
 from anywidth.supernet.checkpoint import load, save
+from anywidth.supernet.record import follow_mode
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.supernet.subnet import contiguous, gradients_together
 from anywidth.supernet.supernet import Supernet
@@ -11,6 +12,7 @@ __all__ = [
     "Supernet",
     "castable",
     "contiguous",
+    "follow_mode",
     "gradients_together",
     "load",
     "norm_modules",

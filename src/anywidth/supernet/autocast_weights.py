@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from anywidth.core.modules import model_device
-from anywidth.supernet.subnet import leading_leaves
+from anywidth.supernet.record import record_of
 
-__all__ = ["castable", "forget_autocast", "record_autocast"]
+if TYPE_CHECKING:
+    from anywidth.supernet.supernet import Supernet
+
+__all__ = ["castable", "record_autocast"]
 
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 """Modules whose weight autocast casts, if they have torch's forward."""
 
-_recorded: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
-"""Per model of a supernet: the names of the layers that a forward calls once, under autocast."""
-_castable: WeakKeyDictionary[nn.Module, tuple[frozenset[str], list[nn.Parameter]]] = WeakKeyDictionary()
-"""Per subnet: the parameters found for these names."""
-
 
 @contextmanager
-def record_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
-    """Context manager that records which layers of `model` a forward calls under autocast, which it may turn off."""
-    device = model_device(model).type
+def record_autocast(net: Supernet, network: nn.Module) -> Iterator[None]:
+    """Context manager that records which layers a forward of a width calls under autocast, which it may turn off."""
+    device = model_device(net.model).type
     compiled = getattr(network, "_compiled_call_impl", None) is not None  # hooks would make it compile again
-    if model in _recorded or compiled or not _autocasts(device):
+    if net._tracked.autocast_layers is not None or compiled or not _autocasts(device):
         yield
         return
     calls: dict[str, list[bool]] = defaultdict(list)
@@ -43,33 +41,29 @@ def record_autocast(model: nn.Module, network: nn.Module) -> Iterator[None]:
     try:
         yield
         # Gradients of several calls would add up in low precision.
-        _recorded[model] = frozenset(name for name, autocasts in calls.items() if autocasts == [True])
+        net._tracked.autocast_layers = frozenset(name for name, autocasts in calls.items() if autocasts == [True])
     finally:
         for handle in handles:
             handle.remove()
 
 
-def forget_autocast(model: nn.Module) -> None:
-    """Drop the record of a model, because its modules have changed."""
-    _recorded.pop(model, None)
-
-
-def castable(model: nn.Module, subnet: nn.Module, device: str) -> Sequence[nn.Parameter]:
+def castable(net: Supernet, subnet: nn.Module, device: str) -> Sequence[nn.Parameter]:
     """The parameters of a subnet that are slices and are read by one layer, once and under autocast.
 
     Autocast would cast them anyway. Casting them while slicing reads them once instead of twice, and likewise their
     gradients. Without autocast, or before a call was recorded, the result is empty.
     """
-    names = _recorded.get(model)
-    if names is None or not _autocasts(device):
+    names = net._tracked.autocast_layers
+    record = record_of(subnet)
+    if names is None or record is None or not _autocasts(device):
         return ()
-    known = _castable.get(subnet)
+    known = record.castable
     if known is None or known[0] is not names:
         readers: dict[int, list[bool]] = defaultdict(list)
         for name, module in subnet.named_modules():
             for kind, parameter in module._parameters.items():
                 readers[id(parameter)].append(kind == "weight" and name in names)
-        known = _castable[subnet] = names, [leaf for leaf in leading_leaves(subnet) if readers[id(leaf)] == [True]]
+        known = record.castable = names, [leaf for leaf in record.router.leading if readers[id(leaf)] == [True]]
     return known[1]
 
 

@@ -18,6 +18,7 @@ from anywidth.supernet.architecture import difference, pack, unpack
 from anywidth.supernet.checkpoint_files import FORMAT, TENSORS, read, write
 from anywidth.supernet.plain_data import decode, encode
 from anywidth.supernet.replace_norms import described, replaced_norms
+from anywidth.supernet.settings import SupernetSettings
 from anywidth.supernet.shell_norm import NormKind
 from anywidth.supernet.supernet import Supernet
 from anywidth.widths import WidthConfig
@@ -277,20 +278,19 @@ def _rebuild(model: nn.Module, tensors: Mapping[str, Tensor], settings: Mapping[
     # Channels that were frozen when the supernet was built stay frozen.
     analysis = analysis.freeze({n: g["frozen"] for n, g in saved.items() if g["frozen"] is not None})
     analysis = analysis.with_ratios({name: group["ratio"] for name, group in saved.items()})
-    net = Supernet.__new__(Supernet)
-    net._set_up(
+    return Supernet.from_parts(
         model,
         inputs,
         analysis,
-        settings["divisor"],
-        settings["min_width"],
-        settings["frozen"],
-        settings["ratios"],
+        SupernetSettings(
+            divisor=settings["divisor"],
+            min_width=settings["min_width"],
+            frozen=settings["frozen"],
+            ratios=settings["ratios"],
+            switches=settings.get("switches") or None,
+            switch_affine=settings.get("switch_affine", True),
+            nested=settings.get("nested") or None,
+            samples=settings.get("samples"),
+            average_inputs=settings.get("average_inputs", False),
+        ),
     )
-    # Earlier checkpoints use the second name.
-    net._set_input_rescaling(settings.get("average_inputs", False))
-    if settings.get("switches"):
-        net._set_switches(settings["switches"], affine=settings["switch_affine"])
-    if settings.get("nested"):
-        net._set_shells(settings["nested"])
-    return net

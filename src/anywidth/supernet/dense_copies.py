@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from anywidth.core.errors import ModelChangedError
 from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import TensorIndices, put_, take
+from anywidth.supernet.hook import SubnetHook
+from anywidth.supernet.record import record_of
 
-__all__ = ["DenseCopies", "SubnetHook", "held", "layout_of", "on_device", "synced", "write_back"]
-
-_copies: WeakKeyDictionary[nn.Module, DenseCopies] = WeakKeyDictionary()
+__all__ = ["DenseCopies", "held", "layout_of", "on_device", "synced"]
 
 
 def on_device(kept: Sequence[KeptIndices], device: torch.device) -> tuple[TensorIndices, ...]:
@@ -51,9 +50,6 @@ class DenseCopies:
 
     def belong_to(self, subnet: nn.Module) -> None:
         """Refresh at every call of a subnet, even a compiled one, and at every access to its tensors."""
-        if not self._copies:
-            return
-        _copies[subnet] = self
         for module in subnet.modules():
             for name in ("_parameters", "_buffers"):
                 if any(id(tensor) in self._by_tensor for tensor in module.__dict__[name].values()):
@@ -61,6 +57,10 @@ class DenseCopies:
         subnet.register_forward_pre_hook(SubnetHook(self._before_forward))
         subnet.register_forward_hook(SubnetHook(self._after_forward), always_call=True)
         subnet.register_load_state_dict_post_hook(SubnetHook(lambda _: self.write_back()))
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._copies)
 
     def refresh(self) -> None:
         """Update parts that an optimizer, a load or the full network's forward has changed."""
@@ -112,28 +112,6 @@ class DenseCopies:
             self.hold(-1)
 
 
-class SubnetHook:
-    """A hook of a subnet, called with the subnet; copies of the subnet do not have it."""
-
-    def __init__(self, function: Callable[[nn.Module], None]) -> None:
-        self.function = function
-
-    def __call__(self, subnet: nn.Module, *_: Any) -> None:
-        """Run it."""
-        self.function(subnet)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _no_hook, ()
-
-
-def _nothing(*_: Any) -> None:
-    """Replaces a hook of the original in a copied subnet."""
-
-
-def _no_hook() -> Callable[..., None]:
-    return _nothing
-
-
 class _Register(dict[str, Any]):
     """Parameters or buffers of a module, some of which are copies; a copy of the module has an ordinary dict."""
 
@@ -170,12 +148,6 @@ def _refresh_outside(copies: DenseCopies) -> None:
     copies.refresh()
 
 
-def write_back(subnet: nn.Module) -> None:
-    """Write to the supernet what the user wrote to copies in a subnet."""
-    if subnet in _copies:
-        _copies[subnet].write_back()
-
-
 @contextmanager
 def synced(subnet: nn.Module) -> Iterator[None]:
     """Context manager that refreshes the copies of a subnet at its start and holds them until its end."""
@@ -186,7 +158,8 @@ def synced(subnet: nn.Module) -> Iterator[None]:
 @contextmanager
 def held(subnet: nn.Module, *, refreshed: bool = False) -> Iterator[None]:
     """Context manager that keeps the copies of a subnet as they are, or as they are after a refresh at its start."""
-    copies = _copies.get(subnet)
+    record = record_of(subnet)
+    copies = None if record is None else record.copies
     if copies is None:
         yield
         return

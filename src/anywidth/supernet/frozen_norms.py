@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.narrow import take
+from anywidth.supernet.record import record_of
 from anywidth.supernet.statistics import Statistics, norm_modules
 from anywidth.widths import WidthConfig
 
-__all__ = ["FrozenNorms"]
+__all__ = ["FrozenNorms", "norms_of"]
 
 
 class FrozenNorms:
@@ -32,9 +33,8 @@ class FrozenNorms:
 
     def __init__(self, model: nn.Module, analysis: Analysis, statistics: Statistics) -> None:
         self.model, self.analysis, self.statistics = model, analysis, statistics
-        self._norms = _norms(model, statistics)
+        self._norms = norms_of(model, statistics)
         self._sources: dict[WidthConfig, tuple[int, ...]] = {}
-        self._of: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
         self._kept: list[WidthConfig] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,9 +49,8 @@ class FrozenNorms:
     @contextmanager
     def training_pass(self, config: WidthConfig, subnet: nn.Module) -> Iterator[None]:
         """Context manager in which a subnet trains with some of its batch norms frozen."""
-        norms = self._of.get(subnet)
-        if norms is None:
-            norms = self._of[subnet] = [norm for norm, _ in _norms(subnet, self.statistics).values()]
+        record = record_of(subnet)
+        norms = [norm for norm, _ in norms_of(subnet, self.statistics).values()] if record is None else record.norms
         self.prepare(config, norms)
         with self.statistics.computing(config):
             yield
@@ -103,7 +102,7 @@ class FrozenNorms:
         self._kept = []
 
 
-def _norms(model: nn.Module, statistics: Statistics) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+def norms_of(model: nn.Module, statistics: Statistics) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
     """The modules with running statistics and the names of their buffers, by path; handmade norms come last."""
     found = {name: (norm, ("running_mean", "running_var")) for name, norm in norm_modules(model).items()}
     own: dict[str, tuple[str, ...]] = {}

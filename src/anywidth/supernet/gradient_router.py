@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,10 @@ from anywidth.groups.narrow import TensorIndices, is_leading
 from anywidth.supernet.dense_copies import on_device
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
 
-__all__ = ["GradientRouter"]
+if TYPE_CHECKING:
+    from anywidth.supernet.record import SubnetRecord
 
-_nodes: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
-"""Per subnet: autograd's nodes that add to gradients and have hooks. They keep leaves alive, so leaves must not refer
-to them."""
+__all__ = ["GradientRouter"]
 
 
 class GradientRouter:
@@ -61,23 +60,23 @@ class GradientRouter:
                 for leaf, _ in self._alive():
                     leaf.grad = None
 
-    def before_forward(self, subnet: nn.Module) -> None:
+    def before_forward(self, record: SubnetRecord) -> None:
         """Prepare a subnet for backward passes in several threads, if there are any.
 
         The threads share its leaves. Autograd adds to a gradient under a lock but runs hooks without it, so a hook
         could take a leaf's gradient during another thread's addition. With several threads, gradients are therefore
         moved before they are added.
         """
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _in_several_threads():
+        if not torch.is_grad_enabled() or not _in_several_threads():
             return
         with self.lock:
-            if subnet not in _nodes:
+            if record.nodes is None:
                 nodes = []
                 for leaf, place in self._alive():
                     if not leaf.is_cuda:  # backward passes on a GPU run in a single thread
                         nodes.append(_accumulator(leaf))
                         nodes[-1].register_prehook(lambda gradients, place=place: _instead(gradients, place))
-                _nodes[subnet] = nodes
+                record.nodes = nodes
 
     def _alive(self) -> list[tuple[nn.Parameter, _Place]]:
         return [(leaf, place) for weak, place in self._leaves if (leaf := weak()) is not None]

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.effects import ForwardEffects
 from anywidth.groups.narrow import take
-from anywidth.supernet.dense_copies import SubnetHook
+from anywidth.supernet.hook import SubnetHook
+from anywidth.supernet.record import record_of
 from anywidth.widths import WidthConfig
 
 __all__ = ["OwnBuffers", "batch_statistics", "kept_buffers", "registry_of", "stubborn"]
@@ -46,7 +47,6 @@ class OwnBuffers:
         self.names = frozenset(analysis.names[name] for name in effects.written) - self.counters
         # The dictionaries, not the modules: a forward may put a new tensor in, and a subnet has to be let go of.
         self._registries: dict[WidthConfig, dict[str, tuple[dict[str, Tensor], str]]] = {}
-        self._repeating: set[nn.Module] = set()
         self._sources: dict[WidthConfig, _State] = {}
         self._copied: dict[WidthConfig, _State] = {}
 
@@ -84,13 +84,13 @@ class OwnBuffers:
         places = {name: registry_of(subnet, name)[1:] for name in sorted(self.counters)}
 
         def before(subnet: nn.Module) -> None:
-            if not torch.compiler.is_dynamo_compiling() and subnet not in self._repeating:
+            if not torch.compiler.is_dynamo_compiling() and not _repeats(subnet):
                 for name, (registry, key) in places.items():
                     _, full, own = registry_of(self.model, name)
                     registry[key] = full[own]
 
         def after(subnet: nn.Module) -> None:
-            if not torch.compiler.is_dynamo_compiling() and subnet not in self._repeating:
+            if not torch.compiler.is_dynamo_compiling() and not _repeats(subnet):
                 for name, (registry, key) in places.items():
                     _, full, own = registry_of(self.model, name)
                     full[own] = registry[key]
@@ -117,11 +117,15 @@ class OwnBuffers:
         with kept_buffers(network, counts) as places:
             for (_, registry, key), value in zip(places, counts.values(), strict=False):
                 registry[key].copy_(value)
-            self._repeating.add(network)
+            record = record_of(network)
+            if record is None:  # the model, which has no hooks that share counters
+                yield
+                return
+            record.repeats = True
             try:
                 yield
             finally:
-                self._repeating.discard(network)
+                record.repeats = False
 
     def values(self, config: WidthConfig) -> dict[str, Tensor]:
         """The current values of a config, by the names of the buffers."""
@@ -170,18 +174,21 @@ class OwnBuffers:
         return _versions(registry[key] for _, registry, key in places)
 
 
+def _repeats(subnet: nn.Module) -> bool:
+    record = record_of(subnet)
+    return record is not None and record.repeats
+
+
 def _versions(tensors: Iterable[Tensor]) -> _State:
     return tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
-def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """Stop the handmade batch norms of a subnet from storing statistics in training; returns their modules.
+def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> None:
+    """Stop the handmade batch norms of a subnet from storing statistics in training.
 
     The forward writes to temporary tensors, so that those of the width stay calibrated.
     """
-    places = [registry_of(subnet, name) for name in names]
-    owners = list({id(module): module for module, _, _ in places}.values())
-    places += _ignoring(subnet)
+    places = [*(registry_of(subnet, name) for name in names), *_ignoring(subnet)]
     scratch: list[Tensor] = []
 
     def before(_: nn.Module) -> None:
@@ -200,7 +207,6 @@ def batch_statistics(subnet: nn.Module, names: Iterable[str]) -> list[nn.Module]
     if places:
         subnet.register_forward_pre_hook(SubnetHook(before))
         subnet.register_forward_hook(SubnetHook(after), always_call=True)
-    return owners
 
 
 def _ignoring(subnet: nn.Module) -> list[_Place]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import cast
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.before_channels import modules_before_channels
-from anywidth.groups.later_shells import Bounds, is_elastic, position_shells
+from anywidth.groups.later_shells import is_elastic, position_shells
 from anywidth.supernet.shell_norm import NormKind, ShellNorm
+from anywidth.widths import WidthConfig
 
 __all__ = ["described", "norms_over_shells", "replaced_norms"]
 
@@ -23,7 +24,7 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 
 
 def norms_over_shells(
-    model: nn.Module, inputs: Inputs, analysis: Analysis, bounds: Bounds
+    model: nn.Module, inputs: Inputs, analysis: Analysis, widths: Iterable[WidthConfig]
 ) -> dict[str, tuple[NormKind, int, Tensor]]:
     """The norms over elastic channels that other channels are made from: kind, dimension and shells, by path.
 
@@ -34,8 +35,9 @@ def norms_over_shells(
         model: The model.
         inputs: Example inputs.
         analysis: Its groups.
-        bounds: The shells.
+        widths: The widths at which shells end, in ascending order.
     """
+    bounds = np.stack([analysis.blocks(config) for config in widths])
     found: dict[str, tuple[NormKind, int, Tensor]] = {}
     before: frozenset[str] | None = None
     for path, module in model.named_modules():

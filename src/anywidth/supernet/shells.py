@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +14,6 @@ import numpy.typing as npt
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.weak import WeakIdKeyDictionary
 
 from anywidth.core.errors import ModelChangedError, WidthError
 from anywidth.core.inputs import Inputs
@@ -26,6 +22,7 @@ from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.later_shells import LaterEntries
 from anywidth.groups.narrow import take
 from anywidth.groups.nested import Leaf, prove_nested
+from anywidth.supernet.kept_zeros import keep_zero, nonzero, zero_, zero_gradients_
 from anywidth.widths import WidthConfig
 
 __all__ = ["Recording", "Shells", "check_shells"]
@@ -33,25 +30,12 @@ __all__ = ["Recording", "Shells", "check_shells"]
 Recording = Mapping[str, Sequence[Any]]
 """What the modules that all widths share returned, by path and call."""
 
-_zeros = WeakIdKeyDictionary()
-"""The entries that are zero, by parameter: optimizers do not know whose parameters they step."""
-
-
-@dataclass
-class _Zeros:
-    """The entries of one parameter that are zero, and the version at which they were."""
-
-    later: LaterEntries
-    version: int = -1
-    gradient: tuple[int, int, int] | None = None
-
 
 class Shells:
     """The shells of a nested supernet.
 
-    Entries of weights at which a channel would read a channel of a later shell are zero. They stay zero under every
-    optimizer: their gradients are set to zero before its step, and they themselves after it, because some
-    optimizers mix the entries of a gradient.
+    Entries of weights at which a channel would read a channel of a later shell are zero, and stay zero under every
+    optimizer.
 
     Args:
         model: The model.
@@ -85,11 +69,10 @@ class Shells:
 
     def attach(self, model: nn.Module) -> None:
         """Look after the weights of a model from now on."""
-        _listen()
         tensors = named_tensors(model)
         self._parameters = {name: tensors[name] for name, later in self.nesting.later.items() if later.blocks}
         for name, parameter in self._parameters.items():
-            _zeros[parameter] = _Zeros(self.nesting.later[name])
+            keep_zero(parameter, self.nesting.later[name])
 
     def number(self, config: WidthConfig) -> int:
         """The position of a width's last shell, from 0.
@@ -137,11 +120,11 @@ class Shells:
 
     def zero_(self) -> None:
         """Set the entries that read later shells to zero."""
-        _restore(self._parameters.values())
+        zero_(self._parameters.values())
 
     def zero_gradients_(self) -> None:
         """Set the gradients of the entries that read later shells to zero."""
-        _zero_gradients(self._parameters.values())
+        zero_gradients_(self._parameters.values())
 
     def check(self) -> None:
         """Raise if somebody has written to entries that have to be zero; weights that did not change are not read.
@@ -149,16 +132,12 @@ class Shells:
         Raises:
             ModelChangedError: some are not zero.
         """
-        for name, parameter in self._parameters.items():
-            zeros = _zeros[parameter]
-            if zeros.version == parameter._version:
-                continue
-            if any(bool(part.any()) for part in zeros.later.of(parameter.detach())):
-                raise ModelChangedError(
-                    f"{name} has weights that read later shells, which a nested network does not have: were weights "
-                    "loaded that are not nested? net.zero_later_shells() drops them"
-                )
-            zeros.version = parameter._version
+        name = nonzero(self._parameters)
+        if name is not None:
+            raise ModelChangedError(
+                f"{name} has weights that read later shells, which a nested network does not have: were weights "
+                "loaded that are not nested? net.zero_later_shells() drops them"
+            )
 
     def share_kept(self, name: str, config: WidthConfig) -> float:
         """The share of a weight's entries at a width that is not zero."""
@@ -270,47 +249,3 @@ def check_shells(nested: Sequence[float]) -> tuple[float, ...]:
             "nested=(0.25, 0.5, 0.75, 1.0)"
         )
     return widths
-
-
-@cache
-def _listen() -> None:
-    register_optimizer_step_pre_hook(lambda optimizer, *_: _zero_gradients(_stepped(optimizer)))
-    register_optimizer_step_post_hook(lambda optimizer, *_: _restore(_stepped(optimizer)))
-
-
-def _stepped(optimizer: Optimizer) -> Iterator[Tensor]:
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
-
-
-def _zero_gradients(parameters: Iterable[Tensor]) -> None:
-    found = [(_zeros[p], p.grad) for p in parameters if p.grad is not None and p in _zeros]
-    found = [(zeros, gradient) for zeros, gradient in found if zeros.gradient != _state_of(gradient)]
-    _zero_all((zeros.later, gradient) for zeros, gradient in found)
-    for zeros, gradient in found:
-        zeros.gradient = _state_of(gradient)
-
-
-def _restore(parameters: Iterable[Tensor]) -> None:
-    found = [(_zeros[parameter], parameter) for parameter in parameters if parameter in _zeros]
-    _zero_all((zeros.later, parameter.detach()) for zeros, parameter in found)
-    for zeros, parameter in found:
-        zeros.version = parameter._version
-
-
-@torch.no_grad()
-def _zero_all(pairs: Iterable[tuple[LaterEntries, Tensor]]) -> None:
-    """Set the entries of many tensors to zero, those that are views together."""
-    views: list[Tensor] = []
-    for later, tensor in pairs:
-        found = later.views(tensor)
-        if found is None:
-            later.zero_(tensor)
-        else:
-            views += found
-    if views:
-        torch._foreach_zero_(views)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _state_of(gradient: Tensor) -> tuple[int, int, int]:
-    """Tells one gradient from another, and from the same one after it was written to."""
-    return id(gradient), gradient.data_ptr(), gradient._version

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from operator import is_
 from typing import Any
+from weakref import ref
 
 from torch import nn
 
@@ -21,7 +22,7 @@ _VARYING = frozenset(
 class Snapshot:
     """Modules, parameters and plain attributes of one subnet.
 
-    It refers to the dictionaries of modules, not to the subnet, which must be freed.
+    It refers to the dictionaries of modules, but weakly to the subnet, which owns it.
 
     Args:
         subnet: The subnet.
@@ -29,14 +30,17 @@ class Snapshot:
     """
 
     def __init__(self, subnet: nn.Module, written: Mapping[str, Collection[str]]) -> None:
-        self._dicts: list[dict[str, Any]] = []
-        self._skipped: list[frozenset[str]] = []
+        self._subnet = ref(subnet)
+        self._left_out: frozenset[str] = frozenset()
+        self._dicts: list[tuple[dict[str, Any], frozenset[str]]] = []
         for path, module in subnet.named_modules():
             state = module.__dict__
             skipped = _VARYING | {name for name in state if "_hooks" in name} | set(written.get(path, ()))
-            for content, left_out in ((state, skipped), *((state[name], frozenset()) for name in _REGISTERS)):
-                self._dicts.append(content)
-                self._skipped.append(frozenset(left_out))
+            if module is subnet:  # its dictionary has the hook that owns this
+                self._left_out = skipped
+            else:
+                self._dicts.append((state, skipped))
+            self._dicts += [(state[name], frozenset()) for name in _REGISTERS]
         self._values = list(self._read())
         self._trained = self._flags()
 
@@ -53,8 +57,10 @@ class Snapshot:
         return [value.requires_grad for value in self._values if isinstance(value, nn.Parameter)]
 
     def _read(self) -> Any:
+        subnet = self._subnet()
+        own = () if subnet is None else ((subnet.__dict__, self._left_out),)
         # `dict.values`, because registers of copies refresh what is read from them otherwise.
         return chain.from_iterable(
             [value for name, value in dict.items(content) if name not in left_out] if left_out else dict.values(content)
-            for content, left_out in zip(self._dicts, self._skipped, strict=True)
+            for content, left_out in chain(own, self._dicts)
         )

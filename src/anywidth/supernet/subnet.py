@@ -4,39 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.narrow import is_leading, narrow, take
-from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, synced
+from anywidth.supernet.dense_copies import DenseCopies, synced
 from anywidth.supernet.gradient_router import GradientRouter
+from anywidth.supernet.record import SubnetRecord, record_of
 from anywidth.supernet.shared_weights import SharedWeights
 from anywidth.supernet.watch import refuse_steps
+from anywidth.widths import WidthConfig
 
-__all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves", "shares_weights"]
+__all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together"]
 
 OwnTensor = Callable[[str, Tensor, Sequence[KeptIndices]], Tensor | None]
 """Returns the tensor that a subnet uses instead of a slice of the supernet's tensor, or None for the slice."""
-
-
-_routers: WeakKeyDictionary[nn.Module, GradientRouter] = WeakKeyDictionary()
-_shared: WeakKeyDictionary[nn.Module, SharedWeights] = WeakKeyDictionary()
-
-
-def leading_leaves(subnet: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a subnet that are leading blocks of the supernet's."""
-    router = _routers.get(subnet)
-    return [] if router is None else router.leading
-
-
-def shares_weights(subnet: nn.Module) -> bool:
-    """Whether all parameters of a subnet still lie in the memory of the supernet's."""
-    return subnet not in _shared or _shared[subnet].are_shared
 
 
 @contextmanager
@@ -46,18 +30,13 @@ def gradients_together(subnet: nn.Module) -> Iterator[None]:
     One kernel then handles many tensors, because a backward pass of a small network on a GPU waits for launches.
     Modules that are not subnets are left alone.
     """
-    router = _routers.get(subnet)
-    with nullcontext() if router is None else router.held():
+    record = record_of(subnet)
+    with nullcontext() if record is None else record.router.held():
         yield
 
 
-def bind_subnet(
-    model: nn.Module,
-    analysis: Analysis,
-    blocks: npt.NDArray[Any],
-    own_tensor: OwnTensor,
-) -> nn.Module:
-    """The subnet of `model` with the first `blocks` of every group, which shares weights and gradients.
+def bind_subnet(model: nn.Module, analysis: Analysis, config: WidthConfig, own_tensor: OwnTensor) -> nn.Module:
+    """A new subnet of `model` at a width, with its record, which shares weights and gradients.
 
     `own_tensor(name, tensor, kept)` may return a parameter or buffer to use instead of a slice.
     """
@@ -82,11 +61,10 @@ def bind_subnet(
             router.add(leaf, tensor, kept)
         return leaf
 
-    subnet = narrow(model, analysis, blocks, bind, share=True)
-    copies.belong_to(subnet)
-    _routers[subnet], _shared[subnet] = router, shared
-    subnet.register_forward_pre_hook(SubnetHook(shared.check))
-    subnet.register_forward_pre_hook(SubnetHook(router.before_forward))
+    subnet = narrow(model, analysis, analysis.blocks(config), bind, share=True)
+    if copies:
+        copies.belong_to(subnet)
+    SubnetRecord(subnet, config, router=router, shared=shared, copies=copies or None)
     return subnet
 
 
@@ -99,11 +77,11 @@ def contiguous(
     Kernels copy strided weights at every call; this copies them once for many calls, or for a forward and its backward.
     Weights in `cast` are copied to `dtype`, whether strided or not.
     """
-    router, shared = _routers.get(subnet), _shared.get(subnet)
+    record = record_of(subnet)
     # Another thread would take these copies for the weights.
     with (
-        nullcontext() if router is None else router.lock,
-        nullcontext() if shared is None else shared.elsewhere(),
+        nullcontext() if record is None else record.router.lock,
+        nullcontext() if record is None else record.shared.elsewhere(),
         synced(subnet),
     ):
         lower = set(map(id, cast))

@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from anywidth.core.errors import AnywidthError, CheckpointError, ModelChangedError, NoEffectWarning, WidthError
+from anywidth.core.errors import CheckpointError, NoEffectWarning, WidthError
 from anywidth.core.inputs import Inputs, normalise_inputs
-from anywidth.core.modules import model_device
 from anywidth.groups import Analysis, ChannelGroup, analyse
-from anywidth.groups.analysis import KeptIndices
-from anywidth.groups.effects import ForwardEffects, forward_effects
-from anywidth.groups.untouched import untouched
-from anywidth.groups.wrappers import check_unsharded
-from anywidth.groups.written import empty_
-from anywidth.supernet.autocast_weights import forget_autocast
+from anywidth.groups.effects import ForwardEffects
 from anywidth.supernet.blocked import SMALLEST, blocked
-from anywidth.supernet.dense_copies import SubnetHook, write_back
+from anywidth.supernet.build_subnet import build_subnet
 from anywidth.supernet.extract import extract
-from anywidth.supernet.follow import Follower
 from anywidth.supernet.frozen_norms import FrozenNorms
-from anywidth.supernet.input_rescaling import fold_rescaling_, rescale_inputs_, rescaled_layers
+from anywidth.supernet.input_rescaling import fold_rescaling_
 from anywidth.supernet.order import Order, reorder_
-from anywidth.supernet.own_buffers import OwnBuffers, batch_statistics
+from anywidth.supernet.own_buffers import OwnBuffers
 from anywidth.supernet.progressive import Progressive
 from anywidth.supernet.replace_norms import norms_over_shells, replaced_norms
-from anywidth.supernet.shell_norm import NormKind
-from anywidth.supernet.shells import Shells, check_shells
-from anywidth.supernet.snapshot import Snapshot
-from anywidth.supernet.statistics import Statistics, norm_modules
-from anywidth.supernet.subnet import OwnTensor, bind_subnet, shares_weights
+from anywidth.supernet.settings import SupernetSettings
+from anywidth.supernet.shells import Shells
+from anywidth.supernet.state import SupernetState
+from anywidth.supernet.statistics import Statistics
+from anywidth.supernet.subnet_table import SubnetTable
 from anywidth.supernet.summary import elastic_share, summary
-from anywidth.supernet.switches import Switches, check_distinct, check_switches
-from anywidth.supernet.unreached import explain_unreached
-from anywidth.supernet.watch import watch
-from anywidth.widths import Width, WidthConfig, WidthSampler, check_width, resolve
+from anywidth.supernet.tracked_state import TrackedState
+from anywidth.widths import Width, WidthConfig, WidthSampler
 
 __all__ = ["Supernet"]
-
-_NOT_NESTED = "this network is not nested; build it with Supernet(..., nested=(0.25, 0.5, 0.75, 1.0))"
 
 
 class Supernet:
@@ -102,8 +84,6 @@ class Supernet:
     Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1))
     """
 
-    _samples: int | None = None
-
     def __init__(
         self,
         model: nn.Module,
@@ -122,49 +102,42 @@ class Supernet:
         samples: int | None = None,
         average_inputs: bool = False,
     ) -> None:
-        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
-            raise WidthError(f"divisor must be a positive integer, not {divisor!r}")
-        check_width(min_width, what="min_width")
-        if switches is not None and nested is not None:
-            raise WidthError("give switches= or nested=: nested widths share their batch norms")
-        if nested_norm not in (None, "shell") or (nested_norm and nested is None):
-            raise WidthError(
-                f"nested_norm={nested_norm!r} needs nested= widths, such as nested=(0.25, 0.5, 0.75, 1.0), and can be "
-                '"shell" or None'
-            )
-        fixed = () if switches is None else check_switches(switches)
-        fixed = fixed if nested is None else check_shells(nested)
-        min_width = fixed[0] if fixed else min_width
+        settings = SupernetSettings(
+            divisor=divisor,
+            min_width=min_width,
+            frozen=frozen,
+            ratios=ratios or {},
+            cache_size=cache_size,
+            switches=switches,
+            switch_affine=switch_affine,
+            nested=nested,
+            nested_norm=nested_norm,
+            samples=samples,
+            average_inputs=average_inputs,
+            ordered=order is not None,
+        )
         inputs = normalise_inputs(example_inputs)
-        self._samples = samples
-        analysis = analyse(model, inputs, samples=samples)
-        self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
-        self._set_input_rescaling(average_inputs)
-        check_distinct((width, self.config(width)) for width in fixed)
-        if order is not None:  # last, because it changes the model
-            reorder_(model, self.analysis, inputs, order)
-            self._ordered = True
-        if nested is not None:
-            norms = self._norms_over_shells(fixed) if nested_norm else {}
-            if nested_norm and not norms:
-                warnings.warn(
-                    f'nested_norm="{nested_norm}" has no effect: {type(model).__name__} has no layer, RMS or group '
-                    "norm over elastic channels that other channels are made from",
-                    NoEffectWarning,
-                    stacklevel=2,
-                )
-            with replaced_norms(model, norms):
-                if norms:
-                    analysis = analyse(model, inputs, samples=samples)
-                    self._set_up(model, inputs, analysis, divisor, min_width, frozen, ratios or {}, cache_size)
-                    self._set_input_rescaling(average_inputs)
-                    self._ordered = order is not None
-                self._set_shells(fixed)
+        state = SupernetState(model, inputs, analyse(model, inputs, samples=samples), settings)
+        fixed = state.fixed_configs()
+        if order is not None:  # after all checks of the settings, because it changes the model
+            reorder_(model, state.analysis, inputs, order)
+        norms = {} if nested_norm is None else norms_over_shells(model, inputs, state.analysis, fixed)
+        if nested_norm is not None and not norms:
+            warnings.warn(
+                f'nested_norm="{nested_norm}" has no effect: {type(model).__name__} has no layer, RMS or group '
+                "norm over elastic channels that other channels are made from",
+                NoEffectWarning,
+                stacklevel=2,
+            )
+        with replaced_norms(model, norms):
+            if norms:
+                state = SupernetState(model, inputs, analyse(model, inputs, samples=samples), settings)
+            state.fix_widths()
+            self._start(state, WidthSampler(settings.min_width))
+        if state.shells is not None:
             if order is None:
-                self.shells.scale_()
-            self.shells.zero_()
-        elif fixed:
-            self._set_switches(fixed, affine=switch_affine)
+                state.shells.scale_()
+            state.shells.zero_()
         if self.elastic_share < 0.5:
             warnings.warn(
                 f"only {self.elastic_share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
@@ -172,87 +145,36 @@ class Supernet:
                 stacklevel=2,
             )
 
-    def _set_up(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        analysis: Analysis,
-        divisor: int,
-        min_width: float,
-        frozen: Sequence[str],
-        ratios: Mapping[str, int],
-        cache_size: int = 512,
-    ) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.divisor = divisor
-        self.min_width = float(min_width)
-        self.frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
-        self.ratios = dict(ratios)
-        self.sampler = WidthSampler(self.min_width)
-        self.average_inputs = False
-        self._cache_size = cache_size
-        self._ordered = False
-        self._switches: Switches | None = None
-        self._shells: Shells | None = None
-        self._set_analysis(analysis)
-        self._set_table()
+    @classmethod
+    def from_parts(cls, model: nn.Module, inputs: Inputs, analysis: Analysis, settings: SupernetSettings) -> Supernet:
+        """A supernet of a model that has been analysed, ordered, and nested already, as that of a checkpoint."""
+        state = SupernetState(model, inputs, analysis, settings)
+        state.fix_widths()
+        net = cls.__new__(cls)
+        net._start(state, WidthSampler(state.settings.min_width))
+        return net
 
-    def _set_analysis(self, analysis: Analysis) -> None:
-        self._analysis = _with_settings(analysis, self.frozen, self.ratios)
-        with untouched(self.model):
-            self.effects = _canonical(forward_effects(self.model, self.inputs), self._analysis)
-        self._statistics = Statistics(self.model, self.effects.norms)
-        self.own_buffers = OwnBuffers(self.model, self._analysis, self.effects)
-        self._frozen_norms: FrozenNorms | None = None
-        self._configs: dict[float, WidthConfig] = {}
-        self._full = resolve(self._analysis.elastic, 1.0, divisor=self.divisor, min_width=self.min_width)
-
-    def _set_table(self) -> None:
-        """Prepare what belongs to this process and to these very tensors: subnets, and what they are built from."""
-        self._lock = threading.RLock()
-        self._settled = threading.local()
-        self._cache: OrderedDict[WidthConfig, nn.Module] = OrderedDict()
-        self._alive: WeakValueDictionary[WidthConfig, nn.Module] = WeakValueDictionary()
-        self._given: WeakKeyDictionary[nn.Module, tuple[bool, ...]] = WeakKeyDictionary()
-        self._snapshots: WeakKeyDictionary[nn.Module, Snapshot] = WeakKeyDictionary()
-        self._set_follower()
-        self.generation = 0
-        watch(self.model.parameters())
-
-    def _set_follower(self) -> None:
-        with untouched(self.model):
-            self._follower = Follower(self.model, self.inputs, self._moving)
+    def _start(self, state: SupernetState, sampler: WidthSampler) -> None:
+        """Prepare what belongs to this process and to these very tensors: subnets, and a look at the model."""
+        self.model = state.model
+        self.sampler = sampler
+        self._subnets = SubnetTable(state.settings.cache_size)
+        self._tracked = TrackedState(state, self._subnets)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or another process needs: the model and everything known of it, but no subnets."""
-        self.follow()
-        table = {"_lock", "_settled", "_cache", "_alive", "_given", "_snapshots", "_follower", "generation"}
-        return {name: value for name, value in self.__dict__.items() if name not in table}
+        """Everything that is known of the model, without subnets."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("_subnets", "_tracked")}
+        return {**own, "_state": self._tracked.current}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` gave."""
-        self.__dict__.update(state)
-        self._set_table()
-        if self._shells is not None:
-            self._shells.attach(self.model)
+        """Restore the result of `__getstate__`."""
+        known: SupernetState = state["_state"]
+        self.__dict__.update({name: value for name, value in state.items() if name != "_state"})
+        self._start(known, state["sampler"])
+        if known.shells is not None:
+            known.shells.attach(known.model)
 
-    @property
-    def _moving(self) -> frozenset[str]:
-        """Names of the buffers that forwards write, so that other values in them are not changes by the user."""
-        return frozenset((*self.effects.written, *(name for pair in self.effects.norms for name in pair)))
-
-    @property
-    def analysis(self) -> Analysis:
-        """What is known of the channels of the model."""
-        self.follow()
-        return self._analysis
-
-    @property
-    def statistics(self) -> Statistics:
-        """The batch-norm statistics of calibrated widths."""
-        self.follow()
-        return self._statistics
+    # -- the model -------------------------------------------------------------------------------------
 
     def follow(self) -> None:
         """Take note of what was changed in the model since the last call; everything here does so by itself.
@@ -266,179 +188,33 @@ class Supernet:
         Raises:
             ModelChangedError: the changed model needs a new supernet.
         """
-        if getattr(self._settled, "depth", 0) or self._follower.is_current():
-            return
-        with self._lock, torch.inference_mode(False):
-            if self._follower.is_current():
-                return
-            check_unsharded(self.model)
-            seen = self._follower.look()
-            if not seen.anything:
-                return
-            if seen.structure is not None:
-                self._analyse_again(seen.structure)
-            elif seen.number is not None:
-                self._analyse_again(seen.number, keep_if_same=True)
-            else:
-                self._statistics.forget_weights()
-                if self._shells is not None:
-                    self._shells.attach(self.model)
-                if seen.computes:
-                    self._statistics.outdate()
-            self._cache.clear()
-            self._alive.clear()
-            self.generation += 1
-            forget_autocast(self.model)
-            watch(self.model.parameters())
+        self._tracked.follow()
 
     @contextmanager
     def settled(self) -> Iterator[None]:
         """Context manager that looks for changes of the model once, at its start; for steps that ask many times."""
-        self.follow()
-        self._settled.depth = getattr(self._settled, "depth", 0) + 1
-        try:
+        with self._tracked.settled():
             yield
-        finally:
-            self._settled.depth -= 1
-
-    def _analyse_again(self, what: str, *, keep_if_same: bool = False) -> None:
-        changed = f"the model has been changed since Supernet(model, ...): {what}"
-        kept = "order" if self._ordered else None
-        kept = "switches" if self._switches is not None else "nested" if self._shells is not None else kept
-        fixed = None if kept is None else f"{changed}. With {kept}=, build a new Supernet of the changed model"
-        if fixed is not None and not keep_if_same:
-            raise ModelChangedError(fixed)
-        like = next((p for p in self.model.parameters() if p.is_floating_point()), None)
-        device = model_device(self.model)
-
-        def move(tensor: Tensor) -> Tensor:
-            other = like is not None and tensor.is_floating_point() and tensor.dtype != like.dtype
-            return tensor.to(device=device, dtype=like.dtype if other and like is not None else tensor.dtype)
-
-        try:
-            inputs = self.inputs.map(move)
-            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-                analysis = analyse(self.model, inputs, samples=self._samples)
-                same = keep_if_same and _with_settings(analysis, self.frozen, self.ratios).narrows_like(self._analysis)
-                if not same and fixed is None:
-                    self.inputs = inputs
-                    self._set_analysis(analysis)
-                    self._set_input_rescaling(self.average_inputs)
-                    self._set_follower()
-        except AnywidthError as error:
-            raise ModelChangedError(f"{changed}. A new Supernet is needed, because {error}") from error
-        if same:
-            self._follower.accept()
-            self._statistics.forget_weights()
-            self._statistics.outdate()
-        elif fixed is not None:
-            raise ModelChangedError(fixed)
-
-    def _set_input_rescaling(self, wanted: bool) -> None:
-        self.average_inputs = wanted
-        self._rescaled_layers = rescaled_layers(self.model, self.analysis) if wanted else ()
-
-    def _set_switches(self, widths: Sequence[float], *, affine: bool) -> None:
-        if self.effects.norms:
-            raise WidthError(
-                f"every switch has its own batch norms, and {self.effects.norms[0][0]} is the running mean of one that "
-                "is not a module of torch: use nn.BatchNorm1d, 2d or 3d there, or leave switches out"
-            )
-        switches = Switches(self.model, self.analysis, self.statistics, affine=affine)
-        for width in widths:
-            switches.add(width, self.config(width))
-        self._switches = switches
-        self._configs.clear()
-
-    def _set_shells(self, widths: Sequence[float]) -> None:
-        shells = Shells(self.model, self.inputs, self._analysis, {self.config(width): width for width in widths})
-        self._statistics.share(self._statistics.names - shells.nesting.tail)
-        self._shells = shells
-        self._configs.clear()
-
-    def _norms_over_shells(self, widths: Sequence[float]) -> dict[str, tuple[NormKind, int, Tensor]]:
-        bounds = np.stack([self._analysis.blocks(self.config(width)) for width in widths])
-        return norms_over_shells(self.model, self.inputs, self._analysis, bounds)
 
     @property
-    def nested(self) -> tuple[float, ...]:
-        """The widths of a nested network in ascending order; empty for any other."""
-        return () if self._shells is None else tuple(self._shells.widths.values())
+    def generation(self) -> int:
+        """How often the model has changed since this supernet was built."""
+        return self._tracked.generation
 
     @property
-    def shells(self) -> Shells:
-        """The shells of a nested network.
-
-        Raises:
-            WidthError: the network is not nested.
-        """
-        if self._shells is None:
-            raise WidthError(_NOT_NESTED)
-        self.follow()
-        return self._shells
-
-    def progressive(self) -> Progressive:
-        """Inference from narrow to wide that computes nothing twice, for a nested network; see `Progressive`."""
-        return Progressive(self)
-
-    def zero_later_shells(self) -> None:
-        """Set the weights that read later shells to zero, after weights were loaded that are not nested."""
-        self.shells.zero_()
+    def inputs(self) -> Inputs:
+        """The example inputs, on the device of the model when it was analysed."""
+        return self._tracked.state.inputs
 
     @property
-    def widths(self) -> tuple[float, ...]:
-        """The only widths of a network with switches or shells, in ascending order; empty for one of any width."""
-        return self.switches or self.nested
+    def effects(self) -> ForwardEffects:
+        """Side effects of a forward of the model."""
+        return self._tracked.state.effects
 
     @property
-    def switches(self) -> tuple[float, ...]:
-        """The only widths of a network with switches, in ascending order; empty for a network of any width."""
-        return () if self._switches is None else tuple(self._switches.widths.values())
-
-    def add_switch(self, width: float) -> None:
-        """One more switch; its batch norms start as those of the next wider one, from which training goes on.
-
-        Its parameters are new: make the optimizer again from `parameters()`, or add them to it.
-
-        Raises:
-            WidthError: the network has no switches, or this one already.
-        """
-        if self._switches is None:
-            raise WidthError("this network has no switches to add one to; make it with Supernet(..., switches=...)")
-        check_width(width, what="switch")
-        low = min(width, self.min_width)
-        config = resolve(self.analysis.elastic, float(width), divisor=self.divisor, min_width=low)
-        wider = next((c for c, known in self._switches.widths.items() if known > width), None)
-        self._switches.add(float(width), config, wider)
-        self.min_width = low
-
-    @property
-    def switch_affine(self) -> bool:
-        """Whether switches have weights and biases of batch norms of their own."""
-        return self._switches is not None and self._switches.affine
-
-    def switch_state(self) -> dict[str, Tensor]:
-        """What switches have of their own, by `WIDTH/NAME`; the rest is in `net.model.state_dict()`."""
-        return {} if self._switches is None else self._switches.state()
-
-    def load_switch_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `switch_state` of a network with the same switches gave.
-
-        Raises:
-            CheckpointError: it is of other switches.
-        """
-        if self._switches is None:
-            raise CheckpointError("this network has no switches")
-        self._switches.load_state(state)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All that is to be trained: the parameters of the model, and those that switches have of their own."""
-        yield from self.model.parameters()
-        yield from self.switch_parameters()
-
-    def switch_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that switches have of their own, which are not the model's."""
-        return iter(()) if self._switches is None else self._switches.parameters()
+    def analysis(self) -> Analysis:
+        """What is known of the channels of the model."""
+        return self._tracked.current.analysis
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -455,6 +231,136 @@ class Supernet:
         """How many samples the example inputs hold; costs are per sample."""
         return self.analysis.samples
 
+    def summary(self) -> str:
+        """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
+        return summary(self.analysis, type(self.model).__name__)
+
+    # -- settings --------------------------------------------------------------------------------------
+
+    @property
+    def divisor(self) -> int:
+        """Active channels are a multiple of this."""
+        return self._tracked.state.settings.divisor
+
+    @property
+    def min_width(self) -> float:
+        """The narrowest width."""
+        return self._tracked.state.settings.min_width
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of the groups that were frozen on request."""
+        return tuple(self._tracked.state.settings.frozen)
+
+    @property
+    def ratios(self) -> dict[str, int]:
+        """Expansion ratios by pattern."""
+        return dict(self._tracked.state.settings.ratios)
+
+    @property
+    def average_inputs(self) -> bool:
+        """Whether inputs of narrow layers are rescaled."""
+        return self._tracked.state.settings.average_inputs
+
+    # -- fixed widths ----------------------------------------------------------------------------------
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The only widths of a network with switches or shells, in ascending order; empty for one of any width."""
+        return self.switches or self.nested
+
+    @property
+    def nested(self) -> tuple[float, ...]:
+        """The widths of a nested network in ascending order; empty for any other."""
+        shells = self._tracked.state.shells
+        return () if shells is None else tuple(shells.widths.values())
+
+    @property
+    def shells(self) -> Shells:
+        """The shells of a nested network.
+
+        Raises:
+            WidthError: the network is not nested.
+        """
+        shells = self._tracked.state.shells
+        if shells is None:
+            raise WidthError("this network is not nested; build it with Supernet(..., nested=(0.25, 0.5, 0.75, 1.0))")
+        self.follow()
+        return shells
+
+    def progressive(self) -> Progressive:
+        """Inference from narrow to wide that computes nothing twice, for a nested network; see `Progressive`."""
+        return Progressive(self)
+
+    def zero_later_shells(self) -> None:
+        """Set the weights that read later shells to zero, after weights were loaded that are not nested."""
+        self.shells.zero_()
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        """The only widths of a network with switches, in ascending order; empty for a network of any width."""
+        switches = self._tracked.state.switches
+        return () if switches is None else tuple(switches.widths.values())
+
+    @property
+    def switch_affine(self) -> bool:
+        """Whether switches have weights and biases of batch norms of their own."""
+        switches = self._tracked.state.switches
+        return switches is not None and switches.affine
+
+    def add_switch(self, width: float) -> None:
+        """One more switch; its batch norms start as those of the next wider one, from which training goes on.
+
+        Its parameters are new: make the optimizer again from `parameters()`, or add them to it.
+
+        Raises:
+            WidthError: the network has no switches, or this one already.
+        """
+        self._tracked.current.add_switch(width)
+
+    def switch_state(self) -> dict[str, Tensor]:
+        """What switches have of their own, by `WIDTH/NAME`; the rest is in `net.model.state_dict()`."""
+        switches = self._tracked.state.switches
+        return {} if switches is None else switches.state()
+
+    def load_switch_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `switch_state` of a network with the same switches gave.
+
+        Raises:
+            CheckpointError: it is of other switches.
+        """
+        switches = self._tracked.state.switches
+        if switches is None:
+            raise CheckpointError("this network has no switches")
+        switches.load_state(state)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that is to be trained: the parameters of the model, and those that switches have of their own."""
+        yield from self.model.parameters()
+        yield from self.switch_parameters()
+
+    def switch_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that switches have of their own, which are not the model's."""
+        switches = self._tracked.state.switches
+        return iter(()) if switches is None else switches.parameters()
+
+    # -- one width -------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics:
+        """The batch-norm statistics of calibrated widths."""
+        return self._tracked.current.statistics
+
+    @property
+    def own_buffers(self) -> OwnBuffers:
+        """Other buffers that a forward writes, with separate values by width."""
+        return self._tracked.state.own_buffers
+
+    @property
+    def frozen_norms(self) -> FrozenNorms:
+        """What narrow widths do about batch norms that are in evaluation mode while the rest trains."""
+        return self._tracked.state.frozen_norms
+
     def config(self, width: Width) -> WidthConfig:
         """The active channels of every elastic group at a width, rounded by group.
 
@@ -466,29 +372,7 @@ class Supernet:
             WidthError: out of range, no switch of a network that has switches, a pattern without a match, or a config
                 of another network.
         """
-        self.follow()
-        if isinstance(width, float) and width in self._configs:
-            return self._configs[width]
-        elastic = self.analysis.elastic
-        frozen = [group for group in self.groups if group.frozen]
-        config = resolve(elastic, width, divisor=self.divisor, min_width=self.min_width, frozen=frozen)
-        if config.label is None:
-            config = self._labelled(config)
-        if self._switches is not None and config not in self._switches.widths:
-            known = ", ".join(f"{switch:g}" for switch in self.switches)
-            raise WidthError(f"width {config} is not a switch of this network, whose switches are {known}")
-        if self._shells is not None:
-            self._shells.check_config(config)
-        if isinstance(width, float) and len(self._configs) < 4096:
-            self._configs[width] = config
-        return config
-
-    def _labelled(self, config: WidthConfig) -> WidthConfig:
-        """A known config with the same channels and a label, or the config itself."""
-        known = (*self._statistics.configs, *self._configs.values())
-        same = [each for each in known if each == config and each.label is not None]
-        # Of several widths that round to it, the random ones are long.
-        return min(same, key=lambda each: len(str(each)), default=config)
+        return self._tracked.current.config(width)
 
     def subnet(self, width: Width) -> nn.Module:
         """The network at one width, an ordinary module that shares weights and gradients with the supernet.
@@ -501,31 +385,24 @@ class Supernet:
         since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
         holds until the model is switched itself. Every pass of a training step copies them as well.
         """
-        config = self.config(width)
-        if self._shells is not None:
-            self._shells.check()
-        if config == self._full:
+        tracked, subnets = self._tracked, self._subnets
+        state = tracked.current
+        config = state.config(width)
+        if state.shells is not None:
+            state.shells.check()
+        if config == state.full:
             return self.model
-        with self._lock:
-            subnet = self._alive.get(config)
-            if subnet is not None and not self._is_as_built(subnet):
-                subnet = None  # it belongs to whoever changed it
-            if subnet is None:
-                with torch.inference_mode(False):
-                    subnet = self._alive[config] = self._build(config)
-            elif self._given[subnet] != self._follower.modes:
-                for ours, theirs in zip(self.model.modules(), subnet.modules(), strict=True):
-                    theirs.training = ours.training
-            self._given[subnet] = self._follower.modes
-            if not getattr(self._settled, "depth", 0) and subnet not in self._snapshots:
-                self._snapshots[subnet] = Snapshot(subnet, self._analysis.written)
-            self._cache[config] = subnet
-            self._cache.move_to_end(config)
-            if len(self._cache) > self._cache_size:
-                evicted = self._cache.popitem(last=False)[0]
-                if evicted not in self._alive:  # else somebody holds it, and it is given out again
-                    self.statistics.forget(evicted)
-                    self.own_buffers.forget(evicted)
+        with subnets.lock:
+            subnet = subnets.get(
+                config,
+                self.model,
+                tracked.modes,
+                lambda: build_subnet(tracked, config),
+                written=None if tracked.is_settled else tracked.state.analysis.written,
+            )
+            dropped = subnets.drop_oldest()
+            if dropped is not None:
+                tracked.state.forget(dropped)
         return subnet
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
@@ -540,19 +417,19 @@ class Supernet:
             UncalibratedError: the width has no up-to-date statistics.
             ModelChangedError: the network is nested, and weights that read later shells are not zero.
         """
-        config = self.config(width)
-        for subnet in list(self._alive.values()):
-            write_back(subnet)
-        if self._shells is not None:
-            self._shells.check()
-        if calibrated and config != self._full:
-            self.statistics.check(config)
-        own_tensor = (lambda *_: None) if config == self._full else self._own_tensor(config, statistics=calibrated)
-        dense = extract(
-            self.model, self.analysis, config, own_tensor, calibrated=calibrated, handmade=self.effects.norms
-        )
-        if self.average_inputs:
-            fold_rescaling_(self.model, dense, self._rescaled_layers)
+        state = self._tracked.current
+        config = state.config(width)
+        for record in self._subnets.records:
+            if record.copies is not None:
+                record.copies.write_back()
+        if state.shells is not None:
+            state.shells.check()
+        if calibrated and config != state.full:
+            state.statistics.check(config)
+        own_tensor = (lambda *_: None) if config == state.full else state.own_tensor(config, statistics=calibrated)
+        handmade = state.effects.norms
+        dense = extract(self.model, state.analysis, config, own_tensor, calibrated=calibrated, handmade=handmade)
+        fold_rescaling_(self.model, dense, state.rescaled_layers)
         return dense
 
     def blocked(self, width: Width, *, smallest: int = SMALLEST) -> nn.Module:
@@ -579,95 +456,12 @@ class Supernet:
           (1): Linear(in_features=32, out_features=16, bias=True)
         )
         """
-        if self._shells is None:
-            raise WidthError(_NOT_NESTED)
+        self.shells.check()
         config = self.config(width)
         return blocked(self, config, self.extract(config), smallest=smallest)
-
-    def summary(self) -> str:
-        """A table of what is elastic, what is frozen and why, and the share of MACs that is elastic."""
-        return summary(self.analysis, type(self.model).__name__)
 
     def save(self, folder: str | Path) -> Path:
         """Write `supernet.safetensors` and `supernet.json` into a folder; see `anywidth.load`."""
         from anywidth.supernet.checkpoint import save
 
         return save(self, folder)
-
-    def _build(self, config: WidthConfig) -> nn.Module:
-        blocks = self.analysis.blocks(config)
-
-        subnet = bind_subnet(self.model, self.analysis, blocks, self._own_tensor(config))
-        if self.average_inputs:
-            rescale_inputs_(self.model, subnet, self._rescaled_layers)
-        norms: list[nn.Module] = list(norm_modules(subnet).values())
-        for norm in norms if self._switches is None else ():  # in training, batch statistics are used and none stored
-            if isinstance(norm, _InstanceNorm):  # which would not use what it has either
-                norm.momentum = 0.0
-            else:
-                norm.track_running_stats = False  # type: ignore[assignment]
-        explain_unreached(self.model, subnet, self.effects.unreached)
-        if self._analysis.caches_weights:
-            written = self._analysis.written
-            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: empty_(subnet, written)))
-        self.own_buffers.bind(config, subnet)
-        norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
-        if norms:
-            subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
-        return subnet
-
-    def _is_as_built(self, subnet: nn.Module) -> bool:
-        snapshot = self._snapshots.get(subnet)  # only a subnet that was given out can have been changed
-        return snapshot is None or (snapshot.is_current() and shares_weights(subnet))
-
-    def _own_tensor(self, config: WidthConfig, *, statistics: bool = True) -> OwnTensor:
-        """Finds what a config has of its own: statistics, and a switch its batch norms."""
-
-        def own_tensor(name: str, tensor: Tensor, kept: Sequence[KeptIndices]) -> Tensor | None:
-            own = None if self._switches is None else self._switches.own_tensor(config, name, tensor)
-            if own is not None or not statistics or isinstance(tensor, nn.Parameter):
-                return own
-            own = self.own_buffers.own_tensor(config, name, tensor, kept)
-            return self._statistics.own_tensor(config, name, tensor, kept) if own is None else own
-
-        return own_tensor
-
-    @property
-    def frozen_norms(self) -> FrozenNorms:
-        """What narrow widths do about batch norms that are in evaluation mode while the rest trains."""
-        # Not the properties, which would look for changes of the model: a subnet that was given out stays what it was.
-        if self._frozen_norms is None or self._frozen_norms.statistics is not self._statistics:
-            self._frozen_norms = FrozenNorms(self.model, self._analysis, self._statistics)
-        return self._frozen_norms
-
-    def _guard(self, subnet: nn.Module, norms: Sequence[nn.Module], config: WidthConfig) -> None:
-        # Under dynamo there is no error; the NaN statistics of an uncalibrated width speak for themselves.
-        if torch.compiler.is_dynamo_compiling() or all(norm.training for norm in norms):
-            return
-        if subnet.training:
-            self.frozen_norms.prepare(config, norms)
-        elif not self._statistics.is_ready(config):
-            self._statistics.check(config)
-
-
-def _canonical(effects: ForwardEffects, analysis: Analysis) -> ForwardEffects:
-    """The same effects, with the first name of every buffer."""
-    norms = tuple((analysis.names[mean], analysis.names[variance]) for mean, variance in effects.norms)
-    written, counters = (tuple(analysis.names[n] for n in names) for names in (effects.written, effects.counters))
-    return replace(effects, norms=norms, written=written, counters=counters)
-
-
-def _with_settings(analysis: Analysis, frozen: Sequence[str], ratios: Mapping[str, int]) -> Analysis:
-    for pattern in (*frozen, *ratios):
-        if not analysis.matching(pattern):
-            known = ", ".join(group.name for group in analysis.groups[:8])
-            raise WidthError(f"pattern {pattern!r} matches no channel group; some are: {known}")
-    asked = {g.name: f"asked for by {p!r}" for p in frozen for g in analysis.matching(p)}
-    analysis = analysis.freeze(asked)
-    found: dict[str, int] = {}
-    for pattern, ratio in ratios.items():
-        for group in analysis.matching(pattern):
-            if ratio < 1 or group.channels % ratio:
-                raise WidthError(f"ratio {ratio} does not divide the {group.channels} channels of {group.name!r}")
-            found.setdefault(group.name, ratio)
-    return analysis.with_ratios(found)

@@ -93,6 +93,16 @@ class Switches:
                 moments = {name: torch.full_like(t, name.endswith("running_var")) for name, t in moments.items()}
             self.statistics.store(config, moments)
 
+    def check_config(self, config: WidthConfig) -> None:
+        """Raise unless a config is that of a switch.
+
+        Raises:
+            WidthError: it is not.
+        """
+        if config not in self.widths:
+            known = ", ".join(f"{switch:g}" for switch in self.widths.values())
+            raise WidthError(f"width {config} is not a switch of this network, whose switches are {known}")
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that do not belong to the model."""
         own = dict(self.model.named_parameters())

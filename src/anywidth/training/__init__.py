@@ -1,11 +1,12 @@
 """Training a supernet: the sandwich rule and in-place distillation."""
 
 from anywidth.core.gradient_sync import same_start, sync_gradients
+from anywidth.supernet import follow_mode
 from anywidth.tasks import Task, distillation_of, logits_of, soft_cross_entropy
 from anywidth.training.execution import Execution
 from anywidth.training.nested_step import nested_step
 from anywidth.training.optimizer import parameter_groups
-from anywidth.training.sandwich import SandwichResult, follow_mode, sandwich_step
+from anywidth.training.sandwich import SandwichResult, sandwich_step
 
 __all__ = [
     "Execution",

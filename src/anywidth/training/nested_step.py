@@ -11,7 +11,7 @@ from torch import Tensor
 from anywidth.core.inputs import normalise_inputs
 from anywidth.core.processes import several_processes
 from anywidth.core.unsynchronised import note_gradients
-from anywidth.supernet import Supernet
+from anywidth.supernet import Supernet, follow_mode
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.memory_format import check_memory_format
 from anywidth.training.sandwich import (
@@ -19,7 +19,6 @@ from anywidth.training.sandwich import (
     Scale,
     check_losses,
     check_wrapping,
-    follow_mode,
     looks_at,
     settled,
 )

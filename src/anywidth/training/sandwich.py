@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from anywidth.supernet import (
     Supernet,
     castable,
     contiguous,
+    follow_mode,
     gradients_together,
     norm_modules,
     record_autocast,
@@ -44,10 +45,6 @@ Teacher = Literal["widest", "wider"] | Callable[..., Any]
 """The network that narrower widths learn from, or a function of the inputs."""
 Scale = float | Callable[[WidthConfig], float]
 """Factor of all losses, or of the loss of a config."""
-
-_pairs: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, nn.Module, bool]]] = WeakKeyDictionary()
-"""Per subnet: its modules with those of its supernet, and whether they apply dropout. The subnet itself is left out, or
-it would never be freed."""
 
 _looked: WeakSet[nn.Module] = WeakSet()
 """Models on a GPU whose first targets were checked; checking those of every step would make it wait."""
@@ -176,7 +173,7 @@ def sandwich_step(
             inputs: Inputs, targets: Any, soft: Any, subnet: nn.Module = subnet, number: int = number,
             learns: bool = learns, factor: float = factor,
         ) -> tuple[Tensor, Any]:  # fmt: skip
-            recording = record_autocast(net.model, subnet) if execution.wrap is None else nullcontext()
+            recording = record_autocast(net, subnet) if execution.wrap is None else nullcontext()
             quiet = QuietDropout() if learns and net.effects.drops else nullcontext()
             counted = net.own_buffers.repeated(subnet, counts if number else {})
             with _prepared(net, subnet, configs[number], first=number == 0, dropout=not learns), counted, quiet:
@@ -248,7 +245,7 @@ def _prepared(net: Supernet, subnet: nn.Module, config: WidthConfig, *, first: b
         # On a CPU, a gradient is still in the cache if it is moved at once.
         together = gradients_together(subnet) if device == "cuda" else nullcontext()
         # Also if autocast copies weights: gradients of dense weights are moved without another copy.
-        lower = castable(net.model, subnet, device)
+        lower = castable(net, subnet, device)
         dense = contiguous(subnet, cast=lower, dtype=torch.get_autocast_dtype(device)) if lower else contiguous(subnet)
         try:
             with frozen, dense, together:
@@ -277,18 +274,6 @@ def _frozen(net: Supernet, subnet: nn.Module, config: WidthConfig) -> AbstractCo
             "them alone after that"
         )
     return nullcontext()
-
-
-def follow_mode(model: nn.Module, subnet: nn.Module, *, dropout: bool) -> None:
-    """Copy the train/eval flags of the supernet to a subnet; without `dropout`, its dropout layers are off."""
-    pairs = _pairs.get(subnet)
-    if pairs is None:  # for a small network, walking through modules takes longer than the rest of a step
-        below = list(zip(model.modules(), subnet.modules(), strict=True))[1:]
-        pairs = _pairs[subnet] = [(ours, theirs, is_dropout(theirs)) for ours, theirs in below]
-    for ours, theirs, drops in ((model, subnet, is_dropout(subnet)), *pairs):
-        training = ours.training and (dropout or not drops)
-        if theirs.training != training:
-            theirs.training = training
 
 
 @contextmanager

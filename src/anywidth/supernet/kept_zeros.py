@@ -1,0 +1,96 @@
+"""Entries of parameters that are zero and stay zero under every optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from anywidth.groups.later_shells import LaterEntries
+
+__all__ = ["keep_zero", "nonzero", "zero_", "zero_gradients_"]
+
+_zeros = WeakIdKeyDictionary()
+"""The entries that are zero, by parameter: optimizers do not know whose parameters they step."""
+
+
+@dataclass
+class _Zeros:
+    """The entries of one parameter that are zero, and the version at which they were."""
+
+    later: LaterEntries
+    version: int = -1
+    gradient: tuple[int, int, int] | None = None
+
+
+def keep_zero(parameter: Tensor, later: LaterEntries) -> None:
+    """From now on, set entries of a parameter to zero after every step of an optimizer, and their gradients before.
+
+    Both are needed, because some optimizers mix the entries of a gradient.
+    """
+    _listen()
+    _zeros[parameter] = _Zeros(later)
+
+
+def zero_(parameters: Iterable[Tensor]) -> None:
+    """Set the entries of parameters that have to be zero to zero."""
+    found = [(_zeros[parameter], parameter) for parameter in parameters if parameter in _zeros]
+    _zero_all((zeros.later, parameter.detach()) for zeros, parameter in found)
+    for zeros, parameter in found:
+        zeros.version = parameter._version
+
+
+def zero_gradients_(parameters: Iterable[Tensor]) -> None:
+    """Set the gradients of the entries that have to be zero to zero."""
+    found = [(_zeros[p], p.grad) for p in parameters if p.grad is not None and p in _zeros]
+    found = [(zeros, gradient) for zeros, gradient in found if zeros.gradient != _state_of(gradient)]
+    _zero_all((zeros.later, gradient) for zeros, gradient in found)
+    for zeros, gradient in found:
+        zeros.gradient = _state_of(gradient)
+
+
+def nonzero(parameters: Mapping[str, Tensor]) -> str | None:
+    """The name of a parameter with other numbers in entries that have to be zero; unchanged ones are not read."""
+    for name, parameter in parameters.items():
+        zeros = _zeros[parameter]
+        if zeros.version == parameter._version:
+            continue
+        if any(bool(part.any()) for part in zeros.later.of(parameter.detach())):
+            return name
+        zeros.version = parameter._version
+    return None
+
+
+@cache
+def _listen() -> None:
+    register_optimizer_step_pre_hook(lambda optimizer, *_: zero_gradients_(_stepped(optimizer)))
+    register_optimizer_step_post_hook(lambda optimizer, *_: zero_(_stepped(optimizer)))
+
+
+def _stepped(optimizer: Optimizer) -> Iterator[Any]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+@torch.no_grad()
+def _zero_all(pairs: Iterable[tuple[LaterEntries, Tensor]]) -> None:
+    """Set the entries of many tensors to zero, those that are views together."""
+    views: list[Tensor] = []
+    for later, tensor in pairs:
+        found = later.views(tensor)
+        if found is None:
+            later.zero_(tensor)
+        else:
+            views += found
+    if views:
+        torch._foreach_zero_(views)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _state_of(gradient: Tensor) -> tuple[int, int, int]:
+    """Tells one gradient from another, and from the same one after it was written to."""
+    return id(gradient), gradient.data_ptr(), gradient._version
