@@ -17,6 +17,7 @@ from anywidth.supernet.dense_copies import DenseCopies, SubnetHook, synced
 from anywidth.supernet.gradient_router import GradientRouter
 from anywidth.supernet.shared_weights import SharedWeights
 from anywidth.supernet.watch import refuse_steps
+from anywidth.supernet.zero_grad import refuse_zero_grad
 
 __all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together", "leading_leaves", "shares_weights"]
 
@@ -84,6 +85,7 @@ def bind_subnet(
 
     subnet = narrow(model, analysis, blocks, bind, share=True)
     copies.belong_to(subnet)
+    refuse_zero_grad(subnet)
     _routers[subnet], _shared[subnet] = router, shared
     subnet.register_forward_pre_hook(SubnetHook(shared.check))
     subnet.register_forward_pre_hook(SubnetHook(router.before_forward))

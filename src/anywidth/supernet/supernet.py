@@ -500,6 +500,11 @@ class Supernet:
         Train/eval flags are those of the model, module by module. They are copied when those of the model have changed
         since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
         holds until the model is switched itself. Every pass of a training step copies them as well.
+
+        A backward pass of a subnet adds to the gradients of the supernet's parameters. `grad` of the subnet's own
+        parameters is always None, so gradients are clipped and read at `net.parameters()`:
+        `torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)`. With `subnet.parameters()`, that does nothing.
+        `zero_grad` of a subnet and optimizers of its parameters raise.
         """
         config = self.config(width)
         if self._shells is not None:
