@@ -261,7 +261,8 @@ class Supernet:
         moved, replaced or frozen reach the subnets that are given out from then on. Where channels may hang together
         in another way than before, the model is analysed again with the same settings, and statistics are dropped.
 
-        A hook that lets one channel depend on others is not looked into: build a new supernet after registering it.
+        A hook that changes what layers receive is noticed when a subnet runs it: statistics are then out of date, and
+        the model is analysed again. Hooks for all modules (`register_module_forward_hook`) are not noticed.
 
         Raises:
             ModelChangedError: the changed model needs a new supernet.
@@ -279,12 +280,15 @@ class Supernet:
                 self._analyse_again(seen.structure)
             elif seen.number is not None:
                 self._analyse_again(seen.number, keep_if_same=True)
+            elif seen.hook is not None:  # whether it keeps shells apart is not proved again
+                self._analyse_again(seen.hook, keep_if_same=self._shells is None, outdate=seen.computes)
             else:
                 self._statistics.forget_weights()
                 if self._shells is not None:
                     self._shells.attach(self.model)
                 if seen.computes:
                     self._statistics.outdate()
+            self._statistics.fit_hooks(self._follower.hooks.changing)
             self._cache.clear()
             self._alive.clear()
             self.generation += 1
@@ -301,7 +305,7 @@ class Supernet:
         finally:
             self._settled.depth -= 1
 
-    def _analyse_again(self, what: str, *, keep_if_same: bool = False) -> None:
+    def _analyse_again(self, what: str, *, keep_if_same: bool = False, outdate: bool = True) -> None:
         changed = f"the model has been changed since Supernet(model, ...): {what}"
         kept = "order" if self._ordered else None
         kept = "switches" if self._switches is not None else "nested" if self._shells is not None else kept
@@ -330,7 +334,8 @@ class Supernet:
         if same:
             self._follower.accept()
             self._statistics.forget_weights()
-            self._statistics.outdate()
+            if outdate:
+                self._statistics.outdate()
         elif fixed is not None:
             raise ModelChangedError(fixed)
 
@@ -619,7 +624,22 @@ class Supernet:
         norms += batch_statistics(subnet, [name for pair in self.effects.norms for name in pair])
         if norms:
             subnet.register_forward_pre_hook(SubnetHook(lambda subnet: self._guard(subnet, norms, config)))
+        self.watch_hooks(subnet, config, norms)
         return subnet
+
+    def watch_hooks(self, network: nn.Module, config: WidthConfig, norms: Sequence[nn.Module] = ()) -> None:
+        """Look after hooks of a copy of the model that change numbers, which proofs and statistics may not cover."""
+        hooks = self._follower.hooks
+
+        def found() -> None:
+            self._statistics.fit_hooks(hooks.changing)
+            unproved = hooks.unproved()
+            if unproved is not None and self._shells is not None:
+                self._analyse_again(unproved)
+            if norms and not any(norm.training for norm in norms):
+                self._statistics.check(config)
+
+        hooks.watch(network, found)
 
     def _is_as_built(self, subnet: nn.Module) -> bool:
         snapshot = self._snapshots.get(subnet)  # only a subnet that was given out can have been changed
