@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -48,20 +48,24 @@ class Follower:
         model: The model.
         inputs: Example inputs to trace its forward.
         moving: Names of buffers that a forward writes.
+        changing: Names of attributes whose numbers every forward changes.
 
     Attributes:
+        written: The attributes that a forward writes, by module path.
         hooks: The hooks of the model that change numbers.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, moving: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, moving: Collection[str] = (), changing: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self._inputs = inputs
-        self._written, self._calls = written_by_forward(model, inputs)
-        self._moving = frozenset(moving)
+        self.written, self._calls = written_by_forward(model, inputs)
+        self._moving, self._changing = frozenset(moving), tuple(changing)
         self._settings = CodeGlobals(model).settings
         self._seen = self._fingerprint()
         self._looked_at = self._seen
-        self._numbers = ProvedNumbers(self._seen, self._moving)
+        self._numbers = self._proved()
         self.hooks = HookEffects(model)
 
     @property
@@ -76,7 +80,7 @@ class Follower:
     def accept(self) -> None:
         """Accept the state of the last check as known and proved."""
         self._seen = self._looked_at
-        self._numbers = ProvedNumbers(self._seen, self._moving)
+        self._numbers = self._proved()
         self.hooks.accept()
 
     def look(self) -> Sight:
@@ -112,8 +116,16 @@ class Follower:
             anything=found or bool(change.attributes) or change.tensors,
         )
 
+    def _proved(self) -> ProvedNumbers:
+        return ProvedNumbers(self._seen, self._moving, self._changing, self._matters)
+
+    def _matters(self, path: str, name: str, number: float) -> bool:
+        """Whether a forward computes something else if an attribute has another number."""
+        now = trace_calls(self.model, self._inputs, floats=True)
+        return now is None or now != trace_calls(self.model, self._inputs, {path: {name: number}}, floats=True)
+
     def _fingerprint(self) -> Fingerprint:
-        return Fingerprint(self.model, self._written, self._moving, self._settings)
+        return Fingerprint(self.model, self.written, self._moving, self._settings)
 
     def _rests_in_evaluation(self, path: str, name: str) -> bool:
         """Whether an attribute affects only random drops or memory."""

@@ -28,12 +28,16 @@ class Snapshot:
         written: Attributes that forwards write.
     """
 
-    def __init__(self, subnet: nn.Module, written: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, subnet: nn.Module, *written: Mapping[str, Collection[str]]) -> None:
         self._dicts: list[dict[str, Any]] = []
         self._skipped: list[frozenset[str]] = []
         for path, module in subnet.named_modules():
             state = module.__dict__
-            skipped = _VARYING | {name for name in state if "_hooks" in name} | set(written.get(path, ()))
+            skipped = (
+                _VARYING
+                | {name for name in state if "_hooks" in name}
+                | {name for each in written for name in each.get(path, ())}
+            )
             for content, left_out in ((state, skipped), *((state[name], frozenset()) for name in _REGISTERS)):
                 self._dicts.append(content)
                 self._skipped.append(frozenset(left_out))

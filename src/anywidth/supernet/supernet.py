@@ -222,7 +222,7 @@ class Supernet:
 
     def _set_follower(self) -> None:
         with untouched(self.model):
-            self._follower = Follower(self.model, self.inputs, self._moving)
+            self._follower = Follower(self.model, self.inputs, self._moving, self.effects.numbers)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process needs: the model and everything known of it, but no subnets."""
@@ -528,7 +528,7 @@ class Supernet:
                     theirs.training = ours.training
             self._given[subnet] = self._follower.modes
             if not getattr(self._settled, "depth", 0) and subnet not in self._snapshots:
-                self._snapshots[subnet] = Snapshot(subnet, self._analysis.written)
+                self._snapshots[subnet] = Snapshot(subnet, self._analysis.written, self._follower.written)
             self._cache[config] = subnet
             self._cache.move_to_end(config)
             if len(self._cache) > self._cache_size:
