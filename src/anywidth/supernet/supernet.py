@@ -554,7 +554,7 @@ class Supernet:
         for subnet in list(self._alive.values()):
             write_back(subnet)
         if self._shells is not None:
-            self._shells.check()
+            self._shells.check(every=True)
         if calibrated and config != self._full:
             self.statistics.check(config)
         own_tensor = (lambda *_: None) if config == self._full else self._own_tensor(config, statistics=calibrated)
