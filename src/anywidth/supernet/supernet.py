@@ -218,7 +218,7 @@ class Supernet:
         self._snapshots: WeakKeyDictionary[nn.Module, Snapshot] = WeakKeyDictionary()
         self._set_follower()
         self.generation = 0
-        watch(self.model.parameters())
+        watch(self.model)
 
     def _set_follower(self) -> None:
         with untouched(self.model):
@@ -293,7 +293,7 @@ class Supernet:
             self._alive.clear()
             self.generation += 1
             forget_autocast(self.model)
-            watch(self.model.parameters())
+            watch(self.model)
 
     @contextmanager
     def settled(self) -> Iterator[None]:
