@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 
@@ -139,6 +140,34 @@ def test_an_optimizer_of_a_subnet_is_refused(frozen: tuple[str, ...]) -> None:
     trained = torch.optim.SGD(dense.parameters(), 0.1)
     dense(X).sum().backward()
     trained.step()
+
+
+@pytest.mark.parametrize("part", [lambda s: s, lambda s: s[0]], ids=["subnet", "layer"])
+def test_zero_grad_of_a_subnet_is_refused(part: Callable[[nn.Sequential], nn.Module]) -> None:
+    model = network()
+    net = aw.Supernet(model, X)
+    subnet = net.subnet(0.5)
+    subnet(X).sum().backward()
+    before = model[0].weight.grad.clone()  # type: ignore[union-attr]
+    with pytest.raises(AnywidthError, match=r"zero_grad\(\) of a subnet.*net.model.zero_grad\(\)"):
+        part(subnet).zero_grad()  # type: ignore[arg-type]
+    assert torch.equal(model[0].weight.grad, before)  # type: ignore[arg-type]
+    assert net.subnet(0.5) is subnet
+    model.zero_grad()
+    assert model[0].weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda subnet: pickle.loads(pickle.dumps(subnet))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_a_subnet_has_gradients_that_it_can_clear(copied: Callable[[nn.Module], nn.Module]) -> None:
+    net = aw.Supernet(network(), X)
+    for alone in (copied(net.subnet(0.5)), copied(copied(net.subnet(0.5))), net.extract(0.5)):
+        alone(X).sum().backward()
+        assert alone[0].weight.grad.any()  # type: ignore[index]
+        alone.zero_grad()
+        assert alone[0].weight.grad is None  # type: ignore[index]
+    assert net.model[0].weight.grad is None  # type: ignore[index]
 
 
 def test_a_frozen_part_of_a_subnet_is_trained_in_steps() -> None:

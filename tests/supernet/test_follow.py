@@ -335,6 +335,42 @@ def test_a_number_is_refused_with_an_order_only_where_groups_change(elastic: boo
             net.subnet(0.5)
 
 
+class Warming(Term):
+    """Its factor grows with every forward in training; a number that nothing is computed from counts them."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.training:
+            self.alpha = min(1.0, self.alpha + 0.25)
+        return super().forward(x)
+
+
+def test_a_factor_that_a_forward_changes_is_proved_again() -> None:
+    model, x = Warming().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    assert net.effects.numbers == ("alpha", "calls")
+    model(x)
+    assert net.analysis.elastic
+    model.train()(x)
+    assert not net.analysis.elastic
+
+
+def test_a_number_that_only_counts_is_not_proved_again(monkeypatch) -> None:
+    model, x = Warming().eval(), torch.randn(6, 4)
+    net = aw.Supernet(model, x, divisor=1)
+    monkeypatch.setattr(supernet, "analyse", lambda *_, **__: pytest.fail("analysed again"))
+    subnet = net.subnet(0.5)
+    for _ in range(5):
+        model(x)
+        subnet(x)
+        assert net.subnet(0.5) is subnet
+    assert model.calls == 10
+
+
 @dataclass
 class Config:
     act: Callable[[Tensor], Tensor]

@@ -39,6 +39,49 @@ class Centre(nn.Module):
         return self.b((h - self.mean).relu())
 
 
+class Annealed(nn.Module):
+    """Lowers a factor and counts steps in plain attributes, and keeps a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 5)
+        self.factor, self.steps, self.size = 1.5, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).tanh()
+        if self.training:
+            self.factor *= 0.9
+            self.steps += 1
+        self.size = h.shape[1]
+        return self.b(h * self.factor) + self.steps
+
+
+@pytest.mark.parametrize("widths", [[1.0, 0.5, 0.25], [0.5, 0.25], [0.25]])
+def test_numbers_that_a_forward_changes_are_shared_and_count_steps(widths: list[float]) -> None:
+    model, y = Annealed().train(), torch.zeros(8, dtype=torch.long)
+    net = aw.Supernet(model, X, divisor=1)
+    assert net.effects.numbers == ("factor", "steps")
+    for step in range(1, 4):
+        wanted = nn.functional.cross_entropy(_at(model, widths[-1], step), y).detach()
+        result = aw.sandwich_step(net, X, y, widths=widths, distillation=None)
+        torch.testing.assert_close(result.losses[-1], wanted)
+        assert (model.steps, model.factor) == (step, pytest.approx(1.5 * 0.9**step))
+    subnet = net.subnet(0.25)
+    subnet(X)
+    assert (model.steps, subnet.steps) == (4, 4)
+    assert model.factor == subnet.factor
+    assert subnet.size == 4
+    torch.testing.assert_close(net.subnet(0.5).eval()(X), net.extract(0.5).eval()(X))
+
+
+def _at(model: Annealed, width: float, step: int) -> Tensor:
+    """The output of a width after so many steps, computed by hand."""
+    channels = int(16 * width)
+    h = model.a(X)[:, :channels].tanh() * 1.5 * 0.9**step
+    return h @ model.b.weight[:, :channels].T + model.b.bias + step
+
+
 POSITIONS = [*range(8), *range(16, 24)]
 HOW = pytest.mark.parametrize("how", ["in place", "assigned"])
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import anywidth as aw
-from anywidth.core.errors import AnalysisError, AnywidthError, WidthError
+from anywidth.core.errors import AnalysisError, AnywidthError, ModelChangedError, WidthError
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -53,6 +53,20 @@ def test_every_way_through_the_widths_gives_the_subnets() -> None:
         for width, output in zip(way, outputs, strict=True):
             torch.testing.assert_close(output, net.subnet(width)(x), rtol=1e-9, atol=1e-12)
         assert runner.width == way[-1]
+
+
+@torch.no_grad()
+def test_a_running_network_sees_weights_written_through_data() -> None:
+    net, x = made()
+    runner = net.progressive()
+    runner.start(x, 0.25)
+    runner.refine(1.0)
+    net.model.get_parameter("a.weight").data.mul_(2)
+    torch.testing.assert_close(runner.start(x, 0.25), net.subnet(0.25)(x), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(runner.refine(1.0), net.model(x), rtol=1e-9, atol=1e-12)
+    net.model.get_parameter("mix.weight").data.add_(1e-3)
+    with pytest.raises(ModelChangedError, match="mix.weight has weights that read later shells"):
+        runner.start(x)
 
 
 class Inverted(nn.Module):

@@ -13,6 +13,7 @@ from anywidth.core.inputs import Inputs, double_batch, normalise_inputs
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.capture import Capture, capture, without_collection
 from anywidth.groups.carried import caches_weights, check_nothing_carried
+from anywidth.groups.circumstances import other_captures
 from anywidth.groups.copy_check import check_copy
 from anywidth.groups.duplicate import duplicate, stand_ins
 from anywidth.groups.explain import own_error
@@ -62,7 +63,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
             if seen.modes_differ:
                 modes, inputs = (True, False), double_batch(inputs)
             captures, whole = _captures(twin, inputs, modes)
-            found = propagate(twin, captures)
+            found = propagate(twin, [*other_captures(twin, inputs, captures, whole=whole), *captures])
         analysis = verify(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
         # The capture may have doubled the example, because batch norms cannot train on one sample.
         copies = inputs.tensors()[0].numel() // max(1, given.tensors()[0].numel()) or 1

@@ -24,7 +24,7 @@ from anywidth.groups.duplicate import duplicate, meta_stand_ins
 from anywidth.groups.meta_functions import call_on_meta
 from anywidth.groups.narrow import narrow, take
 
-__all__ = ["Ways", "compared_numbers", "meeting_sizes"]
+__all__ = ["Ways", "compared_numbers", "meeting_sizes", "names_in_code"]
 
 _HIGHEST = 4096
 """The largest integer in code that may be a size."""
@@ -84,6 +84,29 @@ def compared_numbers(model: nn.Module) -> frozenset[int] | None:
     None if nothing is compared: then a forward takes the same branches for all numbers of channels and input sizes.
     """
     numbers: set[int] | None = None
+    for function, code, named in _code_of(model):
+        if _compares(code):
+            closed = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
+            values = [*code.co_consts, *closed, *named]
+            values += [vars(v).get(name) for v in values if _has_settings(v) for name in code.co_names]
+            numbers = (numbers or set()) | {number for value in values for number in _integers_in(value)}
+    return None if numbers is None else frozenset(numbers)
+
+
+def names_in_code(model: nn.Module) -> frozenset[str]:
+    """Names of functions, variables and attributes in the code of modules other than torch's, and in what they call.
+
+    >>> class Careful(nn.Module):
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         return x.float() if torch.is_autocast_enabled() else x
+    >>> sorted(names_in_code(Careful()))
+    ['float', 'is_autocast_enabled', 'torch']
+    """
+    return frozenset(name for _, code, _ in _code_of(model) for name in code.co_names)
+
+
+def _code_of(model: nn.Module) -> Iterator[tuple[FunctionType, CodeType, list[Any]]]:
+    """All code that forwards and hooks run, apart from torch's, with its function and the values of its names."""
     waiting = [(module, function) for module in model.modules() for function in _functions_of(module)]
     seen: set[tuple[int, CodeType]] = set()
     while waiting:
@@ -91,16 +114,10 @@ def compared_numbers(model: nn.Module) -> frozenset[int] | None:
         if (id(module), function.__code__) in seen:
             continue
         seen.add((id(module), function.__code__))
-        closed = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
         for code in _codes(function.__code__):
-            named = [_named(module, function, name) for name in code.co_names]
-            if _compares(code):
-                values = [*code.co_consts, *closed, *(value for values in named for value in values)]
-                values += [vars(v).get(name) for v in values if _has_settings(v) for name in code.co_names]
-                numbers = (numbers or set()) | {number for value in values for number in _integers_in(value)}
-            called = (value for values in named for value in values)
-            waiting += [(module, found) for each in called if (found := _plain(each)) is not None]
-    return None if numbers is None else frozenset(numbers)
+            named = [value for name in code.co_names for value in _named(module, function, name)]
+            yield function, code, named
+            waiting += [(module, found) for each in named if (found := _plain(each)) is not None]
 
 
 @cache

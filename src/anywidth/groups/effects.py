@@ -33,6 +33,7 @@ class ForwardEffects:
             forward gives to `F.batch_norm`.
         written: Names of the other buffers that it writes, in place or by assignment, without those of batch norms.
         counters: Those of them whose new value depends on neither inputs nor weights, such as a number of steps.
+        numbers: Names of plain attributes like that: numbers that every forward changes, such as a temperature.
         drops: Whether it draws random numbers outside of dropout modules, as `F.dropout` does.
         unreached: Paths of modules with parameters that were not called.
     """
@@ -40,6 +41,7 @@ class ForwardEffects:
     norms: tuple[tuple[str, str], ...] = ()
     written: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     drops: bool = False
     unreached: tuple[str, ...] = ()
 
@@ -70,7 +72,7 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     ...         return nn.functional.dropout(x, 0.5, self.training)
     >>> from anywidth.core.inputs import normalise_inputs
     >>> forward_effects(Counter(), normalise_inputs(torch.randn(2, 3)))
-    ForwardEffects(norms=(), written=('steps',), counters=('steps',), drops=True, unreached=())
+    ForwardEffects(norms=(), written=('steps',), counters=('steps',), numbers=(), drops=True, unreached=())
     """
     inputs = double_batch(inputs)
     for meta in (True, False):
@@ -80,7 +82,10 @@ def forward_effects(model: nn.Module, inputs: Inputs) -> ForwardEffects:
                 call = inputs.map(on_meta) if meta else inputs.map(Tensor.clone)
                 shadow.train()
                 seen = _observe(shadow, call)
-                return replace(seen, counters=_counters(model, inputs, seen.written)) if seen.written else seen
+                if not seen.written and not seen.numbers:
+                    return seen
+                counters, numbers = _counters(model, inputs, seen.written, seen.numbers)
+                return replace(seen, counters=counters, numbers=numbers)
         except Exception:
             continue
     return ForwardEffects(drops=True)
@@ -97,8 +102,10 @@ def _observe(model: nn.Module, inputs: Inputs) -> ForwardEffects:
         if is_dropout(module):
             module.register_forward_pre_hook(lambda *_: watch.enter())
             module.register_forward_hook(lambda *_: watch.leave())
+    numbers = _numbers(model)
     with _Functions(watch), watch:
         inputs.call(model)
+    moved = _numbers(model)
     norms = tuple((names[mean], names[variance]) for mean, variance in watch.norms)
     written = {names[storage] for storage in watch.written}
     written |= {names[_storage(old)] for key, old in before.items() if places[key][key[1]] is not old}
@@ -107,16 +114,24 @@ def _observe(model: nn.Module, inputs: Inputs) -> ForwardEffects:
     return ForwardEffects(
         norms=norms,
         written=tuple(name for name in names.values() if name in written),
+        numbers=tuple(name for name, value in numbers.items() if moved.get(name, value) != value),
         drops=watch.drops,
         unreached=tuple(unreached),
     )
 
 
-def _counters(model: nn.Module, inputs: Inputs, written: tuple[str, ...]) -> tuple[str, ...]:
-    """The single numbers that change, and become the same with other inputs and other weights."""
+def _counters(
+    model: nn.Module, inputs: Inputs, written: tuple[str, ...], changed: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The single numbers that change, and become the same with other inputs and other weights.
+
+    They are buffers in `written` and plain attributes in `changed`, which a second forward has to change as well: a
+    size that the first one stores is not a counter.
+    """
     before = dict(model.named_buffers(remove_duplicate=False))
     written = tuple(name for name in written if before[name].numel() == 1)
     found: list[dict[str, Tensor]] = []
+    moved: list[list[dict[str, float]]] = []
     for seed in (0, 1):
         copied = _copy(model, meta=False)
         copied.train()
@@ -126,15 +141,33 @@ def _counters(model: nn.Module, inputs: Inputs, written: tuple[str, ...]) -> tup
                 parameter.add_(0.1 * torch.randn_like(parameter))
         try:
             inputs.map(other_numbers).call(copied)
+            found.append({name: buffer.clone() for name, buffer in copied.named_buffers(remove_duplicate=False)})
+            moved.append([_numbers(copied)])
+            if changed:
+                inputs.map(other_numbers).call(copied)
+                moved[-1].append(_numbers(copied))
         except Exception:  # other numbers need not suit
-            return ()
-        found.append(dict(copied.named_buffers(remove_duplicate=False)))
+            return (), ()
     first, second = found
-    return tuple(
+    counters = tuple(
         name
         for name in written
         if torch.equal(first[name], second[name]) and not torch.equal(first[name], before[name])
     )
+    one, other = moved
+    numbers = (name for name in changed if all(name in values for values in (*one, *other)))
+    alike = (name for name in numbers if all(a[name] == b[name] for a, b in zip(one, other, strict=True)))
+    return counters, tuple(name for name in alike if one[0][name] != one[1][name])
+
+
+def _numbers(model: nn.Module) -> dict[str, float]:
+    """The integers and floating-point numbers in attributes of modules, by path and name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in model.named_modules()
+        for name, value in module.__dict__.items()
+        if type(value) in (int, float)
+    }
 
 
 def _places(model: nn.Module) -> dict[tuple[str, str], dict[str, Tensor]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
 from anywidth.groups.meta_functions import call_on_meta
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
-__all__ = ["Probe", "probe"]
+__all__ = ["Probe", "calls_of", "probe"]
 
 _TRIALS = 16
 
@@ -59,6 +60,8 @@ class _Called(TorchFunctionMode):
 _DROPS = frozenset({"__get__", "empty", "new_empty", "bernoulli_", "div_", "mul"})
 """Names of functions that drop whole samples at random (stochastic depth), without affecting channels."""
 
+_CASTS = ("to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "clone", "detach")
+
 
 def probe(model: nn.Module, inputs: Inputs) -> Probe:
     """Run copies of a model in both modes, on the meta device, where no numbers are computed.
@@ -74,6 +77,39 @@ def probe(model: nn.Module, inputs: Inputs) -> Probe:
         except Exception:
             continue
     return Probe(modes_differ=True)
+
+
+def calls_of(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> list[tuple[Any, ...]] | None:
+    """The functions that a forward calls, apart from casts and random drops, with shapes and the parameters used.
+
+    Args:
+        model: The model; a copy of it runs.
+        inputs: Example inputs.
+        training: Whether it runs in training.
+        around: Makes a context manager for the forward alone.
+
+    Returns:
+        The calls; None if the forward cannot run.
+    """
+    for meta in (True, False):
+        shadow = _shadow(model, meta, {})
+        shadow.train(training)
+        parameters = {id(parameter): name for name, parameter in shadow.named_parameters()}
+        try:
+            with default_attention(), torch.no_grad(), torch.random.fork_rng(devices=[]), _Called(parameters) as called:
+                given = inputs.map(on_meta if meta else torch.clone)
+                with around():
+                    given.call(shadow)
+        except Exception:  # anything may be missing on the meta device
+            continue
+        return [call for call in called.calls if getattr(call[0], "__name__", "") not in (*_DROPS, *_CASTS)]
+    return None
 
 
 def _probe(model: nn.Module, inputs: Inputs, *, meta: bool) -> Probe:

@@ -51,6 +51,7 @@ def build_subnet(tracked: TrackedState, config: WidthConfig) -> nn.Module:
     if norms:
         record.set_norms(norms)
         subnet.register_forward_pre_hook(SubnetHook(lambda subnet: _guard(tracked, subnet, record)))
+    tracked.watch_hooks(subnet, config, norms=lambda: record.norms)
     return subnet
 
 

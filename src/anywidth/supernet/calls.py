@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -26,14 +26,21 @@ from anywidth.supernet.fingerprint import Fingerprint, Written
 __all__ = ["trace_calls", "written_by_forward"]
 
 
-def trace_calls(model: nn.Module, inputs: Inputs) -> tuple[Hashable, ...] | None:
+def trace_calls(
+    model: nn.Module, inputs: Inputs, values: Mapping[str, Mapping[str, Any]] | None = None, *, floats: bool = False
+) -> tuple[Hashable, ...] | None:
     """Every call of a torch function by a forward in training and in evaluation, with its arguments and shapes.
 
-    Floating-point arguments are left out, and the user's hooks are not called. None if the forward cannot run on the
-    meta device.
+    The user's hooks are not called. None if the forward cannot run on the meta device.
+
+    Args:
+        model: The model.
+        inputs: Example inputs.
+        values: By module path and name: other values of attributes.
+        floats: Whether floating-point arguments count.
     """
     try:
-        return _run_shadow(model, inputs)[0]
+        return _run_shadow(model, inputs, values, floats=floats)[0]
     except Exception:  # anything may be missing on the meta device
         return None
 
@@ -59,10 +66,12 @@ def written_by_forward(model: nn.Module, inputs: Inputs) -> tuple[Written, tuple
     return {path: frozenset(names) for path, names in written.items() if names}, calls
 
 
-def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...], Fingerprint, Fingerprint]:
+def _run_shadow(
+    model: nn.Module, inputs: Inputs, values: Mapping[str, Mapping[str, Any]] | None = None, *, floats: bool = False
+) -> tuple[tuple[Hashable, ...], Fingerprint, Fingerprint]:
     """The calls of a copy on the meta device, and its state before and after them."""
     with default_attention(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        shadow = duplicate(model, meta_stand_ins(model))
+        shadow = duplicate(model, meta_stand_ins(model), values)
         _drop_hooks(shadow)
         settings = CodeGlobals(shadow).settings
         before = Fingerprint(shadow, {}, settings=settings)
@@ -70,7 +79,7 @@ def _run_shadow(model: nn.Module, inputs: Inputs) -> tuple[tuple[Hashable, ...],
         names = {id(tensor): name for name, tensor in tensors.items()}
         calls: list[Hashable] = []
         for training in (True, False):
-            with _Calls(names) as recorded:
+            with _Calls(names, floats=floats) as recorded:
                 shadow.train(training)
                 double_batch(inputs).map(on_meta).call(shadow)
             calls += [training, *recorded.calls]
@@ -104,11 +113,12 @@ def _drop_hooks(model: nn.Module) -> None:
 class _Calls(TorchFunctionMode):
     """Records the torch functions that a forward calls, with their arguments and the shapes of their results."""
 
-    def __init__(self, names: dict[int, str]) -> None:
+    def __init__(self, names: dict[int, str], *, floats: bool = False) -> None:
         super().__init__()
         self.calls: list[Hashable] = []
         self._names: dict[int, Hashable] = dict(names)
         self._alive: list[Tensor] = []
+        self._floats = floats
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tuple(map(self._describe, pytree.tree_leaves((args, kwargs))))
@@ -123,6 +133,8 @@ class _Calls(TorchFunctionMode):
                 self._alive.append(leaf)  # so that its id is not reused
             return self._names[id(leaf)], tuple(leaf.shape)
         if isinstance(leaf, (bool, int, str, type(None), torch.dtype)):
+            return leaf
+        if self._floats and isinstance(leaf, float):
             return leaf
         return type(leaf).__name__
 

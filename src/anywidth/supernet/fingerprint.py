@@ -21,8 +21,11 @@ Written = Mapping[str, Collection[str]]
 
 _OWN = frozenset({"training", "_modules", "_parameters", "_buffers"})
 _DERIVED = frozenset(
-    {"_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile", "_compile_kwargs"}
-)
+    {
+        "_compiled_call_impl", "_flat_weights", "_flat_weight_refs", "_is_torch_compile", "_compile_kwargs",
+        "_is_full_backward_hook",
+    }
+)  # fmt: skip
 """Attributes that torch derives from others, or that torch and Lightning's patch of `torch.compile` set on a model."""
 _requires_grad = attrgetter("requires_grad")
 

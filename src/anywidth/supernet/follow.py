@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,6 +11,7 @@ from anywidth.core.inputs import Inputs
 from anywidth.groups.code_globals import CodeGlobals
 from anywidth.supernet.calls import trace_calls, written_by_forward
 from anywidth.supernet.fingerprint import Fingerprint
+from anywidth.supernet.hook_effects import HookEffects
 from anywidth.supernet.proved_numbers import ProvedNumbers, place_of
 
 __all__ = ["Follower", "Sight"]
@@ -28,12 +29,14 @@ class Sight:
     Attributes:
         structure: Text of a change that the analysis depends on, or None.
         number: Text of a changed number that the proof does not cover, or None.
+        hook: Text of a hook that the proof does not cover, or None.
         computes: Whether evaluation may return different numbers.
         anything: Whether anything has changed.
     """
 
     structure: str | None = None
     number: str | None = None
+    hook: str | None = None
     computes: bool = False
     anything: bool = False
 
@@ -45,17 +48,25 @@ class Follower:
         model: The model.
         inputs: Example inputs to trace its forward.
         moving: Names of buffers that a forward writes.
+        changing: Names of attributes whose numbers every forward changes.
+
+    Attributes:
+        written: The attributes that a forward writes, by module path.
+        hooks: The hooks of the model that change numbers.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, moving: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, moving: Collection[str] = (), changing: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self._inputs = inputs
-        self._written, self._calls = written_by_forward(model, inputs)
-        self._moving = frozenset(moving)
+        self.written, self._calls = written_by_forward(model, inputs)
+        self._moving, self._changing = frozenset(moving), tuple(changing)
         self._settings = CodeGlobals(model).settings
         self._seen = self._fingerprint()
         self._looked_at = self._seen
-        self._numbers = ProvedNumbers(self._seen, self._moving)
+        self._numbers = self._proved()
+        self.hooks = HookEffects(model)
 
     @property
     def modes(self) -> tuple[bool, ...]:
@@ -64,12 +75,13 @@ class Follower:
 
     def is_current(self) -> bool:
         """Whether nothing has changed, apart from train/eval flags."""
-        return self._seen.is_current() and self._numbers.is_current()
+        return self._seen.is_current() and self._numbers.is_current() and self.hooks.settled
 
     def accept(self) -> None:
         """Accept the state of the last check as known and proved."""
         self._seen = self._looked_at
-        self._numbers = ProvedNumbers(self._seen, self._moving)
+        self._numbers = self._proved()
+        self.hooks.accept()
 
     def look(self) -> Sight:
         """The changes since the last accepted state.
@@ -90,15 +102,30 @@ class Follower:
             path, name = others[0]
             structure = f"{place_of(path, name)} has a different value"
         number = self._numbers.changed(now) if structure is None else None
+        hook = self.hooks.unproved()
         self._looked_at = now
-        if structure is None and number is None:
+        if structure is None and number is None and hook is None:
             self._seen = now
             self._numbers.settle()
-        anything = structure is not None or number is not None or bool(change.attributes) or change.tensors
-        return Sight(structure=structure, number=number, computes=bool(others) or number is not None, anything=anything)
+        found = any(text is not None for text in (structure, number, hook))
+        return Sight(
+            structure=structure,
+            number=number,
+            hook=hook,
+            computes=bool(others) or number is not None,
+            anything=found or bool(change.attributes) or change.tensors,
+        )
+
+    def _proved(self) -> ProvedNumbers:
+        return ProvedNumbers(self._seen, self._moving, self._changing, self._matters)
+
+    def _matters(self, path: str, name: str, number: float) -> bool:
+        """Whether a forward computes something else if an attribute has another number."""
+        now = trace_calls(self.model, self._inputs, floats=True)
+        return now is None or now != trace_calls(self.model, self._inputs, {path: {name: number}}, floats=True)
 
     def _fingerprint(self) -> Fingerprint:
-        return Fingerprint(self.model, self._written, self._moving, self._settings)
+        return Fingerprint(self.model, self.written, self._moving, self._settings)
 
     def _rests_in_evaluation(self, path: str, name: str) -> bool:
         """Whether an attribute affects only random drops or memory."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anywidth.groups.narrow import TensorIndices, put_
+from anywidth.supernet.watch import check_kept
 
 __all__ = ["accumulate", "scatter", "watched"]
 
@@ -56,6 +57,7 @@ def accumulate(parameter: nn.Parameter, kept: Sequence[TensorIndices], gradient:
         before.detach().add_(full)
     for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
         hook(parameter)
+        check_kept(parameter)
 
 
 def scatter(target: Tensor, kept: Sequence[TensorIndices], gradient: Tensor) -> None:

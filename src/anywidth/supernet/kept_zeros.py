@@ -55,11 +55,16 @@ def zero_gradients_(parameters: Iterable[Tensor]) -> None:
         zeros.gradient = _state_of(gradient)
 
 
-def nonzero(parameters: Mapping[str, Tensor]) -> str | None:
-    """The name of a parameter with other numbers in entries that have to be zero; unchanged ones are not read."""
+def nonzero(parameters: Mapping[str, Tensor], *, every: bool = False) -> str | None:
+    """The name of a parameter with other numbers in entries that have to be zero.
+
+    Args:
+        parameters: The parameters, by name.
+        every: Also read those whose version counter has not changed.
+    """
     for name, parameter in parameters.items():
         zeros = _zeros[parameter]
-        if zeros.version == parameter._version:
+        if zeros.version == parameter._version and not every:
             continue
         if any(bool(part.any()) for part in zeros.later.of(parameter.detach())):
             return name

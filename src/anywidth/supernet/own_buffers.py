@@ -1,9 +1,10 @@
-"""Buffers that a forward writes in training, such as centers and counters, with separate values per width."""
+"""Values that a forward writes in training: buffers with separate values per width, and counters that all share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +39,14 @@ class OwnBuffers:
     A narrow width starts with its slice of the full network's value, and follows it until the width itself runs in
     training mode, or writes in evaluation mode. From then on, forwards of the width update only its own value.
 
-    Buffers whose new value depends on neither inputs nor weights, such as a number of steps, are shared by all widths.
+    Buffers whose new value depends on neither inputs nor weights, such as a number of steps, are shared by all widths,
+    and so are plain attributes of that kind, such as a temperature that every forward lowers.
     """
 
     def __init__(self, model: nn.Module, analysis: Analysis, effects: ForwardEffects) -> None:
         self.model, self.analysis = model, analysis
         self.counters = frozenset(analysis.names[name] for name in effects.counters)
+        self.numbers = tuple(effects.numbers)
         self.names = frozenset(analysis.names[name] for name in effects.written) - self.counters
         # The dictionaries, not the modules: a forward may put a new tensor in, and a subnet has to be let go of.
         self._registries: dict[WidthConfig, dict[str, tuple[dict[str, Tensor], str]]] = {}
@@ -67,7 +70,7 @@ class OwnBuffers:
 
     def bind(self, config: WidthConfig, subnet: nn.Module) -> None:
         """Take the buffers of a new subnet as those of its config."""
-        if self.counters:
+        if self.counters or self.numbers:
             self._share_counters(subnet)
         if not self.names:
             return
@@ -81,30 +84,32 @@ class OwnBuffers:
 
     def _share_counters(self, subnet: nn.Module) -> None:
         """Make forwards of a subnet read and write the counters of the full network."""
-        places = {name: registry_of(subnet, name)[1:] for name in sorted(self.counters)}
+        places = {name: _place_of(subnet, name) for name in (*sorted(self.counters), *self.numbers)}
 
         def before(subnet: nn.Module) -> None:
             if not torch.compiler.is_dynamo_compiling() and not _repeats(subnet):
                 for name, (registry, key) in places.items():
-                    _, full, own = registry_of(self.model, name)
+                    full, own = _place_of(self.model, name)
                     registry[key] = full[own]
 
         def after(subnet: nn.Module) -> None:
             if not torch.compiler.is_dynamo_compiling() and not _repeats(subnet):
                 for name, (registry, key) in places.items():
-                    _, full, own = registry_of(self.model, name)
+                    full, own = _place_of(self.model, name)
                     full[own] = registry[key]
 
         subnet.register_forward_pre_hook(SubnetHook(before))
         subnet.register_forward_hook(SubnetHook(after))
 
-    def counts(self) -> dict[str, Tensor]:
+    def counts(self) -> dict[str, Tensor | float]:
         """Copies of the counters, by name."""
         places = {name: registry_of(self.model, name)[1:] for name in self.counters}
-        return {name: registry[key].clone() for name, (registry, key) in places.items()}
+        buffers = {name: registry[key].clone() for name, (registry, key) in places.items()}
+        numbers = {name: _place_of(self.model, name) for name in self.numbers}
+        return {**buffers, **{name: owner[key] for name, (owner, key) in numbers.items()}}
 
     @contextmanager
-    def repeated(self, network: nn.Module, counts: Mapping[str, Tensor]) -> Iterator[None]:
+    def repeated(self, network: nn.Module, counts: Mapping[str, Tensor | float]) -> Iterator[None]:
         """Context manager in which a network starts from `counts`; at its end the counters are as before.
 
         Args:
@@ -114,18 +119,24 @@ class OwnBuffers:
         if not counts:
             yield
             return
-        with kept_buffers(network, counts) as places:
-            for (_, registry, key), value in zip(places, counts.values(), strict=False):
+        tensors = {name: value for name, value in counts.items() if isinstance(value, Tensor)}
+        numbers = [(*_place_of(network, name), value) for name, value in counts.items() if name not in tensors]
+        own = [owner[key] for owner, key, _ in numbers]
+        with kept_buffers(network, tensors) as places:
+            for (_, registry, key), value in zip(places, tensors.values(), strict=False):
                 registry[key].copy_(value)
-            record = record_of(network)
-            if record is None:  # the model, which has no hooks that share counters
-                yield
-                return
-            record.repeats = True
+            for owner, key, value in numbers:
+                owner[key] = value
+            record = record_of(network)  # None for the model, which has no hooks that share counters
             try:
+                if record is not None:
+                    record.repeats = True
                 yield
             finally:
-                record.repeats = False
+                if record is not None:
+                    record.repeats = False
+                for (owner, key, _), value in zip(numbers, own, strict=True):
+                    owner[key] = value
 
     def values(self, config: WidthConfig) -> dict[str, Tensor]:
         """The current values of a config, by the names of the buffers."""
@@ -177,6 +188,13 @@ class OwnBuffers:
 def _repeats(subnet: nn.Module) -> bool:
     record = record_of(subnet)
     return record is not None and record.repeats
+
+
+def _place_of(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that holds a buffer or a plain attribute, and its name there."""
+    path, _, last = name.rpartition(".")
+    module = model.get_submodule(path)
+    return module._buffers if last in module._buffers else module.__dict__, last
 
 
 def _versions(tensors: Iterable[Tensor]) -> _State:

@@ -13,6 +13,7 @@ from anywidth.supernet.dense_copies import held, synced
 from anywidth.supernet.early_exit import EarlyExit
 from anywidth.supernet.progressive_step import CHANNEL_DIMS, Cache, Step
 from anywidth.supernet.shell_norm import ShellNorm
+from anywidth.supernet.weight_digest import WeightSamples
 
 if TYPE_CHECKING:
     from anywidth.supernet.supernet import Supernet
@@ -49,10 +50,13 @@ class Progressive:
         self._modules: list[nn.Module] = []
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
+        self._samples = WeightSamples(())
+        self._numbers: list[object] = []
         self._path: tuple[int, ...] = ()
         self._cache = Cache()
         self._inputs: Inputs | None = None
         _check(net)
+        self._shells.check(every=True)
 
     @property
     def width(self) -> float | None:
@@ -68,7 +72,8 @@ class Progressive:
     def start(self, inputs: Any, width: Width | None = None) -> Any:
         """The output at a width, the narrowest by default.
 
-        Weights that have changed since the last call are seen, unless they were written through `.data`.
+        Weights that have changed since the last call are seen. Version counters do not show writes through `.data`, so
+        a few numbers of every tensor on the CPU are compared as well.
 
         Args:
             inputs: One batch: a tensor, a tuple of arguments or a dict of keyword arguments.
@@ -139,14 +144,16 @@ class Progressive:
                 self._modules = list(net.model.modules())
                 self._tensors = [*net.model.parameters(), *net.model.buffers()]
                 self._versions.clear()
+                self._samples = WeightSamples(self._tensors)
             if any(module.training for module in self._modules):
                 raise AnywidthError("progressive inference needs a network in evaluation mode; call net.model.eval()")
             versions = [tensor._version for tensor in self._tensors]
-            if versions != self._versions:
-                self._shells.check()
+            numbers = self._samples.read()
+            self._shells.check()
+            if versions != self._versions or numbers != self._numbers:
                 self._steps.clear()
                 self._tails.clear()
-                self._versions = versions
+                self._versions, self._numbers = versions, numbers
             # These follow the train/eval flags of the model, and their statistics may have been replaced.
             self._tails = {number: net.subnet(net.nested[number]) for number in self._tails}
 

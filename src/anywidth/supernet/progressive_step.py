@@ -79,6 +79,7 @@ class Step:
             return nn.Parameter(part, requires_grad=False) if isinstance(tensor, nn.Parameter) else part
 
         self._model = narrow(net.model, analysis, high - self._first_made, bind).eval()
+        net.watch_hooks(self._model, list(shells.widths)[path[-1]])
         self._run: _Run | None = None
         for name, product in shells.nesting.later.items():
             axis = analysis.axes[name][product.in_dim]

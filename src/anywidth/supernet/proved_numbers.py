@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from anywidth.supernet.contents import zero_numbers
@@ -30,10 +30,19 @@ class ProvedNumbers:
     Args:
         seen: The model at that time.
         moving: Names of buffers that a forward writes.
+        changing: Names of attributes whose numbers every forward changes, such as a temperature.
+        matters: Whether a forward computes something else if such an attribute (module path and name) has this number.
     """
 
-    def __init__(self, seen: Fingerprint, moving: Collection[str] = ()) -> None:
-        self._seen = seen
+    def __init__(
+        self,
+        seen: Fingerprint,
+        moving: Collection[str] = (),
+        changing: Sequence[str] = (),
+        matters: Callable[[str, str, float], bool] = lambda *_: True,
+    ) -> None:
+        self._seen, self._matters = seen, matters
+        self._changing = {name: _number(seen.model, name) for name in changing}
         self._zeros = [
             (module, name)
             for path, module in seen.model.named_modules()
@@ -51,8 +60,10 @@ class ProvedNumbers:
         self._versions = list(map(_version, self._tensors))
 
     def is_current(self) -> bool:
-        """Whether all buffers of zeros are still zero."""
-        return list(map(_version, self._tensors)) == self._versions
+        """Whether buffers of zeros are still zero, and changing numbers still like those of the proof."""
+        return list(map(_version, self._tensors)) == self._versions and not any(
+            _unlike(number, _number(self._seen.model, name)) for name, number in self._changing.items()
+        )
 
     def changed(self, now: Fingerprint) -> str | None:
         """Text of the attribute or buffer whose number the proof does not cover, or None."""
@@ -61,6 +72,13 @@ class ProvedNumbers:
             training_only = any(word in name for word in _TRAINING_ONLY)
             if not training_only and name in before and name in after and _unlike(before[name], after[name]):
                 return f"{place_of(path, name)} has a different value"
+        for name, before in self._changing.items():
+            number = _number(now.model, name)
+            if _unlike(before, number):
+                path, _, last = name.rpartition(".")
+                if self._matters(path, last, before):
+                    return f"{place_of(path, last)} has a different value"
+                self._changing[name] = number  # only counted, not computed with
         paths = {id(module): path for path, module in now.model.named_modules()}
         for module, name in self._zeros:
             buffer = module._buffers.get(name)
@@ -71,6 +89,11 @@ class ProvedNumbers:
     def _present(self) -> list[Tensor]:
         tensors = [module._buffers.get(name) for module, name in self._zeros]
         return [tensor for tensor in tensors if tensor is not None and not tensor.is_inference()]
+
+
+def _number(model: nn.Module, name: str) -> Any:
+    path, _, last = name.rpartition(".")
+    return model.get_submodule(path).__dict__.get(last)
 
 
 def place_of(path: str, name: str) -> str:

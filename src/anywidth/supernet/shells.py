@@ -23,6 +23,7 @@ from anywidth.groups.later_shells import LaterEntries
 from anywidth.groups.narrow import take
 from anywidth.groups.nested import Leaf, prove_nested
 from anywidth.supernet.kept_zeros import keep_zero, nonzero, zero_, zero_gradients_
+from anywidth.supernet.zero_samples import ZeroSamples
 from anywidth.widths import WidthConfig
 
 __all__ = ["Recording", "Shells", "check_shells"]
@@ -65,7 +66,7 @@ class Shells:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what refers to the tensors of this process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_parameters"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_parameters", "_samples")}
 
     def attach(self, model: nn.Module) -> None:
         """Look after the weights of a model from now on."""
@@ -73,6 +74,7 @@ class Shells:
         self._parameters = {name: tensors[name] for name, later in self.nesting.later.items() if later.blocks}
         for name, parameter in self._parameters.items():
             keep_zero(parameter, self.nesting.later[name])
+        self._samples: ZeroSamples | None = None
 
     def number(self, config: WidthConfig) -> int:
         """The position of a width's last shell, from 0.
@@ -126,13 +128,22 @@ class Shells:
         """Set the gradients of the entries that read later shells to zero."""
         zero_gradients_(self._parameters.values())
 
-    def check(self) -> None:
-        """Raise if somebody has written to entries that have to be zero; weights that did not change are not read.
+    def check(self, *, every: bool = False) -> None:
+        """Raise if somebody has written to entries that have to be zero.
+
+        Version counters tell which weights to read. Writes through `.data` do not change them, so a few entries on the
+        CPU are always read.
+
+        Args:
+            every: Read all entries.
 
         Raises:
             ModelChangedError: some are not zero.
         """
-        name = nonzero(self._parameters)
+        weights = list(self._parameters.values())
+        if self._samples is None or not self._samples.fits(weights):
+            self._samples = ZeroSamples(weights, [self.nesting.later[name] for name in self._parameters])
+        name = nonzero(self._parameters, every=every or not self._samples.are_zero())
         if name is not None:
             raise ModelChangedError(
                 f"{name} has weights that read later shells, which a nested network does not have: were weights "

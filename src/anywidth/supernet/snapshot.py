@@ -29,13 +29,14 @@ class Snapshot:
         written: Attributes that forwards write.
     """
 
-    def __init__(self, subnet: nn.Module, written: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, subnet: nn.Module, *written: Mapping[str, Collection[str]]) -> None:
         self._subnet = ref(subnet)
         self._left_out: frozenset[str] = frozenset()
         self._dicts: list[tuple[dict[str, Any], frozenset[str]]] = []
         for path, module in subnet.named_modules():
             state = module.__dict__
-            skipped = _VARYING | {name for name in state if "_hooks" in name} | set(written.get(path, ()))
+            skipped = _VARYING | {name for name in state if "_hooks" in name}
+            skipped |= {name for each in written for name in each.get(path, ())}
             if module is subnet:  # its dictionary has the hook that owns this
                 self._left_out = skipped
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anywidth.core.errors import UncalibratedError
 from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import take
+from anywidth.supernet.hook_effects import HookKey, forward_hooks
 from anywidth.supernet.weight_digest import WeightSamples, weight_digest
 from anywidth.widths import WidthConfig
 
@@ -55,6 +56,7 @@ class Statistics:
         self._held: set[WidthConfig] = set()
         self._borrowed: set[WidthConfig] = set()
         self._trusted: dict[WidthConfig, tuple[list[int], list[object]]] = {}
+        self._hooks: dict[WidthConfig, frozenset[HookKey]] = {}
         self._set_weights()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,6 +89,16 @@ class Statistics:
         """Mark all calibrated statistics as out of date, because the network's function has changed."""
         self._digests = dict.fromkeys(self._digests)
         self._trusted.clear()
+
+    def fit_hooks(self, changing: Set[HookKey]) -> None:
+        """Mark statistics as out of date that were calibrated with other hooks, of those that change numbers."""
+        if changing:
+            present = forward_hooks(self.model)
+            others = [config for config, hooks in self._hooks.items() if (hooks ^ present) & changing]
+            for config in others:
+                if config in self._digests:
+                    self._digests[config] = None
+                self._trusted.pop(config, None)
 
     def share(self, names: Iterable[str]) -> None:
         """Declare that all widths share some buffers with the full network, as in the body of a nested one."""
@@ -127,6 +139,7 @@ class Statistics:
                 else:
                     stored[name] = value.clone()
         self._let_go(config)
+        self._hooks[config] = forward_hooks(self.model)
         if config not in self._running:
             self._digests[config] = self._digest()
 
@@ -164,10 +177,12 @@ class Statistics:
             self._digests[config] = None
             # A digest takes as long as copying the weights, so it is computed on demand.
             self._trusted[config] = self._marks()
+            self._hooks[config] = forward_hooks(self.model)
 
     def _let_go(self, config: WidthConfig) -> None:
         self._digests.pop(config, None)
         self._trusted.pop(config, None)
+        self._hooks.pop(config, None)
         self._held.discard(config)
         self._borrowed.discard(config)
 
@@ -225,7 +240,7 @@ class Statistics:
             return
         known = ", ".join(map(str, self.current())) or "none"
         state = (
-            "has batch-norm statistics from before the weights changed"
+            "has batch-norm statistics from before the weights changed, or hooks or attributes of the model"
             if config in self._digests
             else "has no batch-norm statistics"
         )

@@ -15,6 +15,7 @@ from anywidth.supernet.gradient_router import GradientRouter
 from anywidth.supernet.record import SubnetRecord, record_of
 from anywidth.supernet.shared_weights import SharedWeights
 from anywidth.supernet.watch import refuse_steps
+from anywidth.supernet.zero_grad import refuse_zero_grad
 from anywidth.widths import WidthConfig
 
 __all__ = ["OwnTensor", "bind_subnet", "contiguous", "gradients_together"]
@@ -64,6 +65,7 @@ def bind_subnet(model: nn.Module, analysis: Analysis, config: WidthConfig, own_t
     subnet = narrow(model, analysis, analysis.blocks(config), bind, share=True)
     if copies:
         copies.belong_to(subnet)
+    refuse_zero_grad(subnet)
     SubnetRecord(subnet, config, router=router, shared=shared, copies=copies or None)
     return subnet
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from weakref import WeakValueDictionary
 
 from torch import nn
@@ -51,7 +51,7 @@ class SubnetTable:
         modes: tuple[bool, ...],
         build: Callable[[], nn.Module],
         *,
-        written: Mapping[str, Collection[str]] | None = None,
+        written: Sequence[Mapping[str, Collection[str]]] | None = None,
     ) -> nn.Module:
         """The subnet of a config, which is built if there is none that the user has left unchanged.
 
@@ -60,8 +60,8 @@ class SubnetTable:
             model: The full network.
             modes: Its train/eval flags, which the subnet gets if they have changed since it was last returned.
             build: Returns a new subnet.
-            written: Attributes that forwards write, by module path; None if only a training step uses the subnet, so
-                that the user cannot change it.
+            written: Tables of attributes that forwards write, by module path; None if only a training step uses the
+                subnet, so that the user cannot change it.
         """
         record = self._records.get(config)
         subnet = None if record is None else record.subnet
@@ -74,7 +74,7 @@ class SubnetTable:
             follow_mode(model, subnet)
         record.modes = modes
         if written is not None and record.snapshot is None:
-            record.snapshot = Snapshot(subnet, written)
+            record.snapshot = Snapshot(subnet, *written)
         self._kept[config] = subnet
         self._kept.move_to_end(config)
         return subnet

@@ -183,12 +183,17 @@ class Supernet:
         moved, replaced or frozen reach the subnets that are given out from then on. Where channels may hang together
         in another way than before, the model is analysed again with the same settings, and statistics are dropped.
 
-        A hook that lets one channel depend on others is not looked into: build a new supernet after registering it.
+        A hook that changes what layers receive is noticed when a subnet runs it: statistics are then out of date, and
+        the model is analysed again. Hooks for all modules (`register_module_forward_hook`) are not noticed.
 
         Raises:
             ModelChangedError: the changed model needs a new supernet.
         """
         self._tracked.follow()
+
+    def watch_hooks(self, network: nn.Module, config: WidthConfig) -> None:
+        """Watch hooks of a copy of the model that change numbers, which proofs and statistics may not cover."""
+        self._tracked.watch_hooks(network, config, norms=tuple)
 
     @contextmanager
     def settled(self) -> Iterator[None]:
@@ -384,6 +389,11 @@ class Supernet:
         Train/eval flags are those of the model, module by module. They are copied when those of the model have changed
         since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
         holds until the model is switched itself. Every pass of a training step copies them as well.
+
+        A backward pass of a subnet adds to the gradients of the supernet's parameters. `grad` of the subnet's own
+        parameters is always None, so gradients are clipped and read at `net.parameters()`:
+        `torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)`. With `subnet.parameters()`, that does nothing.
+        `zero_grad` of a subnet and optimizers of its parameters raise.
         """
         tracked, subnets = self._tracked, self._subnets
         state = tracked.current
@@ -398,7 +408,7 @@ class Supernet:
                 self.model,
                 tracked.modes,
                 lambda: build_subnet(tracked, config),
-                written=None if tracked.is_settled else tracked.state.analysis.written,
+                written=None if tracked.is_settled else (tracked.state.analysis.written, tracked.written),
             )
             dropped = subnets.drop_oldest()
             if dropped is not None:
@@ -423,7 +433,7 @@ class Supernet:
             if record.copies is not None:
                 record.copies.write_back()
         if state.shells is not None:
-            state.shells.check()
+            state.shells.check(every=True)
         if calibrated and config != state.full:
             state.statistics.check(config)
         own_tensor = (lambda *_: None) if config == state.full else state.own_tensor(config, statistics=calibrated)

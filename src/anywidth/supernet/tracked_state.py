@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anywidth.core.errors import AnywidthError, ModelChangedError
 from anywidth.core.modules import model_device
@@ -18,6 +18,7 @@ from anywidth.supernet.follow import Follower
 from anywidth.supernet.state import SupernetState
 from anywidth.supernet.subnet_table import SubnetTable
 from anywidth.supernet.watch import watch
+from anywidth.widths import WidthConfig
 
 __all__ = ["TrackedState"]
 
@@ -42,7 +43,7 @@ class TrackedState:
         self._subnets = subnets
         self._settled = threading.local()
         self._follower = _follower_of(state)
-        watch(state.model.parameters())
+        watch(state.model)
 
     @property
     def current(self) -> SupernetState:
@@ -54,6 +55,11 @@ class TrackedState:
     def modes(self) -> tuple[bool, ...]:
         """The train/eval flags of the model at the last look."""
         return self._follower.modes
+
+    @property
+    def written(self) -> Mapping[str, Collection[str]]:
+        """The attributes that forwards were seen to write, by module path."""
+        return self._follower.written
 
     @property
     def is_settled(self) -> bool:
@@ -86,18 +92,43 @@ class TrackedState:
                 self._analyse_again(seen.structure)
             elif seen.number is not None:
                 self._analyse_again(seen.number, keep_if_same=True)
+            elif seen.hook is not None:  # whether it keeps shells apart is not proved again
+                self._analyse_again(seen.hook, keep_if_same=self.state.shells is None, outdate=seen.computes)
             else:
                 self.state.statistics.forget_weights()
                 if self.state.shells is not None:
                     self.state.shells.attach(model)
                 if seen.computes:
                     self.state.statistics.outdate()
+            self.state.statistics.fit_hooks(self._follower.hooks.changing)
             self._subnets.clear()
             self.generation += 1
             self.autocast_layers = None
-            watch(model.parameters())
+            watch(model)
 
-    def _analyse_again(self, what: str, *, keep_if_same: bool = False) -> None:
+    def watch_hooks(self, network: nn.Module, config: WidthConfig, *, norms: Callable[[], Sequence[nn.Module]]) -> None:
+        """Watch hooks of a copy of the model that change numbers, which proofs and statistics may not cover.
+
+        Args:
+            network: The copy.
+            config: Its width.
+            norms: Returns its batch norms.
+        """
+        hooks = self._follower.hooks
+
+        def found() -> None:
+            state = self.state
+            state.statistics.fit_hooks(hooks.changing)
+            unproved = hooks.unproved()
+            if unproved is not None and state.shells is not None:
+                self._analyse_again(unproved)
+            given = norms()
+            if given and not any(norm.training for norm in given):
+                state.statistics.check(config)
+
+        hooks.watch(network, found)
+
+    def _analyse_again(self, what: str, *, keep_if_same: bool = False, outdate: bool = True) -> None:
         old = self.state
         model, settings = old.model, old.settings
         changed = f"the model has been changed since Supernet(model, ...): {what}"
@@ -125,7 +156,8 @@ class TrackedState:
         if same:
             self._follower.accept()
             old.statistics.forget_weights()
-            old.statistics.outdate()
+            if outdate:
+                old.statistics.outdate()
         elif fixed is not None:
             raise ModelChangedError(fixed)
 
@@ -134,4 +166,4 @@ def _follower_of(state: SupernetState) -> Follower:
     # Other values in buffers that forwards write are not changes by the user.
     moving = frozenset((*state.effects.written, *(name for pair in state.effects.norms for name in pair)))
     with untouched(state.model):
-        return Follower(state.model, state.inputs, moving)
+        return Follower(state.model, state.inputs, moving, state.effects.numbers)

@@ -1,4 +1,4 @@
-"""Optimizers: those that write weights behind autograd's back, and those of parameters that get no gradients.
+"""Optimizers that need attention: of parameters without gradients, and those that a gradient hook steps.
 
 Version counters of the weights tell when statistics and dense copies are out of date. Fused optimizers, and those that
 write through `.data`, do not change them. Therefore this module raises them after every optimizer step on the weights
@@ -7,9 +7,11 @@ of a supernet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
@@ -20,19 +22,65 @@ from torch.optim.optimizer import (
 )
 from torch.utils.weak import WeakIdKeyDictionary
 
-from anywidth.core.errors import AnywidthError
+from anywidth.core.errors import AnywidthError, TrainingError
 
-__all__ = ["refuse_steps", "watch"]
+__all__ = ["check_kept", "refuse_steps", "several_widths", "watch"]
 
 _watched = WeakIdKeyDictionary()
+"""Parameters of models with a supernet, and weak references to the models."""
 _refused = WeakIdKeyDictionary()
+_stepping: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models that run a backward pass of a step of several widths, and the name of the step."""
 
 
-def watch(parameters: Iterable[Tensor]) -> None:
-    """Raise the versions of these parameters after every optimizer step from now on."""
+def watch(model: nn.Module) -> None:
+    """Raise the versions of a model's parameters after every optimizer step from now on."""
     _listen()
-    for parameter in parameters:
-        _watched[parameter] = True
+    owner = ref(model)
+    for parameter in model.parameters():
+        _watched[parameter] = owner
+
+
+@contextmanager
+def several_widths(model: nn.Module, step: str) -> Iterator[None]:
+    """Context manager for a backward pass of a step of several widths, in which optimizers of the model raise.
+
+    An optimizer that a gradient hook steps would update the weights with a part of the gradients.
+
+    Args:
+        model: The model.
+        step: The name of the step, for the error.
+    """
+    _stepping[model] = step
+    try:
+        yield
+    finally:
+        _stepping.pop(model, None)
+
+
+def check_kept(parameter: Tensor) -> None:
+    """Raise if a hook has taken a gradient away in the middle of a step of several widths.
+
+    Raises:
+        TrainingError: it has, because it steps an optimizer that is not torch's.
+    """
+    step = _step_of(parameter)
+    if step is not None and parameter.grad is None:
+        raise _in_the_middle(step, "a gradient hook clears gradients")
+
+
+def _step_of(parameter: Tensor) -> str | None:
+    owner = _watched.get(parameter) if _stepping else None
+    model = None if owner is None else owner()
+    return None if model is None else _stepping.get(model)
+
+
+def _in_the_middle(step: str, what: str) -> TrainingError:
+    alone = ", or train one width per call: widths=[width]" if step == "sandwich_step" else ""
+    return TrainingError(
+        f"{what} inside the backward pass of {step}, which sums the gradients of several widths. Remove the hook "
+        f"(register_post_accumulate_grad_hook) and step the optimizer after {step}{alone}"
+    )
 
 
 def refuse_steps(leaf: nn.Parameter) -> None:
@@ -53,6 +101,10 @@ def _check(optimizer: Optimizer, _: Any, __: Any) -> None:
             f"this {type(optimizer).__name__} has parameters of a subnet, whose gradients go to those of the supernet, "
             "so it would change nothing. Build it from net.parameters()"
         )
+
+    for group in optimizer.param_groups if _stepping else ():
+        for step in filter(None, map(_step_of, group["params"])):
+            raise _in_the_middle(step, f"this {type(optimizer).__name__} steps")
 
 
 def _count(optimizer: Optimizer, _: Any, __: Any) -> None:

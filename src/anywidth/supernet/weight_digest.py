@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["WeightSamples", "weight_digest"]
+__all__ = ["WeightSamples", "memory_as_integers", "weight_digest"]
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLES = 3
@@ -58,6 +60,18 @@ def _integers(tensor: Tensor) -> Tensor:
     return flat.view(_INTEGERS[size])
 
 
+def memory_as_integers(tensor: Tensor) -> npt.NDArray[Any] | None:
+    """The memory of a tensor on the CPU, as integers of the size of its numbers; None for any other tensor.
+
+    >>> memory_as_integers(torch.zeros(2, 3).T).shape
+    (6,)
+    """
+    if tensor.device.type != "cpu" or not tensor.numel() or tensor.element_size() not in _INTEGERS:
+        return None
+    flat = tensor.detach().as_strided((_extent(tensor),), (1,), tensor.storage_offset())
+    return flat.view(_INTEGERS[tensor.element_size()]).numpy()
+
+
 class WeightSamples:
     """A few numbers of every tensor in the memory of the CPU, read in microseconds."""
 
@@ -65,9 +79,8 @@ class WeightSamples:
         self.key = _key(tensors)
         self._reads: list[tuple[Callable[[int], object], int]] = []
         for tensor in tensors:
-            if tensor.device.type == "cpu" and tensor.numel() and tensor.element_size() in _INTEGERS:
-                flat = tensor.detach().as_strided((_extent(tensor),), (1,), tensor.storage_offset())
-                array = flat.view(_INTEGERS[tensor.element_size()]).numpy()
+            array = memory_as_integers(tensor)
+            if array is not None:
                 positions = {number * (array.size - 1) // max(1, _SAMPLES - 1) for number in range(_SAMPLES)}
                 self._reads += [(array.item, position) for position in positions]
 

@@ -12,6 +12,7 @@ from anywidth.core.inputs import normalise_inputs
 from anywidth.core.processes import several_processes
 from anywidth.core.unsynchronised import note_gradients
 from anywidth.supernet import Supernet, follow_mode
+from anywidth.supernet.watch import several_widths
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.memory_format import check_memory_format
 from anywidth.training.sandwich import (
@@ -67,7 +68,8 @@ def nested_step(
         WidthError: the network is not nested.
         LossError: what narrower widths learn does not follow from the loss; no gradient was added.
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
-        TrainingError: channels-last images or weights on a CPU would give wrong gradients; no gradient was added.
+        TrainingError: channels-last images or weights on a CPU would give wrong gradients; no gradient was added. Or a
+            hook steps an optimizer inside the backward pass.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -106,7 +108,8 @@ def nested_step(
         else:
             losses.append(objective.value(narrow, targets))
     factors = [scale(config) if callable(scale) else scale for config in configs]
-    backward(torch.stack([value * factor for value, factor in zip(losses, factors, strict=True)]).sum())
+    with several_widths(net.model, "nested_step"):
+        backward(torch.stack([value * factor for value, factor in zip(losses, factors, strict=True)]).sum())
     shells.zero_gradients_()
     if together:
         note_gradients(net.model)

@@ -30,6 +30,7 @@ from anywidth.supernet import (
     record_autocast,
 )
 from anywidth.supernet.own_buffers import kept_buffers, stubborn
+from anywidth.supernet.watch import several_widths
 from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
 from anywidth.training.automatic_optimization import check_manual_optimization
 from anywidth.training.execution import DIRECT, Execution
@@ -134,7 +135,8 @@ def sandwich_step(
         LossError: the loss does not determine what narrower widths learn, or does not fit the output or the targets
             (whose values are checked on a CPU, on a GPU in the first step only); no gradient was added.
         NotFiniteError: a loss is not finite; the optimizer has not been stepped.
-        TrainingError: channels-last images or weights on a CPU would give wrong gradients; no gradient was added.
+        TrainingError: channels-last images or weights on a CPU would give wrong gradients; no gradient was added. Or a
+            hook steps an optimizer inside a backward pass.
         WidthError: a width does not fit the supernet.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1; with switches and without distillation, Slimmable Networks
@@ -187,7 +189,8 @@ def sandwich_step(
                     value = objective.distill(output, soft, targets)
                     if label_loss_weight:
                         value = value + label_loss_weight * objective.value(output, targets)
-                backward(value if factor == 1.0 else value * factor)
+                with several_widths(net.model, "sandwich_step") if len(chosen) > 1 else nullcontext():
+                    backward(value if factor == 1.0 else value * factor)
             torch.clear_autocast_cache()  # otherwise copies of all weights of all widths would pile up
             return value.detach(), detached(output)
 

@@ -1,0 +1,162 @@
+"""Hooks that the user registers later: those that change numbers are noticed, those that only look are not."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import anywidth as aw
+from anywidth.core.errors import ModelChangedError, UncalibratedError
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+
+
+def write(module: nn.Module, args: Any, output: Tensor) -> None:
+    output.mul_(3)
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "forward": lambda layer: layer.register_forward_hook(lambda module, args, output: output * 3),
+    "keywords": lambda layer: layer.register_forward_hook(lambda m, a, k, output: output * 3, with_kwargs=True),
+    "in place": lambda layer: layer.register_forward_hook(write),
+    "pre": lambda layer: layer.register_forward_pre_hook(lambda module, args: (args[0] * 3,)),
+    "pre, no tuple": lambda layer: layer.register_forward_pre_hook(lambda module, args: args[0] * 3),
+    "pre, keywords": lambda layer: layer.register_forward_pre_hook(
+        lambda module, args, kwargs: ((args[0] * 3,), kwargs), with_kwargs=True
+    ),
+}
+LOOKS: dict[str, Callable[[nn.Module, list[Any]], Any]] = {
+    "forward": lambda layer, seen: layer.register_forward_hook(lambda m, a, output: seen.append(output.shape)),
+    "same": lambda layer, seen: layer.register_forward_hook(lambda m, a, output: (seen.append(1), output)[1]),
+    "pre": lambda layer, seen: layer.register_forward_pre_hook(lambda module, args: seen.append(1)),
+    "pre, same": lambda layer, seen: layer.register_forward_pre_hook(lambda module, args: (seen.append(1), args)[1]),
+    "backward": lambda layer, seen: layer.register_full_backward_hook(lambda *_: seen.append(1)),
+}
+
+
+def normed() -> tuple[nn.Sequential, aw.Supernet]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    net = aw.Supernet(model, X)
+    aw.calibrate(net, [X], [0.5])
+    return model, net
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_changes_numbers_makes_statistics_out_of_date(hook: str, inference: bool) -> None:
+    model, net = normed()
+    handle = HOOKS[hook](model[0])
+    with torch.inference_mode(inference), pytest.raises(UncalibratedError, match="hooks or attributes of the model"):
+        net.subnet(0.5)(X)
+    with pytest.raises(UncalibratedError):
+        net.extract(0.5)
+    aw.calibrate(net, [X], [0.5])
+    right = aw.Supernet(copy.deepcopy(model), X)
+    aw.calibrate(right, [X], [0.5])
+    torch.testing.assert_close(net.subnet(0.5)(X), right.subnet(0.5)(X))
+    torch.testing.assert_close(net.extract(0.5)(X), right.subnet(0.5)(X))
+    handle.remove()
+    with pytest.raises(UncalibratedError):
+        net.subnet(0.5)(X)
+
+
+@pytest.mark.parametrize("hook", LOOKS)
+def test_a_hook_that_looks_leaves_statistics_as_they_are(hook: str) -> None:
+    model, net = normed()
+    wanted = net.subnet(0.5)(X).detach()
+    seen: list[Any] = []
+    handle = LOOKS[hook](model[2], seen)
+    for _ in range(2):
+        output = net.subnet(0.5)(X)
+        output.sum().backward()
+        assert torch.equal(output.detach(), wanted)
+    assert len(seen) == 2
+    handle.remove()
+    assert torch.equal(net.subnet(0.5)(X), wanted)
+
+
+def test_a_hook_from_before_calibration_is_covered_by_it() -> None:
+    model, net = normed()
+    HOOKS["forward"](model[0])
+    aw.calibrate(net, [X], [0.5, 0.25])
+    wanted = net.subnet(0.5)(X)
+    net.subnet(0.25)(X)
+    torch.testing.assert_close(copy.deepcopy(net).subnet(0.5)(X), wanted)
+
+
+def test_a_training_step_with_a_new_hook_needs_no_statistics() -> None:
+    model, net = normed()
+    HOOKS["forward"](model[0])
+    model.train()
+    aw.sandwich_step(net, X, torch.zeros(16, dtype=torch.long), widths=[1.0, 0.5])
+    model.eval()
+    with pytest.raises(UncalibratedError):
+        net.subnet(0.5)(X)
+
+
+def mix(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return output - output.mean(1, keepdim=True)
+
+
+def plain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+
+
+def test_groups_are_proved_again_with_a_hook_that_ties_channels() -> None:
+    model = plain()
+    net = aw.Supernet(model, X)
+    model[1].register_forward_hook(lambda module, args, output: output + output.flip(1))
+    net.subnet(0.5)(X)
+    fresh = aw.Supernet(copy.deepcopy(model), X)
+    assert net.analysis.narrows_like(fresh.analysis)
+    torch.testing.assert_close(net.subnet(0.5)(X), fresh.subnet(0.5)(X))
+    assert torch.equal(net.subnet(0.5)[0].weight, model[0].weight[[*range(8), *range(24, 32)]])  # type: ignore[index]
+
+
+RUNS: dict[str, Callable[[aw.Supernet], Any]] = {
+    "subnet": lambda net: net.subnet(0.5)(X),
+    "progressive": lambda net: net.progressive().start(X, 1.0),
+    "step": lambda net: aw.nested_step(net, X, torch.zeros(16, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_nested_network_refuses_a_new_hook_that_changes_numbers(run: str) -> None:
+    model = plain()
+    net = aw.Supernet(model, X, nested=(0.25, 0.5, 1.0))
+    before = net.subnet(0.5)(X)
+    handle = model[1].register_forward_hook(mix)
+    for _ in range(2):
+        with pytest.raises(ModelChangedError, match=r"a new forward hook of '1' changes what layers receive.*nested="):
+            RUNS[run](net)
+    handle.remove()
+    RUNS[run](net)
+    torch.testing.assert_close(net.subnet(0.5)(X), before)
+
+
+def test_a_nested_network_may_have_hooks_that_look_or_that_it_was_built_with() -> None:
+    model, seen = plain(), []
+    model[1].register_forward_hook(lambda module, args, output: output * 2)
+    net = aw.Supernet(model, X, nested=(0.25, 0.5, 1.0))
+    LOOKS["forward"](model[1], seen)
+    runner = net.progressive()
+    runner.start(X, 0.25)
+    torch.testing.assert_close(runner.refine(1.0), model(X))
+    assert seen
+    aw.nested_step(net, X, torch.zeros(16, dtype=torch.long))
+
+
+def test_a_copied_subnet_has_the_hook_alone() -> None:
+    model, net = normed()
+    handle = model[0].register_forward_hook(write)
+    (hook,) = pickle.loads(pickle.dumps(copy.deepcopy(net.subnet(0.5))[0]))._forward_hooks.values()
+    assert hook is write
+    handle.remove()
