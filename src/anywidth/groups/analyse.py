@@ -24,7 +24,7 @@ from anywidth.groups.refuse import check_inputs, check_model
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
 from anywidth.groups.untouched import untouched
-from anywidth.groups.verify import verify
+from anywidth.groups.repair import prove_groups
 from anywidth.groups.wrappers import check_plain, local_norms
 
 __all__ = ["analyse", "forward_now"]
@@ -64,7 +64,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
                 modes, inputs = (True, False), double_batch(inputs)
             captures, whole = _captures(twin, inputs, modes)
             found = propagate(twin, [*other_captures(twin, inputs, captures, whole=whole), *captures])
-        analysis = verify(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
+        analysis = prove_groups(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
         # The capture may have doubled the example, because batch norms cannot train on one sample.
         copies = inputs.tensors()[0].numel() // max(1, given.tensors()[0].numel()) or 1
         batch = find_samples(twin, analysis, inputs, captures[-1], samples and samples * copies)

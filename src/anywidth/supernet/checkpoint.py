@@ -15,7 +15,7 @@ from anywidth.core.modules import model_device, named_tensors
 from anywidth.groups.analyse import analyse, forward_now
 from anywidth.groups.forward import attributes_of
 from anywidth.supernet.architecture import difference, pack, unpack
-from anywidth.supernet.checkpoint_files import FORMAT, TENSORS, read, write
+from anywidth.supernet.checkpoint_format import FORMAT, TENSORS, read, write
 from anywidth.supernet.plain_data import decode, encode
 from anywidth.supernet.replace_norms import described, replaced_norms
 from anywidth.supernet.settings import SupernetSettings

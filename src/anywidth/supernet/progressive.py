@@ -13,7 +13,7 @@ from anywidth.supernet.dense_copies import held, synced
 from anywidth.supernet.early_exit import EarlyExit
 from anywidth.supernet.progressive_step import CHANNEL_DIMS, Cache, Step
 from anywidth.supernet.shell_norm import ShellNorm
-from anywidth.supernet.weight_digest import WeightSamples
+from anywidth.supernet.weight_changes import WeightSamples
 
 if TYPE_CHECKING:
     from anywidth.supernet.supernet import Supernet

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from anywidth.groups.later_shells import LaterEntries
-from anywidth.supernet.weight_digest import memory_as_integers
+from anywidth.supernet.weight_changes import memory_as_integers
 
 __all__ = ["ZeroSamples"]
 

@@ -1,4 +1,4 @@
-"""Digests of weights, which detect writes of any kind."""
+"""Whether weights have changed since statistics were computed; `checkpoint_format.py` has the digest of files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["WeightSamples", "memory_as_integers", "weight_digest"]
+__all__ = ["WeightSamples", "memory_as_integers", "weight_changes"]
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLES = 3
 
 
 @torch.no_grad()
-def weight_digest(tensors: Sequence[Tensor]) -> bytes:
+def weight_changes(tensors: Sequence[Tensor]) -> bytes:
     """A digest of all numbers of some tensors, independent of their device and memory layout.
 
     The bits of every tensor, arranged as a square of integers, are summed exactly by rows and by columns. That takes
     about as long as copying the tensors.
 
     >>> weight = torch.ones(4, 4)
-    >>> before = weight_digest([weight])
+    >>> before = weight_changes([weight])
     >>> weight.data[2, 3] = 1.0000001
-    >>> weight_digest([weight]) == before
+    >>> weight_changes([weight]) == before
     False
     """
     sums: dict[torch.device, list[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Prove channel groups: narrow them, run, and compare with the masked full network."""
+"""Prove channel groups; repair or freeze those that fail, and repeat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from anywidth.groups.propagate import Propagation
 from anywidth.groups.prover import Failure, Prover
 from anywidth.groups.solve import shared_path, solve
 
-__all__ = ["verify"]
+__all__ = ["prove_groups"]
 
 _ROUNDS = 40
 _STEPS = 16
@@ -41,7 +41,7 @@ _IN_TRAINING = (RANDOM[0], NARROWEST, ROUNDED[1])
 _SILENT = "nothing depends on these channels for the example inputs, so nothing can be proved about them"
 
 
-def verify(
+def prove_groups(
     model: nn.Module, found: Propagation, captures: Sequence[Capture], inputs: Inputs, *, run_training: bool = False
 ) -> Analysis:
     """The proved channel groups of a model; groups that cannot be proved are frozen with the reason.

@@ -1,4 +1,4 @@
-"""The two files of a checkpoint: tensors with settings in their header, and readable settings."""
+"""The two files of a checkpoint and their digest: tensors with settings in their header, and readable settings."""
 
 from __future__ import annotations
 
