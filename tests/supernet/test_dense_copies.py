@@ -106,3 +106,30 @@ def test_the_same_calibration_gives_the_same_statistics(name: str) -> None:
     torch.testing.assert_close(net.subnet(0.5).eval()(x), dense, rtol=1e-9, atol=1e-12)
     for key, value in found[0].items():
         torch.testing.assert_close(found[1][key], value, rtol=0, atol=0)
+
+
+def test_functional_calls_and_their_gradients_are_those_of_the_extracted_network() -> None:
+    torch.manual_seed(0)
+    net = aw.Supernet(Gathered(), torch.randn(4, 4))
+    subnet, dense, x = net.subnet(0.5), net.extract(0.5), torch.randn(4, 4)
+    values = {name: parameter.detach() * 2 for name, parameter in subnet.named_parameters()}
+
+    def loss(network: nn.Module, values: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(network, values, (x,)).square().sum()
+
+    torch.testing.assert_close(loss(subnet, values, x), loss(dense, values, x))
+    for transform in (torch.func.grad(loss, argnums=1), torch.func.vmap(loss, in_dims=(None, None, 0))):
+        torch.testing.assert_close(transform(subnet, values, x), transform(dense, values, x))
+    assert net.subnet(0.5) is subnet
+    torch.testing.assert_close(subnet(x), net.extract(0.5)(x))
+
+
+class Gathered(nn.Module):
+    """A layer that reads two branches, so that its part at a width is a dense copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.cat([self.a(x), self.b(x)], -1).relu())

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,6 +233,28 @@ def test_trained_weights_are_ordered_first() -> None:
     net = aw.Supernet(model, x, nested=WIDTHS, nested_norm="shell", order="l1")
     assert [norm.shells.tolist() for norm in model if isinstance(norm, ShellNorm)] == [[0] * 8 + [1] * 8 + [2] * 16] * 2
     assert_prefixes(net, x)
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "forward hook": lambda norm: norm.register_forward_hook(lambda module, args, output: output * 2),
+    "forward pre hook": lambda norm: norm.register_forward_pre_hook(lambda module, args: args),
+    "backward hook": lambda norm: norm.register_full_backward_hook(lambda *_: None),
+    "state dict hook": lambda norm: norm.register_state_dict_post_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_norms_with_hooks_are_not_replaced(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    norm, weight = model[1], model[3].weight.detach().clone()
+    handle = HOOKS[kind](norm)
+    with pytest.raises(AnalysisError, match=rf"replaces 1 \(LayerNorm\), which has a {kind} that its replacement"):
+        aw.Supernet(model, torch.randn(2, 4), nested=WIDTHS, nested_norm="shell")
+    assert model[1] is norm
+    assert torch.equal(model[3].weight, weight)
+    handle.remove()
+    aw.Supernet(model, torch.randn(2, 4), nested=WIDTHS, nested_norm="shell")
+    assert isinstance(model[1], ShellNorm)
 
 
 def test_a_model_with_norms_of_other_shells_is_nested_again() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs, double_batch, normalise_inputs
+from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.capture import Capture, capture, without_collection
 from anywidth.groups.carried import caches_weights, check_nothing_carried
@@ -21,10 +22,10 @@ from anywidth.groups.forward import attributes_of, forward_of
 from anywidth.groups.probe import probe
 from anywidth.groups.propagate import propagate
 from anywidth.groups.refuse import check_inputs, check_model
+from anywidth.groups.repair import prove_groups
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
 from anywidth.groups.untouched import untouched
-from anywidth.groups.repair import prove_groups
 from anywidth.groups.wrappers import check_plain, local_norms
 
 __all__ = ["analyse", "forward_now"]
@@ -63,7 +64,9 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
             if seen.modes_differ:
                 modes, inputs = (True, False), double_batch(inputs)
             captures, whole = _captures(twin, inputs, modes)
-            found = propagate(twin, [*other_captures(twin, inputs, captures, whole=whole), *captures])
+            others = other_captures(twin, inputs, captures, whole=whole)
+            _check_own_tensors(model, [*captures, *others])
+            found = propagate(twin, [*others, *captures])
         analysis = prove_groups(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
         # The capture may have doubled the example, because batch norms cannot train on one sample.
         copies = inputs.tensors()[0].numel() // max(1, given.tensors()[0].numel()) or 1
@@ -90,6 +93,20 @@ def _check_inputs_kept(model: nn.Module, inputs: Inputs, changed: Sequence[int])
             f"the forward of {type(model).__name__} changes its input of shape {shape} in place, so the next width "
             "would be given other numbers. Copy it at the start of the forward: x = x.clone()"
         )
+
+
+def _check_own_tensors(model: nn.Module, captures: Sequence[Capture]) -> None:
+    """Refuse a model of which a copy still uses tensors of the original, by an object that was not copied."""
+    names = {tensor.data_ptr(): name for name, tensor in named_tensors(model).items() if tensor.numel()}
+    for constant in (tensor for each in captures for tensor in each.constants.values() if tensor.numel()):
+        name = names.get(constant.data_ptr())
+        if name is not None:
+            raise AnalysisError(
+                f"a copy of {type(model).__name__} still uses {name} of the original, so subnets would call modules of "
+                "the full network. An object that leads to the model cannot be copied: a generator, a cached function, "
+                "a class attribute, or a class whose __deepcopy__ returns the object itself. Let the forward use "
+                "self instead"
+            )
 
 
 def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tuple[list[Capture], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -173,6 +173,12 @@ def held(subnet: nn.Module, *, refreshed: bool = False) -> Iterator[None]:
         copies.hold(-1)
 
 
+def _outside_transforms() -> AbstractContextManager[Any]:
+    """Context manager that leaves `torch.func.grad` and `vmap`, which refuse writes to tensors of others."""
+    inside = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return torch._C._DisableFuncTorch() if inside else nullcontext()
+
+
 def layout_of(tensor: Tensor) -> torch.memory_format:
     """The memory layout of a tensor, on which convolutions depend."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
@@ -190,7 +196,7 @@ class _Copy:
         # A CUDA graph repeats its recorded copies at every replay, with the weights at that time.
         recording = self.parent.is_cuda and torch.cuda.is_current_stream_capturing()
         version = self.parent._version
-        with torch.no_grad():
+        with torch.no_grad(), _outside_transforms():
             # If autograd does not know of a change, a pending backward pass must not detect one either.
             target = self.copy if recording or version != self._version else self.copy.data
             target.copy_(take(self.parent, self.kept))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.before_channels import modules_before_channels
@@ -36,6 +37,9 @@ def norms_over_shells(
         inputs: Example inputs.
         analysis: Its groups.
         widths: The widths at which shells end, in ascending order.
+
+    Raises:
+        AnalysisError: one of them has hooks, which its replacement would not run.
     """
     bounds = np.stack([analysis.blocks(config) for config in widths])
     found: dict[str, tuple[NormKind, int, Tensor]] = {}
@@ -48,6 +52,7 @@ def norms_over_shells(
             continue
         before = modules_before_channels(model, inputs, analysis) if before is None else before
         if path in before:
+            _check_hooks(path, module)
             found[path] = *kind, torch.from_numpy(position_shells(axis, bounds).astype(np.int64))
     return found
 
@@ -104,8 +109,7 @@ def _kind_of(module: nn.Module) -> tuple[NormKind, int] | None:
         return ("group", 1) if module.num_groups == 1 and module.affine else None
     weight = module._parameters.get("weight")
     own = {name for name, parameter in module._parameters.items() if parameter is not None}
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    if weight is None or weight.ndim != 1 or not own <= {"weight", "bias"} or hooked or module._modules:
+    if weight is None or weight.ndim != 1 or not own <= {"weight", "bias"} or module._modules:
         return None
     if module._buffers or not any(hasattr(module, name) for name in _EPSILONS):
         return None
@@ -115,7 +119,7 @@ def _kind_of(module: nn.Module) -> tuple[NormKind, int] | None:
         x = torch.randn(shape, generator=generator).to(weight)
         last = x.movedim(dim, -1)
         with suppress(RuntimeError, ValueError, IndexError, TypeError):
-            got = module(x)
+            got = module.forward(x)  # without hooks
             wanted: dict[NormKind, Tensor] = {"layer": F.layer_norm(last, (size,), weight, bias, eps)}
             if bias is None:
                 wanted["rms"] = F.rms_norm(last, (size,), weight, eps)
@@ -123,6 +127,16 @@ def _kind_of(module: nn.Module) -> tuple[NormKind, int] | None:
                 if got.shape == x.shape and torch.allclose(got, value.movedim(-1, dim), rtol=1e-3, atol=1e-3):
                     return kind, dim
     return None
+
+
+def _check_hooks(path: str, norm: nn.Module) -> None:
+    found = [name for name, hooks in vars(norm).items() if name.endswith("_hooks") and hooks]
+    if found and not isinstance(norm, ShellNorm):
+        kind = found[0].strip("_").removesuffix("s").replace("_", " ")
+        raise AnalysisError(
+            f'nested_norm="shell" replaces {path} ({type(norm).__name__}), which has a {kind} that its replacement '
+            "would not run. Remove the hook, and register it on the new module after building the supernet"
+        )
 
 
 def _epsilon(norm: nn.Module, dtype: torch.dtype) -> float:
