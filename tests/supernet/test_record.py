@@ -56,6 +56,17 @@ def test_a_dropped_subnet_is_freed_at_once_with_its_record() -> None:
         gc.enable()
 
 
+def test_a_dropped_supernet_frees_its_weights_at_once() -> None:
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.Linear(32, 3)), torch.randn(2, 4))
+    weight = ref(net.model[0].weight)
+    gc.disable()
+    try:
+        del net
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
 def test_a_supernet_whose_modules_refer_to_each_other_is_freed() -> None:
     net = aw.Supernet(Parent(), torch.randn(8, 4))
     step(net)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -117,12 +118,9 @@ class Follower:
         )
 
     def _proved(self) -> ProvedNumbers:
-        return ProvedNumbers(self._seen, self._moving, self._changing, self._matters)
-
-    def _matters(self, path: str, name: str, number: float) -> bool:
-        """Whether a forward computes something else if an attribute has another number."""
-        now = trace_calls(self.model, self._inputs, floats=True)
-        return now is None or now != trace_calls(self.model, self._inputs, {path: {name: number}}, floats=True)
+        # Not a method of this object, because a cycle would keep the weights until the next garbage collection.
+        matters = partial(_matters, self.model, self._inputs)
+        return ProvedNumbers(self._seen, self._moving, self._changing, matters)
 
     def _fingerprint(self) -> Fingerprint:
         return Fingerprint(self.model, self.written, self._moving, self._settings)
@@ -132,3 +130,9 @@ class Follower:
         kind = type(self.model.get_submodule(path))
         drops = issubclass(kind, nn.modules.dropout._DropoutNd) or kind.__name__ in ("DropPath", "StochasticDepth")
         return name in _HARMLESS or (drops and name in ("p", "drop_prob"))
+
+
+def _matters(model: nn.Module, inputs: Inputs, path: str, name: str, number: float) -> bool:
+    """Whether a forward computes something else if an attribute has another number."""
+    now = trace_calls(model, inputs, floats=True)
+    return now is None or now != trace_calls(model, inputs, {path: {name: number}}, floats=True)
