@@ -1,4 +1,4 @@
-"""One small timm model per family: what is elastic, and that its subnets train and have the counted parameters."""
+"""Small timm models of different families: what is elastic; their subnets train and have the counted parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from proofs import assert_close
 
 FAMILIES = [
     ("test_vit", 160),
-    ("deit_tiny_patch16_224", 224),
     ("vit_tiny_patch16_dinov3_qkvb", 128),
     ("test_convnext", 64),
     ("test_maxvit", 160),
@@ -22,7 +21,6 @@ FAMILIES = [
     ("efficientformer_l1", 224),
     ("levit_128s", 224),
     ("gmlp_ti16_224", 224),
-    ("poolformerv2_s12", 64),
     ("regnetx_002", 64),
     ("mobileone_s0", 64),
     ("dla46_c", 64),
@@ -30,19 +28,15 @@ FAMILIES = [
     ("resnest14d", 64),
     ("cs3darknet_focus_s", 64),
     ("ghostnet_050", 64),
-    ("lcnet_035", 64),
     ("ese_vovnet19b_slim_dw", 64),
     ("xcit_nano_12_p16_224", 64),
-    ("legacy_seresnet18", 64),
     ("pvt_v2_b0", 64),
     ("repvit_m0_9", 64),
     ("fasternet_t0", 64),
     ("shvit_s1", 64),
-    ("iformer_t", 64),
     ("test_mambaout", 96),
     ("eva02_tiny_patch14_224", 224),
     ("swin_tiny_patch4_window7_224", 224),
-    ("mixer_s32_224", 224),
     ("resmlp_12_224", 224),
     ("test_nfnet", 64),
     ("repvgg_a0", 64),
@@ -53,15 +47,9 @@ FAMILIES = [
     ("test_efficientnet", 64),
     ("tresnet_m", 64),
     ("inception_v3", 128),
-    ("dpn48b", 64),
-    ("twins_svt_small", 224),
-    ("cait_xxs24_224", 224),
     ("hiera_tiny_224", 224),
     ("tiny_vit_5m_224", 224),
-    ("nest_tiny", 224),
-    ("visformer_tiny", 224),
     ("focalnet_tiny_srf", 64),
-    ("rexnet_100", 64),
 ]
 
 

@@ -54,11 +54,11 @@ def test_the_page_says_what_the_result_says(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_runs(name: str, tiny_data: Path, tmp_path: Path, capsys) -> None:
     out, pictures = tmp_path / "out", load_experiment(name).pictures
-    asked = ["reproduce", name, "--data", f"npz:{tiny_data}", "--epochs", "1", "--seeds", "2", "--jobs", "1"]
+    asked = ["reproduce", name, "--data", f"npz:{tiny_data}", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
     assert main([*asked, "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"result.json", "result.md", "picture.png", *pictures}
     assert "holds" in (text := (out / "result.md").read_text()) or "undecided" in text or "contradicted" in text
     content = json.loads((out / "result.json").read_text())
-    assert content["seeds"] == [0, 1]
+    assert content["seeds"] == [0]
     assert content["setup"]["epochs"] == 1
     assert "results in" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
-from anywidth.supernet import supernet
+from anywidth.supernet import tracked_state
 
 
 class Net(nn.Module):
@@ -315,7 +315,7 @@ def test_a_temperature_is_proved_again_only_where_it_is_far_from_the_proved_one(
     model, x = Term(3.0, elastic=True), torch.randn(6, 4)
     net = aw.Supernet(model, x, divisor=1)
     analysis, runs = net.analysis, []
-    monkeypatch.setattr(supernet, "analyse", lambda *args, **options: (runs.append(1), analysis)[1])
+    monkeypatch.setattr(tracked_state, "analyse", lambda *args, **options: (runs.append(1), analysis)[1])
     for step in range(30):
         model.alpha = 3.0 + step / 2
         net.follow()
@@ -362,7 +362,7 @@ def test_a_factor_that_a_forward_changes_is_proved_again() -> None:
 def test_a_number_that_only_counts_is_not_proved_again(monkeypatch) -> None:
     model, x = Warming().eval(), torch.randn(6, 4)
     net = aw.Supernet(model, x, divisor=1)
-    monkeypatch.setattr(supernet, "analyse", lambda *_, **__: pytest.fail("analysed again"))
+    monkeypatch.setattr(tracked_state, "analyse", lambda *_, **__: pytest.fail("analysed again"))
     subnet = net.subnet(0.5)
     for _ in range(5):
         model(x)
