@@ -1,4 +1,4 @@
-"""Other branches of a forward: by random numbers of Python and NumPy, by autocast and by inference mode."""
+"""Other branches of a forward, by random numbers of Python and NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from torch import nn
 
 from anywidth.core.errors import AnalysisError
@@ -23,9 +22,6 @@ __all__ = ["other_captures"]
 
 Circumstance = Callable[[], AbstractContextManager[object]]
 
-_ASKED = ("is_autocast_enabled", "is_autocast_cpu_enabled", "is_inference_mode_enabled")
-"""Functions of torch that a forward may branch on; each is made to answer True."""
-
 _DRAWING = ("random", "rand", "uniform", "randint", "randrange", "choice", "choices", "binomial", "normal", "shuffle")
 """Names in code that may draw random numbers of Python or NumPy."""
 
@@ -35,10 +31,10 @@ _MOST = 6
 
 
 def other_captures(model: nn.Module, inputs: Inputs, captures: Sequence[Capture], *, whole: bool) -> list[Capture]:
-    """The graphs of a forward under circumstances in which it calls other functions.
+    """The graphs of a forward with random numbers with which it calls other functions.
 
-    A graph takes one branch. A forward that drops layers with `random.random()`, or that asks whether autocast is on,
-    takes others later, and their channels have to hang together in the same way.
+    A graph takes one branch. A forward that drops layers with `random.random()` takes others later, and their channels
+    have to hang together in the same way.
 
     Args:
         model: The model.
@@ -51,13 +47,12 @@ def other_captures(model: nn.Module, inputs: Inputs, captures: Sequence[Capture]
     """
     names = names_in_code(model)
     found: list[Capture] = []
-    for training in (False, True) if names.intersection((*_ASKED, *_DRAWING)) else ():
+    for training in (False, True) if names.intersection(_DRAWING) else ():
         if training and not any(capture.training for capture in captures):
             inputs = double_batch(inputs)  # batch norms cannot train on one sample
-        usual, draws = _draws(model, inputs, training=training)
-        # If it draws, nobody knows which branch was captured.
-        known = [] if draws else [usual]
-        for what, circumstance in _circumstances(names.intersection(_ASKED), draws=draws):
+        draws = _draws(model, inputs, training=training)
+        known: list[Any] = []  # nobody knows which branch was captured
+        for circumstance in _circumstances() if draws else ():
             calls = calls_of(model, inputs, training=training, around=circumstance)
             if calls is None or calls in known or len(found) == _MOST:
                 continue
@@ -69,43 +64,27 @@ def other_captures(model: nn.Module, inputs: Inputs, captures: Sequence[Capture]
                 if training and not whole:
                     continue
                 raise AnalysisError(
-                    f"the forward of {type(model).__name__} takes another branch {what}, which cannot be captured: "
-                    f"{error}"
+                    f"the forward of {type(model).__name__} takes another branch for other random numbers of Python or "
+                    f"NumPy, which cannot be captured: {error}"
                 ) from error
     return found
 
 
-def _draws(model: nn.Module, inputs: Inputs, *, training: bool) -> tuple[Any, bool]:
-    """The calls of a forward, and whether it draws random numbers of Python or NumPy."""
+def _draws(model: nn.Module, inputs: Inputs, *, training: bool) -> bool:
+    """Whether a forward draws random numbers of Python or NumPy."""
     before = random.getstate(), np.random.get_state()
-    calls = calls_of(model, inputs, training=training)
+    calls_of(model, inputs, training=training)
     after = random.getstate(), np.random.get_state()
     same = before[0] == after[0] and all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
     random.setstate(before[0])
     np.random.set_state(before[1])
-    return calls, not same
+    return not same
 
 
-def _circumstances(asked: frozenset[str], *, draws: bool) -> Iterator[tuple[str, Circumstance]]:
-    if asked:
-        yield f"where {' or '.join(f'torch.{name}()' for name in sorted(asked))} is true", partial(_answered, asked)
-    if draws:
-        what = "for other random numbers of Python or NumPy"
-        yield what, partial(_extreme, 0.0)
-        yield what, partial(_extreme, 1.0 - 2**-53)
-        yield from ((what, partial(_seeded, seed)) for seed in range(1, _SEEDS + 1))
-
-
-@contextmanager
-def _answered(names: frozenset[str]) -> Iterator[None]:
-    before = {name: getattr(torch, name) for name in names}
-    try:
-        for name in names:
-            setattr(torch, name, lambda *_, **__: True)
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(torch, name, function)
+def _circumstances() -> Iterator[Circumstance]:
+    yield partial(_extreme, 0.0)
+    yield partial(_extreme, 1.0 - 2**-53)
+    yield from (partial(_seeded, seed) for seed in range(1, _SEEDS + 1))
 
 
 @contextmanager
