@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("*.md", "docs/*.md", "experiments/**/*.md", "benchmarks/*.md", "src/**/*.md")
+PAGES = ("*.md", "docs/*.md", "experiments/**/*.md", "benchmarks/**/*.md", "src/**/*.md")
 
 
 class Habit(NamedTuple):
