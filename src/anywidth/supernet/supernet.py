@@ -458,6 +458,7 @@ class Supernet:
             WidthError: the network is not nested.
             AnalysisError: the network uses layers in another way than calling them, so that they cannot be replaced.
 
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
         >>> net = Supernet(model, torch.randn(1, 4), nested=(0.5, 1.0))
         >>> net.blocked(1.0, smallest=0)[2].parts
