@@ -5,8 +5,8 @@
     bash benchmarks/gpu.sh --quick                          # everything in small on the CPU, into runs/gpu-quick
 
 Every part writes PART.json and PART.log. Finished parts are skipped; parts that failed, were skipped or were cut off
-run again. `anywidth reproduce` continues with its finished cells and the last epoch. The exit status is 0 if all parts
-are done, 1 if one failed or was skipped, and 3 if one was cut off and the same command has to be run again.
+run again. `anywidth reproduce` continues with its finished cells and the last stored state. The exit status is 0 if
+all parts are done, 1 if one failed or was skipped, and 3 if one was cut off and the same command has to be run again.
 """
 
 from __future__ import annotations

@@ -17,19 +17,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timing import interleaved, ratio, write_result
+from timing import interleaved, measured, ratio, suffix, write_result
 from torch import Tensor, nn
+from training_steps import peak_memory, sgd
 
 import anywidth as aw
 from anywidth.models import build_model
 from anywidth.training import Execution
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the papers, with a learning rate that hardly changes the weights."""
-    return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
 
 
 def plain(model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -42,15 +38,6 @@ def keep_zeros(net: aw.Supernet) -> None:
     net.shells.zero_gradients_()
     net.shells.zero_gradients_()
     net.shells.zero_()
-
-
-def peak_memory(work: Callable[[], object]) -> int:
-    """Peak bytes of tensors on the GPU while a function runs."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
 
 
 def measure(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, object]:
@@ -108,18 +95,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     parser.add_argument("--channels-last", action="store_true")
     arguments = parser.parse_args()
-    rows = []
-    for name in arguments.models.split(","):
-        for batch in map(int, arguments.batches.split(",")):
-            rows.append(measure(name, batch, arguments))
-            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    rows = measured(measure, arguments)
     parts = {
         arguments.precision: arguments.precision != "32",
         "channels-last": arguments.channels_last,
         f"{arguments.size}px": arguments.size != 32,
     }
-    kind = "".join(f"_{word}" for word, wanted in parts.items() if wanted)
-    print("written to", write_result(f"nested_step{kind}", rows, device=arguments.device))
+    print("written to", write_result(f"nested_step{suffix(parts)}", rows, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from timing import interleaved, ratio, write_result
+from timing import interleaved, measured, ratio, suffix, write_result
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -92,14 +92,9 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = []
-    for name in arguments.models.split(","):
-        for batch in map(int, arguments.batches.split(",")):
-            rows.append(measure(name, batch, arguments))
-            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    rows = measured(measure, arguments)
     parts = {"channels-last": arguments.channels_last, f"{arguments.size}px": arguments.size != 224}
-    kind = "".join(f"_{word}" for word, wanted in parts.items() if wanted)
-    print("written to", write_result(f"progressive{kind}", rows, device=arguments.device))
+    print("written to", write_result(f"progressive{suffix(parts)}", rows, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from autograd_slicing import SlicedNetwork
-from timing import interleaved, ratio, write_result
+from timing import interleaved, measured, ratio, suffix, write_result
 from torch import Tensor, nn
+from training_steps import peak_memory, sgd
 
 import anywidth as aw
 from anywidth.training import Execution, soft_cross_entropy
@@ -76,20 +77,6 @@ class GraphedGradients:
         self.y.copy_(y)
         for graph in self.graphs:
             graph.replay()
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the papers, with a learning rate that hardly changes the weights."""
-    return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
-
-
-def peak_memory(work: Callable[[], object]) -> int:
-    """Peak bytes of tensors on the GPU while a function runs."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
 
 
 def measure(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, object]:
@@ -170,24 +157,16 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
-    rows = []
-    for name in arguments.models.split(","):
-        for batch in map(int, arguments.batches.split(",")):
-            rows.append(measure(name, batch, arguments))
-            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    kind = "".join(
-        f"_{word}"
-        for word, wanted in {
-            arguments.precision: arguments.precision != "32",
-            "channels-last": arguments.channels_last,
-            "gradients": arguments.gradients_only,
-            "graphs": arguments.graphs,
-            "compiled": arguments.compile,
-            f"{arguments.size}px": arguments.size != 32,
-        }.items()
-        if wanted
-    )
-    print("written to", write_result(f"sandwich_step{kind}", rows, device=arguments.device))
+    rows = measured(measure, arguments)
+    parts = {
+        arguments.precision: arguments.precision != "32",
+        "channels-last": arguments.channels_last,
+        "gradients": arguments.gradients_only,
+        "graphs": arguments.graphs,
+        "compiled": arguments.compile,
+        f"{arguments.size}px": arguments.size != 32,
+    }
+    print("written to", write_result(f"sandwich_step{suffix(parts)}", rows, device=arguments.device))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["interleaved", "machine", "ratio", "write_result"]
+__all__ = ["interleaved", "machine", "measured", "ratio", "suffix", "write_result"]
 
 
 def interleaved(
@@ -35,6 +36,23 @@ def interleaved(
 def ratio(times: Mapping[str, list[float]], a: str, b: str) -> float:
     """Median over rounds of the time of `a` divided by that of `b`."""
     return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
+
+def measured(
+    measure: Callable[[str, int, argparse.Namespace], dict[str, Any]], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The rows of all models and batch sizes of the arguments, printed one by one."""
+    rows = []
+    for name in arguments.models.split(","):
+        for batch in map(int, arguments.batches.split(",")):
+            rows.append(measure(name, batch, arguments))
+            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    return rows
+
+
+def suffix(parts: Mapping[str, bool]) -> str:
+    """The parts of a name that apply, such as options that differ from their defaults."""
+    return "".join(f"_{part}" for part, wanted in parts.items() if wanted)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

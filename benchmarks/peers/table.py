@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anywidth.reproduce.page import update_page
+
 __all__ = ["END", "START", "TOLERANCE", "read", "table", "write"]
 
 START, END = "<!-- measured: written by run.sh table --write -->", "<!-- end of measured -->"
@@ -82,12 +84,8 @@ def write(page: Path, text: str) -> None:
     Raises:
         ValueError: the page lacks the marks.
     """
-    before = page.read_text()
-    head, start, rest = before.partition(START)
-    _, end, tail = rest.partition(END)
-    if not (start and end):
+    if not update_page(page, f"{text}\n", start=START):
         raise ValueError(f"{page} lacks the lines {START} and {END}")
-    page.write_text(f"{head}{START}\n\n{text}\n\n{END}{tail}")
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -138,12 +138,13 @@ def test_both_processes_stop_early_and_take_the_best_epoch(tiny_data: Path, tmp_
 
 @pytest.mark.slow
 def test_the_best_epoch_is_that_of_the_scores(tiny_data: Path, tmp_path: Path) -> None:
-    given = ("--individual", "0", "--average", "0", "--lr", "1.0", "--epochs", "6")
-    assert train(tmp_path / "long", tiny_data, *given, "--keep", "best").returncode == 0
+    given = ("--individual", "0", "--average", "0", "--epochs", "5")
+    done = train(tmp_path / "long", tiny_data, *given, "--keep", "best", fault="all weights are lost after epoch 3")
+    assert done.returncode == 0, done.stderr
     with (tmp_path / "long" / "run" / "metrics.csv").open(newline="") as file:
         scores = [float(row["accuracy"]) for row in csv.DictReader(file)]
     best = scores.index(max(scores)) + 1
-    assert best < 6, "the last epoch is the best, which shows nothing"
+    assert best <= 3, scores
     # A constant learning rate would not do: the schedule of the same epochs, left when the best is over.
     assert train(tmp_path / "short", tiny_data, *given, fault=f"after epoch {best}").returncode != 0
     kept = torch.load(tmp_path / "short" / "run" / "checkpoints" / "supernet.ckpt", weights_only=True)["state_dict"]

@@ -107,3 +107,16 @@ class Fails(nn.Module):
 def test_a_branch_that_cannot_be_captured_is_refused() -> None:
     with pytest.raises(AnalysisError, match=r"Fails takes another branch for other random numbers"):
         aw.Supernet(Fails(), X)
+
+
+def test_random_functions_and_generators_are_as_before() -> None:
+    analysed, refused = Depth(0.9), Fails()
+    names = [(random, name) for name in ("random", "uniform")]
+    names += [(np.random, name) for name in ("rand", "random", "uniform")]
+    before = [getattr(module, name) for module, name in names]
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    aw.Supernet(analysed, X)
+    with pytest.raises(AnalysisError):
+        aw.Supernet(refused, X)
+    assert [getattr(module, name) for module, name in names] == before
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states

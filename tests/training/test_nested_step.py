@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import anywidth as aw
+from anywidth.batchnorm import share_statistics
 from anywidth.core.errors import AnalysisError, ModelChangedError, NotFiniteError, WidthError
 from anywidth.training.lightning import SandwichModule
 from proofs import kept
@@ -113,12 +114,14 @@ def check_random(model: Network, divisor: int, widths: list[float]) -> None:
             net = aw.Supernet(model, x, divisor=divisor, nested=[*widths, 1.0])
         except AnalysisError:
             mixing = [block for block in model.blocks if block.kind in ("shuffle", "halves", "grouped")]
-            # A squeeze to a single channel, which is no group, reads all shells.
+            # A single channel, which is no group, reads all shells.
             single = [block for block in model.blocks if block.kind == "excite" and block.a.out_channels == 1]
+            single += [block for block in model.blocks if block.kind == "concat" and block.b[0].out_channels == 1]
             assert mixing or single  # they freeze hidden channels
             return
         except WidthError:  # two of the widths round to the same channels
             return
+    share_statistics(net, net.shells.widths)  # of batch norms in the tail, which have their own at every width
     assert_prefixes(net, x)
     assert_like_oracle(net, x, y)
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from anywidth.core.optimizers import parameters_of
+
 __all__ = ["note_gradients", "note_synchronised"]
 
 _MESSAGE = (
@@ -69,7 +71,7 @@ def _listen() -> None:
 def _before_step(optimizer: Optimizer, *_: Any) -> None:
     if not _notes:
         return
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    known = set(map(id, parameters_of(optimizer)))
     for model, note in list(_notes.items()):
         witness = note.witness()
         if witness is None or id(witness) not in known:

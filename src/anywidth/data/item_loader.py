@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from anywidth.core.errors import DataError
+from anywidth.core.generators import generators_kept
 from anywidth.data.carried_errors import CarriedErrors, collate_unless_error
 from anywidth.data.order import BatchOrder
-from anywidth.data.seeded_items import SeededBatches, SeededItems, global_generators_kept
+from anywidth.data.seeded_items import SeededBatches, SeededItems
 from anywidth.data.skip_corrupt import SkipCorrupt, collate_readable
 
 __all__ = ["ItemLoader"]
@@ -84,7 +85,7 @@ class ItemLoader:
         )
         iterator = iter(loader)
         for _ in batches[skipped:]:
-            with global_generators_kept():  # without workers, items are seeded in this process
+            with generators_kept():  # without workers, items are seeded in this process
                 batch = next(iterator)
             if isinstance(batch, DataError):
                 raise batch

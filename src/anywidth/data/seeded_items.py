@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence, Sized
-from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["SeededBatches", "SeededItems", "global_generators_kept"]
+from anywidth.core.generators import seed_generators
 
-_SEEDS = 2**32  # numpy takes no larger ones
+__all__ = ["SeededBatches", "SeededItems"]
+
+_SEEDS = 2**32  # numbers that `seed_generators` takes
 
 
 class SeededBatches:
@@ -62,19 +61,5 @@ class SeededItems(Dataset[Any]):
     def __getitem__(self, index_and_seed: tuple[int, int]) -> Any:
         """Item at an index, with random numbers that follow from the seed."""
         index, seed = index_and_seed
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
+        seed_generators(seed)
         return self.dataset[index]
-
-
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Context manager that restores the global CPU generators of torch, numpy and Python."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from anywidth.core.errors import AnalysisError
+from anywidth.core.generators import generators_kept, seed_generators
 from anywidth.core.inputs import Inputs, double_batch
 from anywidth.groups.branches import names_in_code
 from anywidth.groups.capture import Capture, capture
@@ -72,13 +73,11 @@ def other_captures(model: nn.Module, inputs: Inputs, captures: Sequence[Capture]
 
 def _draws(model: nn.Module, inputs: Inputs, *, training: bool) -> bool:
     """Whether a forward draws random numbers of Python or NumPy."""
-    before = random.getstate(), np.random.get_state()
-    calls_of(model, inputs, training=training)
-    after = random.getstate(), np.random.get_state()
-    same = before[0] == after[0] and all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-    random.setstate(before[0])
-    np.random.set_state(before[1])
-    return not same
+    with generators_kept():
+        before = random.getstate(), np.random.get_state()
+        calls_of(model, inputs, training=training)
+        after = random.getstate(), np.random.get_state()
+    return before[0] != after[0] or not all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
 
 
 def _circumstances() -> Iterator[Circumstance]:
@@ -111,11 +110,6 @@ def _extreme(number: float) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
+    with generators_kept():
+        seed_generators(seed)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

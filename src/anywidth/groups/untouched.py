@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from anywidth.core.generators import generators_kept, seed_generators
 from anywidth.groups.code_globals import CodeGlobals
 
 __all__ = ["untouched"]
@@ -29,7 +28,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
     the modules (which code may reach by a global variable), and the global variables and caches that the code of the
     modules uses, so that they do not keep tensors of another precision.
     """
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     modules = list(model.modules())
@@ -45,14 +43,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for value in values.values():
             _note(value, contents, 0)
     try:
-        random.seed(0)
-        np.random.seed(0)
-        torch.default_generator.manual_seed(0)
-        yield
+        with generators_kept():
+            seed_generators(0)
+            yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.random.set_rng_state(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
         torch.set_grad_enabled(grad)

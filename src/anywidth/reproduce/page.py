@@ -22,15 +22,21 @@ def page(experiment: Experiment, record: Record) -> str:
     return "\n\n".join((_settings(record), _table(experiment, record), _claims(experiment, record))) + "\n"
 
 
-def update_page(path: Path, text: str) -> bool:
-    """Put the measured part between the two marks of a page; False if the page or its marks do not exist."""
+def update_page(path: Path, text: str, *, start: str = _START) -> bool:
+    """Put the measured part between the two marks of a page; False if the page or its marks do not exist.
+
+    Args:
+        path: The page.
+        text: The measured part.
+        start: The first mark; the second is the same everywhere.
+    """
     if not path.exists():
         return False
-    pattern = re.compile(f"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(_END)}", re.DOTALL)
     before = path.read_text()
     if not pattern.search(before):
         return False
-    after = pattern.sub(lambda _: f"{_START}\n\n{text}\n{_END}", before)
+    after = pattern.sub(lambda _: f"{start}\n\n{text}\n{_END}", before)
     write_atomically(path, lambda temporary: temporary.write_text(after))
     return True
 

@@ -123,9 +123,12 @@ class RunFolder:
             return "Nothing was stored yet, so nothing was kept"
         from anywidth.training.epoch_checkpoint import progress  # needs Lightning, which takes seconds to import
 
-        done, batches = progress(files[-1])
-        more = f" and {batches} batch{'es' if batches > 1 else ''} of the next" if batches else ""
-        return f"{files[-1]} has {done} of {epochs} epochs{more}. Continue with: {command} train --resume {self.path}"
+        done = progress(files[-1])
+        more = f" and {done.batches} batch{'es' if done.batches > 1 else ''} of the next" if done.batches else ""
+        return (
+            f"{files[-1]} has {done.epochs} of {epochs} epochs{more}. "
+            f"Continue with: {command} train --resume {self.path}"
+        )
 
     @property
     def settings(self) -> TrainSettings:

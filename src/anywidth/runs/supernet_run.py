@@ -174,7 +174,7 @@ class SupernetRun:
 
     def _report_weights(self) -> None:
         """Report early stopping and the epoch of the final weights."""
-        steps, done = self.settings.optimization, progress(self.folder.checkpoint("supernet"))[0]
+        steps, done = self.settings.optimization, progress(self.folder.checkpoint("supernet")).epochs
         if steps.early_stop is not None and done < steps.epochs:
             self.reporter.info(
                 f"stopped early after epoch {done} of {steps.epochs}: no better score for {steps.early_stop} epochs"

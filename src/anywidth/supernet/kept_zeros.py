@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from anywidth.core.optimizers import parameters_of
 from anywidth.groups.later_shells import LaterEntries
 
 __all__ = ["keep_zero", "nonzero", "zero_", "zero_gradients_"]
@@ -74,12 +74,8 @@ def nonzero(parameters: Mapping[str, Tensor], *, every: bool = False) -> str | N
 
 @cache
 def _listen() -> None:
-    register_optimizer_step_pre_hook(lambda optimizer, *_: zero_gradients_(_stepped(optimizer)))
-    register_optimizer_step_post_hook(lambda optimizer, *_: zero_(_stepped(optimizer)))
-
-
-def _stepped(optimizer: Optimizer) -> Iterator[Any]:
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+    register_optimizer_step_pre_hook(lambda optimizer, *_: zero_gradients_(parameters_of(optimizer)))
+    register_optimizer_step_post_hook(lambda optimizer, *_: zero_(parameters_of(optimizer)))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from anywidth.core.errors import UncalibratedError
 from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import take
 from anywidth.supernet.hook_effects import HookKey, forward_hooks
-from anywidth.supernet.weight_changes import WeightSamples, weight_changes
+from anywidth.supernet.weight_changes import WeightSamples, weight_digest
 from anywidth.widths import WidthConfig
 
 __all__ = ["Statistics", "norm_modules"]
@@ -251,7 +251,7 @@ class Statistics:
     def _digest(self) -> bytes:
         """The digest of the present weights."""
         before, dtypes = self._known, [weight.dtype for weight in self._weights]
-        digest = weight_changes(self._weights)
+        digest = weight_digest(self._weights)
         marks = self._marks()
         if before is not None and dtypes != self._dtypes and before[0][0] == marks[0]:
             # Moved to another precision but not written to: the statistics remain valid.
@@ -263,7 +263,7 @@ class Statistics:
         """Values that change with almost every write: version counters, addresses and a few numbers."""
         if self._samples is None or not self._samples.fits(self._weights):
             self._samples = WeightSamples(self._weights)
-        return list(map(_version, self._weights)), [*self._samples.key, *self._samples.read()]
+        return list(map(_version, self._weights)), [*self._samples.places, *self._samples.read()]
 
 
 _version = attrgetter("_version")

@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
 from torch.utils.weak import WeakIdKeyDictionary
 
 from anywidth.core.errors import AnywidthError, TrainingError
+from anywidth.core.optimizers import parameters_of
 
 __all__ = ["check_kept", "refuse_steps", "several_widths", "watch"]
 
@@ -96,17 +97,15 @@ def _listen() -> None:
 
 
 def _check(optimizer: Optimizer, _: Any, __: Any) -> None:
-    if _refused and any(parameter in _refused for group in optimizer.param_groups for parameter in group["params"]):
+    if _refused and any(parameter in _refused for parameter in parameters_of(optimizer)):
         raise AnywidthError(
             f"this {type(optimizer).__name__} has parameters of a subnet, whose gradients go to those of the supernet, "
             "so it would change nothing. Build it from net.parameters()"
         )
 
-    for group in optimizer.param_groups if _stepping else ():
-        for step in filter(None, map(_step_of, group["params"])):
-            raise _in_the_middle(step, f"this {type(optimizer).__name__} steps")
+    for step in filter(None, map(_step_of, parameters_of(optimizer))) if _stepping else ():
+        raise _in_the_middle(step, f"this {type(optimizer).__name__} steps")
 
 
 def _count(optimizer: Optimizer, _: Any, __: Any) -> None:
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    increment_version([parameter for parameter in parameters if parameter in _watched])
+    increment_version([parameter for parameter in parameters_of(optimizer) if parameter in _watched])

@@ -11,23 +11,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["WeightSamples", "memory_as_integers", "weight_changes"]
+__all__ = ["MemorySamples", "WeightSamples", "memory_as_integers", "weight_digest"]
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLES = 3
 
 
 @torch.no_grad()
-def weight_changes(tensors: Sequence[Tensor]) -> bytes:
+def weight_digest(tensors: Sequence[Tensor]) -> bytes:
     """A digest of all numbers of some tensors, independent of their device and memory layout.
 
     The bits of every tensor, arranged as a square of integers, are summed exactly by rows and by columns. That takes
     about as long as copying the tensors.
 
     >>> weight = torch.ones(4, 4)
-    >>> before = weight_changes([weight])
+    >>> before = weight_digest([weight])
     >>> weight.data[2, 3] = 1.0000001
-    >>> weight_changes([weight]) == before
+    >>> weight_digest([weight]) == before
     False
     """
     sums: dict[torch.device, list[Tensor]] = {}
@@ -72,11 +72,22 @@ def memory_as_integers(tensor: Tensor) -> npt.NDArray[Any] | None:
     return flat.view(_INTEGERS[tensor.element_size()]).numpy()
 
 
-class WeightSamples:
+class MemorySamples:
+    """Samples of tensors, which belong to the memory that these have now."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.places = _places(tensors)
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the tensors are still in the same memory."""
+        return self.places == _places(tensors)
+
+
+class WeightSamples(MemorySamples):
     """A few numbers of every tensor in the memory of the CPU, read in microseconds."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.key = _key(tensors)
+        super().__init__(tensors)
         self._reads: list[tuple[Callable[[int], object], int]] = []
         for tensor in tensors:
             array = memory_as_integers(tensor)
@@ -84,16 +95,12 @@ class WeightSamples:
                 positions = {number * (array.size - 1) // max(1, _SAMPLES - 1) for number in range(_SAMPLES)}
                 self._reads += [(array.item, position) for position in positions]
 
-    def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors are still in the same memory."""
-        return self.key == _key(tensors)
-
     def read(self) -> list[object]:
         """The numbers, as the integers of their bits."""
         return [read(position) for read, position in self._reads]
 
 
-def _key(tensors: Sequence[Tensor]) -> list[int]:
+def _places(tensors: Sequence[Tensor]) -> list[int]:
     return list(map(Tensor.data_ptr, tensors))
 
 

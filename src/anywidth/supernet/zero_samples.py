@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from anywidth.groups.later_shells import LaterEntries
-from anywidth.supernet.weight_changes import memory_as_integers
+from anywidth.supernet.weight_changes import MemorySamples, memory_as_integers
 
 __all__ = ["ZeroSamples"]
 
 
-class ZeroSamples:
+class ZeroSamples(MemorySamples):
     """The first and the last entry of every block of zeros in the memory of the CPU, read in microseconds.
 
     Args:
@@ -21,7 +21,7 @@ class ZeroSamples:
     """
 
     def __init__(self, tensors: Sequence[Tensor], entries: Sequence[LaterEntries]) -> None:
-        self._key = _key(tensors)
+        super().__init__(tensors)
         self._reads: list[tuple[Callable[[int], int], int, int]] = []
         for tensor, later in zip(tensors, entries, strict=True):
             array = memory_as_integers(tensor)
@@ -35,14 +35,6 @@ class ZeroSamples:
                 first, last = (int(rows[i] * strides[0] + columns[i] * strides[1]) for i in (0, -1))
                 self._reads += [(array.item, first, bits), (array.item, last + end, bits)]
 
-    def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the weights are still in the same memory."""
-        return self._key == _key(tensors)
-
     def are_zero(self) -> bool:
         """Whether all of these entries are zero."""
         return not any(read(place) & bits for read, place, bits in self._reads)
-
-
-def _key(tensors: Sequence[Tensor]) -> list[int]:
-    return list(map(Tensor.data_ptr, tensors))

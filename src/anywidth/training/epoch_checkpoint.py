@@ -6,6 +6,7 @@ import math
 import pickle
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anywidth.core.files import write_atomically
 from anywidth.core.processes import broadcast, rank_and_count, several_processes
 from anywidth.training.recipe import Recipe
 
-__all__ = ["BestCheckpoint", "EpochCheckpoint", "best_of", "is_over", "load_weights", "progress"]
+__all__ = ["BestCheckpoint", "EpochCheckpoint", "TrainingProgress", "best_of", "load_weights", "progress"]
 
 _SECONDS = 60.0
 _TIMES = 50  # writing takes at most 2 % of the time
@@ -120,24 +121,35 @@ def _save(trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path)
 
 
-def progress(path: Path) -> tuple[int, int]:
-    """The number of finished epochs of a checkpoint, and of the batches in the next one.
+@dataclass(frozen=True, kw_only=True)
+class TrainingProgress:
+    """How far a training has come.
+
+    Attributes:
+        epochs: Number of finished epochs.
+        batches: Number of trained batches in the next epoch.
+        stopped: Whether it was stopped early.
+    """
+
+    epochs: int
+    batches: int
+    stopped: bool
+
+    def is_over(self, epochs: int) -> bool:
+        """Whether the training is finished, after its epochs or by an early stop."""
+        return self.stopped or self.epochs >= epochs
+
+
+def progress(path: Path) -> TrainingProgress:
+    """The progress of the training that wrote a checkpoint.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
     state = _read(path)
-    batches = state["callbacks"].get(EpochCheckpoint.__name__, {}).get("batches", 0)
-    return state["epoch"] + (not batches), batches
-
-
-def is_over(path: Path, epochs: int) -> bool:
-    """Whether the training that wrote a checkpoint is finished, after its epochs or by an early stop.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    return progress(path)[0] >= epochs or _read(path)["callbacks"].get(EpochCheckpoint.__name__, {}).get("over", False)
+    own = state["callbacks"].get(EpochCheckpoint.__name__, {})
+    batches = own.get("batches", 0)
+    return TrainingProgress(epochs=state["epoch"] + (not batches), batches=batches, stopped=own.get("over", False))
 
 
 def best_of(path: Path) -> tuple[int, float]:

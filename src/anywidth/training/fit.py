@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from anywidth.core.errors import CheckpointError, DataError, TrainingError, first_line
 from anywidth.core.processes import connection_lost, rank_and_count, several_processes
-from anywidth.training.epoch_checkpoint import EpochCheckpoint, is_over, load_weights, progress
+from anywidth.training.epoch_checkpoint import EpochCheckpoint, load_weights, progress
 from anywidth.training.recipe import Recipe
 from anywidth.training.strategy import SandwichStrategy
 
@@ -73,7 +73,8 @@ def fit(
         DataError: a process that loads images died.
         TrainingError: a loss is not finite, or the device is out of memory.
     """
-    if checkpoint.exists() and is_over(checkpoint, epochs):
+    done = progress(checkpoint) if checkpoint.exists() else None
+    if done is not None and done.is_over(epochs):
         load_weights(module, checkpoint)
         return
     with _quiet(), _interruptible():
@@ -93,9 +94,9 @@ def fit(
             enable_model_summary=False,
             log_every_n_steps=1,
         )
-        resumed = str(checkpoint) if checkpoint.exists() else None
-        if resumed is not None and (batches := progress(checkpoint)[1]):
-            loader.skip(batches)
+        resumed = None if done is None else str(checkpoint)
+        if done is not None and done.batches:
+            loader.skip(done.batches)
         try:
             trainer.fit(module, loader, ckpt_path=resumed, weights_only=True)
         except SystemExit as error:

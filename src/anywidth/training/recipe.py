@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from anywidth.core.errors import CheckpointError, NotFiniteError, TrainingError
 from anywidth.core.gradient_sync import sync_gradients
+from anywidth.core.optimizers import parameters_of
 from anywidth.core.processes import all_gather, any_rank, rank_and_count
 from anywidth.training.optimizer import parameter_groups
 from anywidth.training.schedule import Schedule, warmup_cosine
@@ -163,7 +164,7 @@ class Recipe(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradients, which 16-bit training has already unscaled here."""
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.clip)
+            torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), self.clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the state of torch's random generators in every process, for dropout and similar functions."""
@@ -240,10 +241,6 @@ class Recipe(LightningModule):
             self.skipped += 1
             self._in_a_row += 1
             return
-        sync_gradients(_parameters(optimizer))
+        sync_gradients(parameters_of(optimizer))
         optimizer.step()
         self._in_a_row = 0
-
-
-def _parameters(optimizer: Any) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
