@@ -27,7 +27,8 @@ def training_step(self: SandwichModule, batch: Any, index: int) -> Any:
         raise DataError("that is enough")
     if FAULT == "all weights are lost after epoch 3" and self.current_epoch >= 3:
         with torch.no_grad():
-            torch._foreach_zero_(list(self.parameters()))
+            for parameter in self.parameters():
+                parameter.zero_()
     if self.current_epoch == 1 and index == 1:
         if FAULT == "interrupted":
             os.kill(os.getpid(), signal.SIGINT)
