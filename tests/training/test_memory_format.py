@@ -17,7 +17,7 @@ from anywidth.core.onednn import is_channels_last, strided_pointwise
 from anywidth.models import channels_last_
 from anywidth.runs import supernet
 from anywidth.runs.settings import ModelSettings, WidthSettings
-from anywidth.training.lightning import SandwichModule
+from anywidth.training.lightning import PlainModule, SandwichModule
 
 LAST = torch.channels_last
 
@@ -207,3 +207,34 @@ def test_a_convolution_that_replaced_another_one_is_found() -> None:
     net.model.shortcut = nn.Conv2d(16, 32, 1, stride=2)
     with pytest.raises(TrainingError, match="'shortcut'"):
         aw.sandwich_step(net, x, y, widths=[1.0, 0.25])
+
+
+@pytest.mark.usefixtures("without_backward")
+def test_a_plain_network_is_refused_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = batch()
+
+    def step(model: nn.Module, x: Tensor) -> None:
+        module = PlainModule(model, loss=nn.functional.cross_entropy)
+        monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
+        monkeypatch.setattr(module, "_step", lambda add_gradients, *_: add_gradients(1.0))  # without a trainer
+        module.training_step((x, y), 0)
+
+    model = Shortcut(8)
+    with pytest.raises(TrainingError, match=r"'shortcut'.* reads 8 channels, and the inputs.*6035"):
+        step(model, x.to(memory_format=LAST))
+    with pytest.raises(AssertionError, match="backward has been called"):
+        step(model, x)
+    to_format(model)
+    with pytest.raises(TrainingError, match=r"the weights of 'stem' .*call model\.to\(memory_format=torch\.contiguous"):
+        step(model, x)
+    wide = Shortcut(16)
+    to_format(wide)
+    with pytest.raises(AssertionError, match="backward has been called"):
+        step(wide, x)
+
+
+def test_channels_last_is_undone_where_it_is_not_safe() -> None:
+    model = Shortcut(8)
+    to_format(model)
+    channels_last_(model)
+    assert not any(is_channels_last(parameter) for parameter in model.parameters())

@@ -15,14 +15,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def channels_last_(model: M, *, narrowest: nn.Module | None = None) -> M:
-    """Use the channels-last memory format for a model's convolutions, in place; returns the model.
+    """Use the channels-last memory format for a model's convolutions where it is safe, in place; returns the model.
 
     Images inside the network follow it. Results stay the same, and training is faster on CPUs and GPUs
     (`benchmarks/channels_last.py`).
 
-    The format stays as it is if a convolution with kernel 1 and a stride reads fewer than 16 channels: on a CPU, oneDNN
-    computes wrong gradients of its weights with channels last (https://github.com/uxlfoundation/oneDNN/issues/6035).
-    This also applies to a model on a GPU, because it may be moved to a CPU.
+    The format becomes the contiguous one if a convolution with kernel 1 and a stride reads fewer than 16 channels: on a
+    CPU, oneDNN computes wrong gradients of its weights with channels last
+    (https://github.com/uxlfoundation/oneDNN/issues/6035). This also applies to a model on a GPU, because it may be moved
+    to a CPU.
 
     Args:
         model: Any module.
@@ -36,6 +37,6 @@ def channels_last_(model: M, *, narrowest: nn.Module | None = None) -> M:
     """
     narrow = model if narrowest is None else narrowest
     channels = [getattr(narrow.get_submodule(path), "in_channels", BLOCK) for path in strided_pointwise(narrow)]
-    if min(channels, default=BLOCK) < BLOCK:
-        return model
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    safe = min(channels, default=BLOCK) >= BLOCK
+    layout = torch.channels_last if safe else torch.contiguous_format
+    return model.to(memory_format=layout)  # type: ignore[call-overload]

@@ -16,6 +16,7 @@ from anywidth.supernet import Supernet
 from anywidth.tasks import Distillations, Logits, Loss, Task, logits_of, objective_of
 from anywidth.training.compiled import CompiledSubnets
 from anywidth.training.execution import Execution
+from anywidth.training.memory_format import check_plain_memory_format
 from anywidth.training.nested_step import nested_step
 from anywidth.training.pass_graphs import PassGraphs, run_directly
 from anywidth.training.recipe import Recipe, RecipeOptions
@@ -198,6 +199,7 @@ class PlainModule(Recipe):
 
         def add_gradients(scale: float) -> dict[str, Tensor]:
             objective = objective_of(self.loss, distillation=None, logits=self.logits, task=self.task)
+            check_plain_memory_format(self.model, inputs)
             output = inputs.call(self.model)
             objective.check(output, targets, values=not self._looked or self.device.type == "cpu")
             self._looked = True
