@@ -1,4 +1,4 @@
-"""Forwards that branch on random numbers of Python or NumPy."""
+"""Forwards that branch on random numbers, on autocast, or on the gradient mode."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ ASKS: dict[str, Callable[[bool], bool]] = {
     "uniform": lambda training: training and random.uniform(0, 1) > 0.999999,
     "integer": lambda training: training and random.randrange(3) == 2,
     "numpy": lambda training: training and float(np.random.rand()) < 1e-6,
+    "torch": lambda training: training and torch.rand(1).item() < 1e-6,
+    "torch, bool": lambda training: training and bool(torch.rand([]) > 1 - 1e-6),
+    "torch, integer": lambda training: training and int(torch.randint(0, 9, (1,))) == 8,
+    "torch, method": lambda training: training and torch.empty(1).uniform_(1, 2).item() > 1.999999,
+    "torch, normal": lambda training: training and torch.randn(()).item() > 5,
+    "torch, bernoulli": lambda training: training and bool(torch.bernoulli(torch.tensor(1e-6))),
+    "autocast": lambda training: torch.is_autocast_enabled(),
+    "autocast of a device": lambda training: torch.is_autocast_enabled("cpu"),
+    "autocast type": lambda training: training and torch.get_autocast_dtype("cpu") == torch.float16,
+    "gradients": lambda training: torch.is_grad_enabled(),
+    "no gradients": lambda training: not torch.is_grad_enabled(),
+    "inference mode": lambda training: torch.is_inference_mode_enabled(),
     "evaluation": lambda training: not training and random.random() < 1e-6,
 }
 
@@ -53,6 +65,17 @@ def test_channels_that_a_rare_branch_ties_are_one_group(asks: str) -> None:
     assert torch.equal(net.subnet(0.5).a.weight, weight[:16])
     always = aw.Supernet(Ties(lambda _: True), X)
     assert net.analysis.narrows_like(always.analysis)
+
+
+def test_autocast_is_as_before() -> None:
+    asked = Ties(lambda _: torch.is_autocast_enabled())
+    states = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")]
+    aw.Supernet(asked, X)
+    assert [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda")] == states
+    with torch.autocast("cpu", dtype=torch.float16):
+        aw.Supernet(asked, X)
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.float16
 
 
 def test_nothing_hangs_together_without_such_a_branch() -> None:

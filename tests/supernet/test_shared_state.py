@@ -1,7 +1,8 @@
-"""Subnets follow attributes of classes, methods replaced on a class, and global variables that a forward reads."""
+"""Subnets follow attributes of classes, methods replaced on a class, and global and environment variables."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ class Switched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 4)
+        self.variable = "ANYWIDTH_TEST_SHIFT"
 
     def forward(self, x: Tensor) -> Tensor:
         global COUNTED
@@ -34,7 +36,7 @@ class Switched(nn.Module):
         type(self).calls += 1
         CACHE[x.shape[0]] = torch.zeros(x.shape[0], 1)
         hidden = self.mix(self.a(x))
-        if self.shift or SHIFT or OPTIONS["shift"] or NAMESPACE.shift:
+        if self.shift or SHIFT or OPTIONS["shift"] or NAMESPACE.shift or os.getenv(self.variable) == "1":
             hidden = hidden.cumsum(-1).flip(-1).roll(1, -1)
         return self.b(hidden) + CACHE[x.shape[0]]
 
@@ -51,6 +53,7 @@ EDITS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "global": lambda patch: patch.setitem(globals(), "SHIFT", True),
     "container": lambda patch: patch.setitem(OPTIONS, "shift", True),
     "namespace": lambda patch: patch.setattr(NAMESPACE, "shift", True),
+    "environment": lambda patch: patch.setenv("ANYWIDTH_TEST_SHIFT", "1"),
     "method": lambda patch: patch.setattr(Switched, "mix", shifted),
 }
 

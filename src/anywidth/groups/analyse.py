@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from anywidth.core.errors import AnalysisError
@@ -64,7 +65,7 @@ def analyse(model: nn.Module, example_inputs: Any, *, proof: bool = True, sample
             if seen.modes_differ:
                 modes, inputs = (True, False), double_batch(inputs)
             captures, whole = _captures(twin, inputs, modes)
-            others = other_captures(twin, inputs, captures, whole=whole)
+            others = other_captures(twin, inputs, captures)
             _check_own_tensors(model, [*captures, *others])
             found = propagate(twin, [*others, *captures])
         analysis = prove_groups(twin, found, captures, inputs, run_training=not whole) if proof else solve(twin, found)
@@ -119,7 +120,8 @@ def _captures(model: nn.Module, inputs: Inputs, modes: tuple[bool, ...]) -> tupl
     failed: AnalysisError | None = None
     for training in modes:
         try:
-            captures.append(capture(model, inputs, training=training))
+            with torch.enable_grad():
+                captures.append(capture(model, inputs, training=training))
         except AnalysisError as error:
             if not training:
                 raise _with_backbone(model, error) from error

@@ -133,7 +133,7 @@ class ProofRuns:
         """The group and the block of every label; those of no group have group -1."""
         return self._selector.places(analysis)
 
-    @torch.no_grad()
+    @torch.enable_grad()  # as in the capture, because a forward may ask; no weight needs a gradient
     def narrowed(
         self,
         selection: Selection,

@@ -60,7 +60,7 @@ class Fingerprint:
         model: The model.
         written: Attributes that a forward writes, which are left out.
         moving: Names of buffers that a forward writes, which are left out as well.
-        settings: Global variables that the code of the model reads.
+        settings: Global and environment variables that the code of the model reads.
     """
 
     def __init__(

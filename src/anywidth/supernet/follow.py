@@ -10,6 +10,7 @@ from torch import nn
 
 from anywidth.core.inputs import Inputs
 from anywidth.groups.code_globals import CodeGlobals
+from anywidth.groups.environment import Environment, variables_of
 from anywidth.supernet.calls import trace_calls, written_by_forward
 from anywidth.supernet.fingerprint import Fingerprint
 from anywidth.supernet.hook_effects import HookEffects
@@ -63,7 +64,10 @@ class Follower:
         self._inputs = inputs
         self.written, self._calls = written_by_forward(model, inputs)
         self._moving, self._changing = frozenset(moving), tuple(changing)
-        self._settings = CodeGlobals(model).settings
+        environment = Environment()
+        self._settings = [
+            *CodeGlobals(model).settings, *((environment, name) for name in variables_of(model, inputs))
+        ]  # fmt: skip
         self._seen = self._fingerprint()
         self._looked_at = self._seen
         self._numbers = self._proved()

@@ -15,7 +15,7 @@ from anywidth.supernet.contents import MISSING, Contents
 __all__ = ["Settings", "SharedState"]
 
 Settings = Iterable[tuple[Mapping[str, Any], str]]
-"""Global variables, as (scope, name)."""
+"""Global and environment variables, as (scope, name)."""
 
 
 class SharedState:
