@@ -82,6 +82,8 @@ def quiet_export() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*assigned during export", category=UserWarning)
+            # Captured networks return lists, which hooks of all modules need not know about.
+            warnings.filterwarnings("ignore", message="For backward hooks to be called", category=UserWarning)
             # Branches and maps read the gradients of their arguments.
             warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
             yield

@@ -110,9 +110,7 @@ def other_captures(model: nn.Module, inputs: Inputs, captures: Sequence[Capture]
     return found
 
 
-def _kinds(
-    model: nn.Module, inputs: Inputs, names: frozenset[str], *, training: bool
-) -> Iterator[_Circumstances]:
+def _kinds(model: nn.Module, inputs: Inputs, names: frozenset[str], *, training: bool) -> Iterator[_Circumstances]:
     """The kinds of circumstances that the code of a forward may ask for."""
     if names & _DRAWING and _draws(model, inputs, training=training):
         yield _RANDOM

@@ -22,8 +22,8 @@ def channels_last_(model: M, *, narrowest: nn.Module | None = None) -> M:
 
     The format becomes the contiguous one if a convolution with kernel 1 and a stride reads fewer than 16 channels: on a
     CPU, oneDNN computes wrong gradients of its weights with channels last
-    (https://github.com/uxlfoundation/oneDNN/issues/6035). This also applies to a model on a GPU, because it may be moved
-    to a CPU.
+    (https://github.com/uxlfoundation/oneDNN/issues/6035). This also applies to a model on a GPU, because it may be
+    moved to a CPU.
 
     Args:
         model: Any module.

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import nn
 
+from anywidth.supernet.global_hooks import GLOBAL_TABLES, global_hooks, watch_global_hooks
 from anywidth.supernet.hook import SubnetHook
+from anywidth.supernet.observed_hook import observe
 
 __all__ = ["HookEffects", "HookKey", "forward_hooks"]
 
 HookKey = tuple[str, str, int]
-"""A hook: the path of its module, the table of hooks, and its number there."""
+"""A hook: the path of its module (empty for a hook of all modules), the table of hooks, and its number there."""
 
 _TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def forward_hooks(model: nn.Module) -> frozenset[HookKey]:
-    """All forward hooks and forward pre-hooks of the user in a module tree.
+    """All forward hooks and forward pre-hooks of the user in a module tree, and those of all modules.
 
     >>> model = nn.Sequential(nn.Linear(4, 2))
     >>> handle = model[0].register_forward_hook(lambda module, args, output: output.relu())
@@ -33,7 +34,7 @@ def forward_hooks(model: nn.Module) -> frozenset[HookKey]:
         for table in _TABLES
         for number, hook in getattr(module, table).items()
         if _of_user(hook)
-    )
+    ) | {("", table, number) for table, number in global_hooks()}
 
 
 class HookEffects:
@@ -47,7 +48,6 @@ class HookEffects:
 
     Attributes:
         changing: The hooks that are known to change numbers.
-        settled: Whether the proof covers all of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -58,52 +58,65 @@ class HookEffects:
     def accept(self) -> None:
         """Accept the present hooks as proved."""
         self._proved = forward_hooks(self.model)
-        self.settled = True
+        self._global = global_hooks()
+        self._covered = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether the proof covers all of them, and the hooks of all modules are the same as before."""
+        return self._covered and global_hooks() == self._global
 
     def unproved(self) -> str | None:
         """Text of a hook that changes numbers and that the proof does not cover, or None."""
         found = sorted((forward_hooks(self.model) & self.changing) - self._proved)
-        self.settled = not found
+        self._covered, self._global = not found, global_hooks()
         if not found:
             return None
         path, table, _ = found[0]
-        kind = "forward hook" if table == "_forward_hooks" else "forward pre-hook"
-        return f"a new {kind} of {repr(path) if path else 'the model itself'} changes what layers receive"
+        kind = "forward pre-hook" if "pre" in table else "forward hook"
+        where = "all modules" if table in GLOBAL_TABLES else repr(path) if path else "the model itself"
+        return f"a new {kind} of {where} changes what layers receive"
 
     def watch(self, network: nn.Module, found: Callable[[], object]) -> None:
-        """Call `found` as soon as a hook in a copy of the model changes numbers for the first time."""
+        """Call `found` as soon as a hook in a copy of the model changes numbers for the first time.
+
+        This includes hooks of all modules, whose path is empty.
+        """
+
+        def note(key: HookKey) -> None:
+            self.add(key)
+            found()
+
         for path, module in network.named_modules():
             for table in _TABLES:
                 hooks = getattr(module, table)
                 for number, hook in hooks.items():
                     if _of_user(hook):
-                        hooks[number] = _Watched(hook, (path, table, number), self, found)
+                        hooks[number] = _Watched(hook, (path, table, number), self.changing, note)
+        watch_global_hooks(
+            network,
+            known=lambda table, number: ("", table, number) in self.changing,
+            found=lambda table, number: note(("", table, number)),
+        )
 
     def add(self, key: HookKey) -> None:
         """Take note of a hook that changes numbers."""
         self.changing.add(key)
-        self.settled = self.settled and key in self._proved
+        self._covered = self._covered and key in self._proved
 
 
 class _Watched:
     """A hook whose first effect is noted; a copy of it is the hook alone."""
 
-    def __init__(self, hook: Callable[..., Any], key: HookKey, effects: HookEffects, found: Callable[[], Any]) -> None:
-        self.hook, self._key, self._effects, self._found = hook, key, effects, found
+    def __init__(
+        self, hook: Callable[..., Any], key: HookKey, changing: Set[HookKey], note: Callable[[HookKey], object]
+    ) -> None:
+        self.hook, self._key, self._changing, self._note = hook, key, changing, note
 
     def __call__(self, module: nn.Module, *given: Any) -> Any:
-        if torch.compiler.is_compiling() or self._key in self._effects.changing:
+        if torch.compiler.is_compiling() or self._key in self._changing:
             return self.hook(module, *given)
-        # A pre-hook gets arguments alone, any other hook gets the output last.
-        passed = pytree.tree_leaves(given if self._key[1] == "_forward_pre_hooks" else given[-1])
-        before = _state(given)
-        result = self.hook(module, *given)
-        returned = passed if result is None else pytree.tree_leaves(result)
-        same = len(returned) == len(passed) and all(a is b for a, b in zip(returned, passed, strict=True))
-        if not same or _state(given) != before:
-            self._effects.add(self._key)
-            self._found()
-        return result
+        return observe(self.hook, module, given, "pre" in self._key[1], lambda: self._note(self._key))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _alone, (self.hook,)
@@ -111,15 +124,6 @@ class _Watched:
 
 def _alone(hook: Callable[..., Any]) -> Callable[..., Any]:
     return hook
-
-
-def _state(given: Any) -> list[Any]:
-    """Values that change when a tensor is written; inference tensors do not count writes, so their sums have to do."""
-    return [
-        str(leaf.sum().item()) if leaf.is_inference() else leaf._version
-        for leaf in pytree.tree_leaves(given)
-        if isinstance(leaf, Tensor)
-    ]
 
 
 def _of_user(hook: Any) -> bool:

@@ -184,7 +184,7 @@ class Supernet:
         in another way than before, the model is analysed again with the same settings, and statistics are dropped.
 
         A hook that changes what layers receive is noticed when a subnet runs it: statistics are then out of date, and
-        the model is analysed again. Hooks for all modules (`register_module_forward_hook`) are not noticed.
+        the model is analysed again. This includes hooks of all modules (`register_module_forward_hook`).
 
         Raises:
             ModelChangedError: the changed model needs a new supernet.

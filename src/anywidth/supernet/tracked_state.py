@@ -86,7 +86,8 @@ class TrackedState:
             model = self.state.model
             check_unsharded(model)
             seen = self._follower.look()
-            if not seen.anything:
+            if not seen.anything:  # but hooks of all modules may be others
+                self.state.statistics.fit_hooks(self._follower.hooks.changing)
                 return
             if seen.structure is not None:
                 self._analyse_again(seen.structure)
