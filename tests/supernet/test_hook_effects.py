@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
+from built_once import built_once
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
 
@@ -40,6 +41,7 @@ LOOKS: dict[str, Callable[[nn.Module, list[Any]], Any]] = {
 }
 
 
+@built_once
 def normed() -> tuple[nn.Sequential, aw.Supernet]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)).eval()
