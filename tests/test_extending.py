@@ -16,6 +16,7 @@ from anywidth.core.errors import ExportError, SearchError
 from anywidth.export import FORMATS
 from anywidth.groups import OPERATORS
 from anywidth.search import METHODS, Scorer, SearchData, search
+from built_once import built_once
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -34,6 +35,7 @@ def page() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
+@built_once
 def small() -> aw.Supernet:
     return aw.Supernet(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)), torch.randn(2, 4))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.multiprocessing.spawn import start_processes
 
+from forked import fork_context
+
 WORLD = 2
 
 Program = Callable[[int, int, Path], dict[str, Any]]
 
 
 def run_in_two(program: Program, folder: Path) -> list[dict[str, Any]]:
-    """What a function returns in each of two processes of one group; it gets its rank, the world size and a folder.
-
-    Both processes are forks of one that has imported the package already, which costs less than starting two.
-    """
-    multiprocessing.set_forkserver_preload(["anywidth.training.lightning"])
-    start_processes(_run, (program, folder), nprocs=WORLD, start_method="forkserver")
+    """What a function returns in each of two processes of one group; it gets its rank, the world size and a folder."""
+    start_processes(_run, (program, folder), nprocs=WORLD, start_method=fork_context().get_start_method())
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.densenet import DenseNet
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.googlenet import BasicConv2d, Inception
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.regnet import BlockParams, RegNet
@@ -40,7 +41,7 @@ class Case:
         name: Stands in test ids.
         build: Makes the model.
         inputs: Makes example inputs, of at least two samples.
-        slow: Left out by default.
+        slow: Left out by default, because smaller models have the same structure.
         elastic: Whether anything of it can be narrowed at all.
         warns: Whether less than half of its MACs can be narrowed, which the supernet warns of.
         masking: Whether zero weights for dropped channels are all that tells a subnet from the full network (not so
@@ -656,8 +657,11 @@ def _mnasnet() -> nn.Module:
     )  # fmt: skip
 
 
-def _torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
-    return partial(getattr(models, name), num_classes=5, **settings)
+def _inception() -> nn.Module:
+    return nn.Sequential(
+        BasicConv2d(3, 12, kernel_size=3), Inception(12, 8, 6, 10, 4, 6, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(29, 5),
+    )  # fmt: skip
 
 
 def _vectors(size: int) -> Callable[[], Tensor]:
@@ -675,6 +679,10 @@ def _keywords() -> dict[str, Tensor]:
 
 def _ours(name: str, build: Callable[[], nn.Module], inputs: Callable[[], Any] | None = None, **rest: Any) -> Case:
     return Case(name=name, build=build, inputs=inputs or images(8), **rest)
+
+
+def _theirs(name: str, build: Callable[[], nn.Module]) -> Case:
+    return Case(name=name, build=build, inputs=images(32), slow=True)
 
 
 CASES: tuple[Case, ...] = (
@@ -714,28 +722,40 @@ CASES: tuple[Case, ...] = (
     _ours("instance statistics", InstanceStatistics),
     _ours("shuffle units", _shufflenet),
     _ours("mnasnet blocks", _mnasnet),
-    Case(name="basic blocks", build=partial(_resnet, BasicBlock), inputs=images(32)),
-    Case(name="bottleneck", build=partial(_resnet, Bottleneck), inputs=images(32)),
-    Case(name="resnext", build=partial(_resnet, Bottleneck, groups=32, width_per_group=4), inputs=images(32)),
-    Case(name="inverted residuals", build=_mobilenet_v2, inputs=images(32)),
-    Case(name="shufflenet_v2 units", build=_shufflenet_v2, inputs=images(32)),
-    Case(name="mobilenet_v3", build=_mobilenet_v3, inputs=images(32)),
-    Case(name="vgg", build=_vgg, inputs=images(32)),
-    Case(name="densenet", build=_densenet, inputs=images(32)),
-    Case(name="efficientnet", build=_efficientnet, inputs=images(32)),
-    Case(name="regnet", build=_regnet, inputs=images(32)),
-    Case(name="squeezenet1_1", build=_torchvision("squeezenet1_1"), inputs=images(32)),
-    Case(name="mobilenet_v2", build=_torchvision("mobilenet_v2"), inputs=images(32), slow=True),
-    Case(name="mobilenet_v3_small", build=_torchvision("mobilenet_v3_small"), inputs=images(64), slow=True),
-    Case(name="googlenet", build=_torchvision("googlenet", init_weights=False), inputs=images(64), slow=True),
-    Case(name="efficientnet_b0", build=_torchvision("efficientnet_b0"), inputs=images(64), slow=True),
+    _theirs("basic blocks", partial(_resnet, BasicBlock)),
+    _theirs("bottleneck", partial(_resnet, Bottleneck)),
+    _theirs("resnext", partial(_resnet, Bottleneck, groups=32, width_per_group=4)),
+    _theirs("inverted residuals", _mobilenet_v2),
+    _theirs("shufflenet_v2 units", _shufflenet_v2),
+    _theirs("mobilenet_v3", _mobilenet_v3),
+    _theirs("vgg", _vgg),
+    _theirs("densenet", _densenet),
+    _theirs("inception", _inception),
+    _theirs("efficientnet", _efficientnet),
+    _theirs("regnet", _regnet),
+    _theirs("squeezenet1_1", partial(models.squeezenet1_1, num_classes=5)),
 )
 
+KINDS = (
+    "residual", "concat", "grouped conv", "rotary attention", "used twice", "tied weights", "root linear",
+    "following buffers", "keyword inputs", "auxiliary", "other norms",
+)  # fmt: skip
+"""One model of each kind, for tests of what depends little on the structure."""
 
-def cases(which: Callable[[Case], bool] = lambda _: True) -> Sequence[Any]:
-    """The models for `pytest.mark.parametrize`, the slow ones marked."""
+
+def cases(which: Callable[[Case], bool] = lambda _: True, *, few: bool = False) -> Sequence[Any]:
+    """The models for `pytest.mark.parametrize`, the slow ones marked.
+
+    Args:
+        which: Selects models.
+        few: Only one model of each kind runs by default; the others are slow.
+    """
     return [
-        pytest.param(case, id=case.name.replace(" ", "-"), marks=[pytest.mark.slow] if case.slow else [])
+        pytest.param(
+            case,
+            id=case.name.replace(" ", "-"),
+            marks=[pytest.mark.slow] if case.slow or (few and case.name not in KINDS) else [],
+        )
         for case in CASES
         if which(case)
     ]

@@ -14,6 +14,7 @@ import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.core.errors import AnywidthError, DataError, WidthError
 from anywidth.supernet import norm_modules
+from built_once import built_once
 from proofs import assert_close, call, configs
 from zoo import Case, cases, find
 
@@ -43,6 +44,7 @@ def unequal(x: Tensor) -> list[Tensor]:
 
 
 @pytest.fixture
+@built_once
 def net() -> aw.Supernet:
     return aw.Supernet(two_layers(), torch.randn(2, 3, 16, 16), divisor=1)
 
@@ -182,7 +184,7 @@ def test_every_width_has_statistics_of_its_own(net: aw.Supernet) -> None:
     assert (narrow["4.running_mean"] - wide["4.running_mean"][:kept]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("case", cases(lambda case: case.elastic))
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic, few=True))
 def test_any_model_can_be_calibrated_at_any_config(case: Case, supernet_of: SupernetOf) -> None:
     net = supernet_of(case)
     chosen = configs(net)

@@ -102,6 +102,7 @@ def test_places_that_cannot_be_written_and_missing_runs_are_errors(finished, tmp
     assert "data.json" in error
 
 
+@pytest.mark.slow
 def test_a_nested_run_is_written_without_its_zero_weights(train, tmp_path):
     run, out = tmp_path / "run", tmp_path / "full.onnx"
     assert train("--nested", "0.5,1.0", "--widths", "0.5,1.0", "--epochs", "1", "--out", str(run)) == 0

@@ -24,15 +24,13 @@ from anywidth.cli import main
 from anywidth.runs import supernet_run
 from anywidth.runs.run_folder import RunFolder
 from anywidth.training.lightning import PlainModule, SandwichModule
+from forked import Forked
 
 
-def start(out: Path, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    """A run of its own process, once it has finished an epoch."""
-    command = ["train", "--out", str(out), "--epochs", "500", "--widths", "2", *arguments]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anywidth", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=before, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def start(out: Path, *arguments: str) -> Forked:
+    """A run in another process, once it has finished an epoch."""
+    command = ("train", "--out", str(out), "--epochs", "500", "--widths", "2", *arguments)
+    process = Forked(main, command, folder=out.parent)
     while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
         time.sleep(0.05)
     return process
@@ -48,10 +46,10 @@ def test_sigterm_is_like_ctrl_c(tmp_path) -> None:
     out = tmp_path / "run"
     process = start(out)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
-    assert f"anywidth train --resume {out}" in error
-    assert "Traceback" not in error
+    done = process.done()
+    assert done.returncode == 130, done.stderr
+    assert f"anywidth train --resume {out}" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (out / ".lock").exists()
 
 
@@ -64,20 +62,17 @@ def test_sigkill_at_any_moment_loses_nothing_that_was_written(tmp_path) -> None:
         while epochs(out) < rows + number:
             assert process.poll() is None
             time.sleep(0.05)  # reading the file all the time would take a core
-        process.kill()
-        process.communicate(timeout=60)
+        process.send_signal(signal.SIGKILL)
+        assert process.done().returncode == -signal.SIGKILL
         state = torch.load(out / "checkpoints" / "supernet.ckpt", weights_only=True)
         # The state is written before the row of its epoch, or after it: at most one epoch lies between them.
         assert abs(state["epoch"] + 1 - epochs(out)) <= 1
         assert state["state_dict"]
 
 
-def _resumed(out: Path) -> subprocess.Popen[str]:
+def _resumed(out: Path) -> Forked:
     before = (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anywidth", "train", "--resume", str(out)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    process = Forked(main, ("train", "--resume", str(out)), folder=out.parent)
     while (out / "checkpoints" / "supernet.ckpt").stat().st_mtime_ns == before:
         assert process.poll() is None
         time.sleep(0.05)
@@ -96,6 +91,7 @@ def room() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGXFSZ, kept)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_keeps_what_was_trained(train, tmp_path, monkeypatch, capsys) -> None:
     out = tmp_path / "run"
     with room() as fill, monkeypatch.context() as patch:
@@ -217,6 +213,7 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_separate_network_that_stops_names_its_own_checkpoint(train, tmp_path, monkeypatch, capsys) -> None:
     out, kept = tmp_path / "run", tmp_path / "run" / "checkpoints" / "individual-1.ckpt"
     with monkeypatch.context() as patch:
@@ -281,12 +278,12 @@ def test_a_data_worker_that_dies_is_told_and_the_run_goes_on_later(tmp_path) -> 
             os.kill(child, signal.SIGKILL)
             killed = True
         time.sleep(0.05)
-    _, error = process.communicate(timeout=60)
+    done = process.done()
     assert killed
-    assert process.returncode == 2, error
-    assert "Traceback" not in error
-    assert "a process that reads images died" in error
-    assert f"Continue with: anywidth train --resume {out}" in error
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "a process that reads images died" in done.stderr
+    assert f"Continue with: anywidth train --resume {out}" in done.stderr
     assert epochs(out) >= 1
 
 

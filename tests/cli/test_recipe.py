@@ -38,6 +38,7 @@ def test_everything_at_once(train, tmp_path, capsys) -> None:
     assert main(["evaluate", str(out), "--widths", "0.5"]) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_like_an_unbroken_one(train, tmp_path, monkeypatch) -> None:
     from anywidth.runs import metrics_file
 
@@ -68,6 +69,7 @@ def test_training_stops_early(train, tmp_path, capsys) -> None:
     assert f"stopped early after epoch {done} of 30: no better score for 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_are_resized_when_asked(train, tmp_path, capsys) -> None:
     assert train("--out", str(tmp_path), "--image-size", "12", "--epochs", "1") == 0
     assert "images of 1x12x12" in capsys.readouterr().out

@@ -115,6 +115,7 @@ def test_the_full_setting_runs_an_epoch_on_the_cpu(tmp_path, monkeypatch) -> Non
     }  # fmt: skip  # 16 widths, some of which are the same network after rounding
 
 
+@pytest.mark.slow
 def test_a_scale_is_part_of_the_result_and_of_the_folder(tiny_data, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = ["reproduce", "nested", "--scale", "cifar", "--epochs", "1", "--seeds", "1", "--jobs", "1"]
@@ -127,6 +128,7 @@ def test_a_scale_is_part_of_the_result_and_of_the_folder(tiny_data, tmp_path, mo
     assert [point["x"] for point in content["arms"]["nested"]] == [0.25, 0.5, 0.75, 1.0]
 
 
+@pytest.mark.slow
 def test_fashion_mnist_has_a_preset_of_its_own(tmp_path, monkeypatch) -> None:
     write_fashion(tmp_path, images=40, labels=40)
     out = tmp_path / "out"

@@ -46,7 +46,13 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert (left / name).read_text() == (right / name).read_text()
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(60, "1 of 2 epochs."), (0, "1 of 2 epochs and 2 batches of the next.")])
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [
+        pytest.param(60, "1 of 2 epochs.", marks=pytest.mark.slow),
+        (0, "1 of 2 epochs and 2 batches of the next."),
+    ],
+)
 def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monkeypatch, capsys, seconds, kept):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -66,6 +72,7 @@ def test_a_resumed_run_ends_like_an_unbroken_one(train, finished, tmp_path, monk
     assert len((out / "metrics.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_nested_run_resumes(train, tmp_path, monkeypatch):
     unbroken, out = tmp_path / "unbroken", tmp_path / "run"
     options = ("--nested", "0.25,0.5,1.0")
@@ -83,6 +90,7 @@ def test_a_nested_run_resumes(train, tmp_path, monkeypatch):
         assert not any(bool(part.any()) for part in later.of(net.model.get_parameter(name)))
 
 
+@pytest.mark.slow
 def test_separate_networks_resume_too(train, finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -94,6 +102,7 @@ def test_separate_networks_resume_too(train, finished, tmp_path, monkeypatch, ca
     assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_a_checkpoint_is_due_resumes(train, finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
 
@@ -202,6 +211,7 @@ def stopped_after_training(train: Callable[..., int], monkeypatch: pytest.Monkey
     return stopped
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_that_of_an_unbroken_run(train, stopped_after_training, tmp_path) -> None:
     given = ("--average", "0.9", "--lr", "0.2")
     assert train("--out", str(tmp_path / "whole"), *given) == 0

@@ -24,6 +24,7 @@ from anywidth.runs import costs
 from anywidth.runs.settings import TrainSettings
 from anywidth.search import Evaluator, SearchResult
 from anywidth.training.lightning import PlainModule
+from fast import fast_and_slow
 
 FAST = ["--step-fraction", "0.34"]
 
@@ -145,6 +146,7 @@ def test_a_found_network_is_trained_beside_a_uniform_one(searched, tmp_path, cap
     assert "is complete" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_given_counts_also_if_it_is_the_default(searched, tmp_path, capsys) -> None:
     plain = TrainSettings()
     asked = ["train", "--from-search", str(searched / "search-macs.json"), "--budget", "50%", "--widths-per-step", "4"]
@@ -154,7 +156,10 @@ def test_what_was_given_counts_also_if_it_is_the_default(searched, tmp_path, cap
     assert plain.data.batch_size != 32  # that of the searched run
 
 
-@pytest.mark.parametrize("cost", ["params", "memory", "latency", "latency-compiled", "latency-onnx"])
+COSTS = ("params", "memory", "latency", "latency-compiled", "latency-onnx")
+
+
+@pytest.mark.parametrize("cost", fast_and_slow(COSTS, {"memory", "latency-onnx"}))
 def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
     out, model = tmp_path / "x.json", tmp_path / "model.json"
     # Measuring so small a network would tell of the machine's noise.
@@ -194,6 +199,7 @@ def test_other_methods(searched, tmp_path, method, capsys) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["found.json", "found.png"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, capsys) -> None:
     file, out, whole = searched / "search-macs.json", tmp_path / "retrained", tmp_path / "whole"
     asked = ["train", "--from-search", str(file), "--budget", "50%", "--out"]
@@ -214,7 +220,7 @@ def test_an_interrupted_retraining_goes_on(searched, tmp_path, monkeypatch, caps
     assert (out / "comparison.csv").read_text() == (whole / "comparison.csv").read_text()
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("epoch", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_retraining_whose_loss_is_not_finite_says_what_is_kept(
     searched, tmp_path, epoch, monkeypatch, capsys
 ) -> None:

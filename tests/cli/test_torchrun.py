@@ -10,40 +10,50 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import two_started
 from anywidth.cli import main
 from anywidth.cli.torchrun import quiet_others
 from anywidth.core.errors import SettingsError
 from anywidth.runs.device import pick_device
 from anywidth.runs.processes import Processes
 from anywidth.training.epoch_checkpoint import EpochCheckpoint
+from forked import Done, run_together
 
-DRIVER = Path(__file__).with_name("started_by_torchrun.py")
+DRIVER = Path(two_started.__file__)
 OPTIONS = ("--epochs", "3", "--batch-size", "12", "--widths", "0.25,1.0", "--lr", "0.05", "--hold-out", "0.2",
            "--average", "0.9", "--mixup", "0.2", "--individual", "1")  # fmt: skip
 
 
-def together(folder: Path, *arguments: str, fault: str = "none") -> subprocess.CompletedProcess[str]:
-    """`anywidth` in two processes."""
-    folder.mkdir(exist_ok=True)
+def by_torchrun(folder: Path, *arguments: str, fault: str = "none", **streams: Any) -> subprocess.Popen[str]:
+    """`anywidth` in two processes that torchrun starts, which takes a minute of processor time."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DRIVER)]
-    return subprocess.run(
-        [*command, fault, str(folder), *arguments], capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    return subprocess.Popen(
+        [*command, fault, str(folder), *arguments], text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}, **streams,
     )  # fmt: skip
 
 
-def train(folder: Path, data: Path, *more: str, fault: str = "none") -> subprocess.CompletedProcess[str]:
-    return together(
-        folder, "train", "--data", f"npz:{data}", "--out", str(folder / "run"), *OPTIONS, *more, fault=fault
-    )
+def together(folder: Path, *arguments: str, fault: str = "none") -> Done:
+    """`anywidth` in two processes that are started as torchrun does."""
+    folder.mkdir(exist_ok=True)
+    return run_together(two_started.program, fault, folder, *arguments, folder=folder)
 
 
-def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+def arguments_of(folder: Path, data: Path) -> tuple[str, ...]:
+    return ("train", "--data", f"npz:{data}", "--out", str(folder / "run"), *OPTIONS)
+
+
+def train(folder: Path, data: Path, *more: str, fault: str = "none") -> Done:
+    return together(folder, *arguments_of(folder, data), *more, fault=fault)
+
+
+def errors(done: Done) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted:"))]
 
 
@@ -73,12 +83,7 @@ def test_two_processes_train_one_network_into_one_folder(unbroken: Path) -> None
 @pytest.mark.slow
 def test_it_trains_in_a_terminal(unbroken: Path, tiny_data: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DRIVER)]
-    arguments = ["none", str(tmp_path), "train", "--data", f"npz:{tiny_data}", "--out", str(tmp_path / "run"), *OPTIONS]
-    process = subprocess.Popen(
-        [*command, *arguments], stdout=theirs, stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
-    )  # fmt: skip
+    process = by_torchrun(tmp_path, *arguments_of(tmp_path, tiny_data), stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown: list[bytes] = []
 
@@ -195,12 +200,24 @@ def test_a_found_network_is_trained_by_two_processes(searched: Path, tmp_path: P
 def test_the_end_of_one_process_ends_all_with_one_line(
     tiny_data: Path, tmp_path: Path, fault: str, said: str | tuple[str, ...]
 ) -> None:
-    done = train(tmp_path, tiny_data, fault=fault)
+    assert_ends_with_one_line(train(tmp_path, tiny_data, fault=fault), tmp_path, said)
+
+
+@pytest.mark.slow
+def test_torchrun_shows_one_line(tiny_data: Path, tmp_path: Path) -> None:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = by_torchrun(tmp_path, *arguments_of(tmp_path, tiny_data), fault="one fails", **streams)
+    output, error = process.communicate(timeout=240)
+    done = Done(process.returncode, output, error)
+    assert_ends_with_one_line(done, tmp_path, "error: cannot read image x.png; remove it")
+
+
+def assert_ends_with_one_line(done: Done, folder: Path, said: str | tuple[str, ...]) -> None:
     assert done.returncode != 0
     (line,) = errors(done)
     assert line.startswith(said)
     assert "[rank" not in done.stderr  # how torch marks the traceback of a process
-    assert (tmp_path / "run" / "checkpoints" / "supernet.ckpt").exists()
+    assert (folder / "run" / "checkpoints" / "supernet.ckpt").exists()
 
 
 @pytest.mark.slow

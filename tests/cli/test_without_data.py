@@ -44,12 +44,19 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_width_is_exported_and_its_accuracy_not_measured(moved, tmp_path, capsys):
-    for arguments in (["--width", "0.5"], ["--ladder", "0.5,1"], ["--width", "1", "--format", "torch"]):
-        assert main(["export", str(moved), *arguments, "--out", str(tmp_path / "a.onnx")]) == 0
-        shown = capsys.readouterr()
-        assert "warning: accuracy was not measured" in shown.err
-        assert "not measured" in shown.out
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--width", "0.5"], marks=pytest.mark.slow),
+        pytest.param(["--ladder", "0.5,1"], marks=pytest.mark.slow),
+        ["--width", "1", "--format", "torch"],
+    ],
+)
+def test_a_width_is_exported_and_its_accuracy_not_measured(moved, tmp_path, capsys, arguments):
+    assert main(["export", str(moved), *arguments, "--out", str(tmp_path / "a.onnx")]) == 0
+    shown = capsys.readouterr()
+    assert "warning: accuracy was not measured" in shown.err
+    assert "not measured" in shown.out
     card = (tmp_path / "a.onnx.md").read_text()
     assert "pixels from 0 to 1, minus 0.5" in card
     assert "3 classes, in this order: 0, 1, 2" in card
@@ -129,7 +136,7 @@ def train_on(folder: Path, run: Path) -> int:
         "--widths-per-step",
         "2",
         "--model",
-        "resnet20",
+        "resnet8",
     ]
     return main(["train", "--data", f"imagefolder:{folder}", *fast, "--out", str(run)])
 

@@ -14,8 +14,10 @@ import anywidth as aw
 from anywidth.core.errors import AnywidthError, CheckpointError, SearchError
 from anywidth.cost import LatencyModel, NamedCost, activation_memory, fit_latency, latency, named_cost
 from anywidth.models import build_model
+from built_once import built_once
 
 
+@built_once
 def digits() -> aw.Supernet:
     return aw.Supernet(build_model("digits", num_classes=4, input_shape=(1, 8, 8)), torch.randn(1, 1, 8, 8), divisor=2)
 

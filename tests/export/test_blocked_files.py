@@ -12,6 +12,7 @@ from torch import nn
 import anywidth as aw
 from anywidth.core.errors import ExportError, WidthError
 from anywidth.supernet import blocked
+from built_once import built_once
 from supernet.test_blocked import randomise
 
 
@@ -19,13 +20,17 @@ from supernet.test_blocked import randomise
 def net(monkeypatch: pytest.MonkeyPatch) -> aw.Supernet:
     """A nested network with batch norms, small enough that only `SMALLEST` keeps its layers whole."""
     monkeypatch.setattr(aw.Supernet.blocked, "__kwdefaults__", {"smallest": 0})
-    torch.manual_seed(0)
+    assert blocked.SMALLEST > 0
+    return nested()
+
+
+@built_once
+def nested() -> aw.Supernet:
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, bias=False), nn.BatchNorm2d(32),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 32), nn.BatchNorm1d(32), nn.Linear(32, 5),
     )  # fmt: skip
     randomise(model.eval())
-    assert blocked.SMALLEST > 0
     return aw.Supernet(model, torch.randn(2, 3, 8, 8), nested=(0.25, 0.5, 1.0))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
 from anywidth.core.errors import ExportError, MissingExtraError, UncalibratedError, WidthError
-from anywidth.export import load_dense, onnx_latency
+from anywidth.export import Exported, load_dense, onnx_latency
 from anywidth.export.onnx_model import onnx_model
 from anywidth.export.program import dense_program
 from anywidth.export.session import open_session
@@ -32,21 +32,27 @@ def run_file(path: Path, *arrays: np.ndarray) -> np.ndarray:
     return session.run(None, {item.name: a for item, a in zip(session.get_inputs(), arrays, strict=True)})[0]
 
 
-def test_an_onnx_file_equals_the_subnet_at_any_batch(net, tmp_path):
-    written = aw.export(net, 0.5, tmp_path / "half.onnx")
+@pytest.fixture(scope="module")
+def half(net, tmp_path_factory) -> Exported:
+    """A file of half the width, alone in its folder; do not change it."""
+    return aw.export(net, 0.5, tmp_path_factory.mktemp("half") / "half.onnx")
+
+
+def test_an_onnx_file_equals_the_subnet_at_any_batch(net, half):
+    written = half
     for batch in (1, 2, 7):
         x = torch.randn(batch, 3, 8, 8)
         with torch.no_grad():
             assert_close(torch.from_numpy(run_file(written.path, x.numpy())), net.extract(0.5).eval()(x), 1e-5)
     assert (written.format, written.widths) == ("onnx", ("0.5",))
     assert (written.macs, written.params) == ((aw.macs(net, 0.5),), (aw.params(net, 0.5),))
-    assert written.size == (tmp_path / "half.onnx").stat().st_size
+    assert written.size == written.path.stat().st_size
     assert 0 < written.difference < 1e-5
-    assert [file.name for file in tmp_path.iterdir()] == ["half.onnx"]
+    assert [file.name for file in written.path.parent.iterdir()] == ["half.onnx"]
 
 
-def test_an_onnx_file_holds_weights_under_their_names_and_nothing_of_the_source(net, tmp_path):
-    path = aw.export(net, 0.5, tmp_path / "half.onnx").path
+def test_an_onnx_file_holds_weights_under_their_names_and_nothing_of_the_source(net, half):
+    path = half.path
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert {t.name for t in model.graph.initializer} >= {"stem.0.weight", "a.0.weight", "b.0.weight", "head.weight"}

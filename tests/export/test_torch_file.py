@@ -18,7 +18,7 @@ from proofs import assert_close, call, configs
 from zoo import Case, Residual, cases
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases(few=True))
 def test_every_model_comes_back_as_it_was_extracted(case: Case, supernet_of, tmp_path):
     net: aw.Supernet = supernet_of(case)
     for number, config in enumerate(configs(net, random=1)):

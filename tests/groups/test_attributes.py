@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import anywidth as aw
+from fast import fast_and_slow
 
 CHANNELS = 16
 
@@ -167,8 +168,18 @@ CELLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("factor", [1, 2, 7])
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
+def _name(pair: tuple[type[Cell], int]) -> tuple[str, int]:
+    return pair[0].__name__, pair[1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "factor"),
+    fast_and_slow(
+        [(cell, factor) for cell in CELLS for factor in (1, 2, 7)],
+        {("Mask", 2), ("Branches", 7), *((cell.__name__, 1) for cell in CELLS)},
+        name=_name,
+    ),
+)
 def test_a_number_that_equals_the_channels_is_left_alone(cell: type[Cell], factor: int) -> None:
     number = factor * CHANNELS
     net = aw.Supernet(network(cell, CHANNELS, number), torch.randn(2, 6, 5), divisor=1)
@@ -181,8 +192,14 @@ def test_a_number_that_equals_the_channels_is_left_alone(cell: type[Cell], facto
         torch.testing.assert_close(sub(x), narrow(x))
 
 
-@pytest.mark.parametrize("cell", [LastTokens, FirstTokens, Branches, Late], ids=lambda cell: cell.__name__)
-@pytest.mark.parametrize("tokens", [12, 16, 40])
+@pytest.mark.parametrize(
+    ("cell", "tokens"),
+    fast_and_slow(
+        [(cell, tokens) for cell in (LastTokens, FirstTokens, Branches, Late) for tokens in (12, 16, 40)],
+        {("FirstTokens", 12), ("Branches", 16), ("Late", 40)},
+        name=_name,
+    ),
+)
 def test_examples_of_any_length_lead_to_the_same(cell: type[Cell], tokens: int) -> None:
     net = aw.Supernet(network(cell, CHANNELS, CHANNELS), torch.randn(2, tokens, 5), divisor=1)
     assert net.elastic_share == 1, net.summary()
@@ -254,14 +271,28 @@ def transformer(channels: int, inner: int, heads: int, context: int) -> nn.Modul
     return nn.Sequential(*parts, nn.Linear(channels, 3)).eval()
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(
+_ANY = given(
     heads=st.sampled_from([2, 4]),
     size=st.sampled_from([4, 8]),
     context=st.sampled_from([2, 4, 8, 16, 32, 64]),
     example=st.integers(2, 6),  # one token has nothing to attend to, so that heads would be narrowed inside
 )
+
+
+@settings(max_examples=2, deadline=None, derandomize=True)
+@_ANY
+def test_attention_of_a_context(heads: int, size: int, context: int, example: int) -> None:
+    check_attention(heads, size, context, example)
+
+
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None, derandomize=True)
+@_ANY
 def test_attention_of_any_context(heads: int, size: int, context: int, example: int) -> None:
+    check_attention(heads, size, context, example)
+
+
+def check_attention(heads: int, size: int, context: int, example: int) -> None:
     channels = heads * size
     net = aw.Supernet(transformer(channels, channels, heads, context), torch.randn(2, example, 5), divisor=1)
     assert net.elastic_share == 1, net.summary()

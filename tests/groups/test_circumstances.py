@@ -54,8 +54,14 @@ class Ties(nn.Module):
         return self.c(g)
 
 
+@pytest.fixture(scope="module")
+def always() -> aw.Supernet:
+    """A network that always takes the branch; do not change it."""
+    return aw.Supernet(Ties(lambda _: True), X)
+
+
 @pytest.mark.parametrize("asks", ASKS)
-def test_channels_that_a_rare_branch_ties_are_one_group(asks: str) -> None:
+def test_channels_that_a_rare_branch_ties_are_one_group(asks: str, always: aw.Supernet) -> None:
     state = random.getstate()
     net = aw.Supernet(Ties(ASKS[asks]), X)
     assert random.getstate() == state
@@ -63,7 +69,6 @@ def test_channels_that_a_rare_branch_ties_are_one_group(asks: str) -> None:
     weight, second = net.model.a.weight, net.subnet(0.5).b.weight
     assert torch.equal(second, net.model.b.weight[-16:, :16])
     assert torch.equal(net.subnet(0.5).a.weight, weight[:16])
-    always = aw.Supernet(Ties(lambda _: True), X)
     assert net.analysis.narrows_like(always.analysis)
 
 

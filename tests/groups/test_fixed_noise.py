@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.groups.fixed_noise import FixedNoise
+from fast import fast_and_slow
 
 DRAWS = {
     "randn": lambda x: torch.randn(x.shape),
@@ -120,7 +121,10 @@ NOISE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NOISE)
+FAST = {"reparametrisation", "one number per channel", "dropout left on", "random order", "Gumbel softmax", "counts"}
+
+
+@pytest.mark.parametrize("name", fast_and_slow(NOISE, FAST))
 def test_noise_in_evaluation_leaves_everything_elastic(name: str) -> None:
     model, example = Noisy(name).eval(), torch.randn(4, 10)
     net = aw.Supernet(model, example)

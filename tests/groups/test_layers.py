@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
+from fast import fast_and_slow
 from proofs import assert_close, assert_like_slicing, configs
 from zoo import Case
 
@@ -136,7 +137,15 @@ def check_subnets(net: aw.Supernet, x: Tensor, *, training: bool = True) -> None
         assert sum(parameter.numel() for parameter in net.extract(config).parameters()) == aw.params(net, config)
 
 
-@pytest.mark.parametrize("name", ELASTIC)
+# One of each kind.
+FAST = {
+    "weight norm over outputs", "scaled standardised weight", "group norm of single channels", "rms norm",
+    "grouped transposed conv", "pixel unshuffle", "unfold and fold", "bilinear", "lstm of two layers both ways",
+    "gru without bias", "embedding", "attention", "decoder",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", fast_and_slow(ELASTIC, FAST))
 def test_layers_that_are_elastic_with_all_their_neighbours(name: str) -> None:
     case, net = supernet(ELASTIC[name])
     assert net.elastic_share == 1, net.summary()

@@ -17,6 +17,7 @@ from anywidth.batchnorm import share_statistics
 from anywidth.groups.flow import Flow, Value
 from anywidth.groups.labels import FIXED, Array, varying
 from anywidth.groups.operators import OPERATORS, Call, Result, Rule
+from fast import fast_and_slow
 from proofs import masked
 from zoo import Case
 
@@ -229,21 +230,31 @@ def check(name: str, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wrong(net, x) == []
 
 
-@pytest.mark.parametrize("name", NETS)
+BROKEN = ("flip", "slice", "concatenation", "linear")
+
+
+@pytest.mark.parametrize("name", fast_and_slow(NETS, {*BROKEN, "einsum", "attention", "view", "channel shuffle"}))
 def test_right_rules_give_right_subnets(name: str) -> None:
     x = torch.randn(2, 3, 12)
     assert wrong(supernet(name, x), x) == []
 
 
-@pytest.mark.parametrize("name", ["flip", "slice", "concatenation", "linear"])
+@pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("mutation", ["off by one", "dropped"])
 def test_no_broken_rule_gives_a_wrong_subnet(name: str, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(name, mutation, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("mutation", [*MUTATIONS, "transposed"])
+@pytest.mark.parametrize(
+    ("name", "mutation"),
+    [
+        (name, mutation)
+        for name in NETS
+        for mutation in [*MUTATIONS, "transposed"]
+        if name not in BROKEN or mutation not in ("off by one", "dropped")  # those run above
+    ],
+)
 def test_no_rule_broken_in_any_way_gives_a_wrong_subnet(
     name: str, mutation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import anywidth as aw
+from fast import fast_and_slow
 from proofs import assert_like_slicing, configs
 from zoo import Case
 
@@ -335,7 +336,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# One of each kind.
+FAST = {
+    "LSTM cell", "own gates", "shared keys", "grouped heads, expanded", "rotary", "experts by einsum",
+    "experts sorted", "graph", "boxes", "positions", "quantised", "spectral", "scan",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", fast_and_slow(NETWORKS, FAST))
 def test_unusual_networks_are_elastic_and_their_subnets_are_slices(name: str) -> None:
     build, groups = NETWORKS[name]
     images = name in ("boxes", "positions")

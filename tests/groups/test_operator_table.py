@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
+from fast import fast_and_slow
 from proofs import assert_close, assert_like_slicing, call, configs, kept
 from zoo import Case
 
@@ -234,8 +235,20 @@ def reasons(net: aw.Supernet) -> dict[str, str | None]:
     return {group.name: group.frozen for group in net.groups}
 
 
+# One of each kind.
+FAST = {
+    "normalize", "linalg norm", "index add in place", "index reduce", "scatter", "gather by rank", "index put of many",
+    "rows by two indices", "masked elements", "assigned rows", "slice scatter", "masked scatter of rows", "topk",
+    "several quantiles", "cumulative log sum", "buckets", "two Fourier transforms", "pairs of channels",
+    "1-distances", "all cosines", "fake quantisation per channel", "bilinear pooling", "einsum of a diagonal", "inner",
+    "batched products", "solution", "causal scores", "clamp", "rows of a bag", "least norm", "range", "divergence",
+    "masked scatter",
+}  # fmt: skip
+FAST_FROZEN = {"sort", "topk", "cumulative sum", "Fourier", "roll", "real parts", "gather", "memory", "cross entropy"}
+
+
 @pytest.mark.filterwarnings("ignore:index_reduce:UserWarning")
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", fast_and_slow(LOCAL, FAST & LOCAL.keys()))
 def test_channels_pass_operators_that_leave_them_alone(name: str) -> None:
     case, net = prepare(LOCAL[name])
     assert reasons(net)["before"] is None
@@ -246,7 +259,7 @@ def test_channels_pass_operators_that_leave_them_alone(name: str) -> None:
         assert_like_slicing(net, config, x, training=False)
 
 
-@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("name", fast_and_slow(COUNTING, FAST & COUNTING.keys()))
 def test_channels_pass_operators_that_count_them(name: str) -> None:
     case, net = prepare(COUNTING[name])
     assert reasons(net)["before"] is None
@@ -266,7 +279,7 @@ def test_channels_pass_operators_that_count_them(name: str) -> None:
             assert_close(call(net.subnet(config).eval(), x), wanted)
 
 
-@pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.parametrize("name", fast_and_slow(FROZEN, FAST_FROZEN))
 def test_operators_that_depend_on_the_order_of_channels_say_so(name: str) -> None:
     operator, reason = FROZEN[name]
     case, net = prepare(operator)

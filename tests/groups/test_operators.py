@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
+from fast import fast_and_slow
 from proofs import assert_close, assert_like_slicing, call, configs, kept, masked
 from zoo import Case
 
@@ -203,41 +204,49 @@ def check_gradients(net: aw.Supernet, config: aw.WidthConfig, x: Tensor) -> None
         assert_like_slicing(net, config, x, training=training)
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_subnets_equal_the_full_network_with_dropped_channels_zeroed(name: str) -> None:
-    case, net = prepare(LOCAL[name])
-    x = case.example(1)
-    assert "after.0" in {group.name for group in net.analysis.elastic}  # behind it all is free again
-    for config in configs(net, random=4):
-        share_statistics(net, [config])
-        with torch.no_grad():
-            assert_close(call(net.subnet(config).eval(), x), call(without_dropped_channels(net, config, case), x))
-        check_gradients(net, config, x)
-
-
-@pytest.mark.parametrize("name", COUNTING)
-def test_subnets_run_as_the_operator_says_for_fewer_channels(name: str) -> None:
-    case, net = prepare(COUNTING[name])
-    x = case.example(1)
-    assert "after.0" in {group.name for group in net.analysis.elastic}
-    for config in configs(net, random=4):
-        share_statistics(net, [config])
-        check_gradients(net, config, x)
-
-
 # What has to stay elastic for the package to be of use; other operators may freeze what they touch.
-FREE = (
+FREE = {
     "relu", "where", "divide", "masked fill", "flip channels", "flip positions", "roll positions", "second half",
     "maxout", "gate", "swapped halves", "thirds", "sum of outer pieces", "max of inner pieces", "channels last and back",
     "repeat", "repeat interleave", "cat with itself", "cat with its flip", "cat along rows", "stack outside",
     "stack inside", "pad channels", "pad positions", "sum over positions", "softmax over positions", "pixel shuffle",
     "sum over channels", "square sum over channels", "pixel unshuffle", "upsample", "windows", "comparison",
     "softmax over channels", "mean over channels", "layer norm", "group norm of one", "instance norm",
-)  # fmt: skip
+}  # fmt: skip
+# One of each kind.
+FAST = {
+    "relu", "in place", "flip channels", "roll channels", "picked by index", "one channel for all", "gate",
+    "swapped halves", "unequal split", "sum of outer pieces", "max of inner pieces", "shuffle",
+    "channels last and back", "channels mix with rows", "repeat interleave", "cat with its flip", "pad channels",
+    "square sum over channels", "pixel shuffle", "sliding windows over channels", "gram", "fixed table",
+    "table from the end", "batch mixes with channels", "cumulative sum", "softmax over channels",
+    "layer norm of fixed size", "group norm of three", "sorted channels", "which channel",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FREE)
-def test_common_operators_leave_channels_elastic(name: str) -> None:
-    _, net = prepare({**LOCAL, **COUNTING}[name])
-    reasons = {group.name: group.frozen for group in net.groups}
-    assert reasons["before.0"] is None
+def check_free(name: str, net: aw.Supernet) -> None:
+    frozen = {group.name: group.frozen for group in net.groups}
+    assert name not in FREE or frozen["before.0"] is None
+    assert "after.0" in {group.name for group in net.analysis.elastic}  # behind it all is free again
+
+
+@pytest.mark.parametrize("name", fast_and_slow(LOCAL, FAST & LOCAL.keys()))
+def test_subnets_equal_the_full_network_with_dropped_channels_zeroed(name: str) -> None:
+    case, net = prepare(LOCAL[name])
+    x = case.example(1)
+    check_free(name, net)
+    for config in configs(net):
+        share_statistics(net, [config])
+        with torch.no_grad():
+            assert_close(call(net.subnet(config).eval(), x), call(without_dropped_channels(net, config, case), x))
+        check_gradients(net, config, x)
+
+
+@pytest.mark.parametrize("name", fast_and_slow(COUNTING, FAST & COUNTING.keys()))
+def test_subnets_run_as_the_operator_says_for_fewer_channels(name: str) -> None:
+    case, net = prepare(COUNTING[name])
+    x = case.example(1)
+    check_free(name, net)
+    for config in configs(net):
+        share_statistics(net, [config])
+        check_gradients(net, config, x)

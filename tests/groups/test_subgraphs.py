@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -61,11 +63,19 @@ class Regions(nn.Module):
 KINDS = ["no_grad", "autocast off", "autocast on", "nested", "grad again", "checkpoint", "vmap", "vmap second"]
 
 
+X = torch.randn(4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def whole() -> aw.Supernet:
+    """The network without a region."""
+    return aw.Supernet(Regions("plain").double().eval(), X, divisor=1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_regions_are_elastic_and_counted(kind: str) -> None:
-    x = torch.randn(4, 8, dtype=torch.float64)
+def test_regions_are_elastic_and_counted(kind: str, whole: aw.Supernet) -> None:
+    x, plain = X, copy.deepcopy(whole)
     net = aw.Supernet(Regions(kind).double().eval(), x, divisor=1)
-    plain = aw.Supernet(Regions("plain").double().eval(), x, divisor=1)
     plain.model.load_state_dict(net.model.state_dict())
     assert [(g.name, g.channels, g.frozen) for g in net.groups] == [
         (g.name, g.channels, g.frozen) for g in plain.groups

@@ -34,7 +34,7 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert not changed, {place: (before.get(place), after.get(place)) for place in changed[:5]}
 
 
-@pytest.mark.parametrize("case", cases(lambda case: not case.slow))
+@pytest.mark.parametrize("case", cases(few=True))
 def test_every_model_of_the_zoo(case: Case) -> None:
     model, x = case.model(), case.example()
     model.train()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anywidth.models import MNasNet, MobileNetV1, MobileNetV2, ResNet, ShuffleNet
+from fast import fast_and_slow
 
 MOBILENET_V1 = """568 543 517 490 466 443 421 389 366 345 325 306 287 267 249 232 217 201 177 162 149 136 124 114 100
     89 80 71 64 48 41"""
@@ -18,6 +21,11 @@ MOBILENET_V2 = """300 299 284 274 269 268 254 235 222 213 209 185 173 165 161 16
 
 def published(table: str) -> list[tuple[float, int]]:
     return [((1000 - 25 * i) / 1000, int(number)) for i, number in enumerate(table.split())]
+
+
+def by_width(table: str) -> list[Any]:
+    """The rows as parameters; most of them are slow."""
+    return fast_and_slow(published(table), {1.0, 0.7, 0.4}, name=lambda row: row[0])
 
 
 def count_products(model: nn.Module, side: int) -> float:
@@ -42,14 +50,14 @@ def count_macs(model: nn.Module, side: int, *also: type[nn.Module]) -> float:
     return products + sum(elements)
 
 
-@pytest.mark.parametrize(("width", "millions"), published(MOBILENET_V1))
+@pytest.mark.parametrize(("width", "millions"), by_width(MOBILENET_V1))
 def test_mobilenet_v1(width: float, millions: int) -> None:
     with torch.device("meta"):
         model = MobileNetV1(width=width)
     assert int(count_macs(model, 224) / 1e6) == millions
 
 
-@pytest.mark.parametrize(("width", "millions"), published(MOBILENET_V2))
+@pytest.mark.parametrize(("width", "millions"), by_width(MOBILENET_V2))
 def test_mobilenet_v2(width: float, millions: int) -> None:
     with torch.device("meta"):
         model = MobileNetV2(width=width)

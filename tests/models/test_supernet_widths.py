@@ -10,9 +10,10 @@ from torch import nn
 
 import anywidth as aw
 from anywidth.models import ShuffleNet, build_model, model_names
+from fast import fast_and_slow
 
 SIDE = 8
-SLOW = ("resnet50", "resnet56", "resnet18", "mnasnet", "mobilenet_v1", "shufflenet")
+FAST = {"digits", "resnet8"}
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -26,9 +27,7 @@ def supernet(model: nn.Module) -> aw.Supernet:
     return aw.Supernet(model, images, **rules)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in model_names()]
-)
+@pytest.mark.parametrize("name", fast_and_slow(model_names(), FAST))
 def test_subnets_have_the_channels_of_dense_networks(name: str) -> None:
     def dense(width: float = 1.0) -> nn.Module:
         return build_model(name, num_classes=5, input_shape=(1, SIDE, SIDE), width=width)
@@ -40,6 +39,7 @@ def test_subnets_have_the_channels_of_dense_networks(name: str) -> None:
         assert shapes(net.extract(width, calibrated=False)) == shapes(dense(width)), width
 
 
+@pytest.mark.slow
 def test_shufflenet_from_twice_the_width() -> None:
     """S-Nets (arXiv 1812.08928) train it at the widths 2, 1 and 0.5 of ShuffleNet's own."""
     net = supernet(ShuffleNet(width=2.0, num_classes=5, in_channels=1, downsamplings=3))

@@ -29,7 +29,7 @@ def test_weights_are_those_of_the_seed_and_no_random_number_is_used_up(tiny_data
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("kind", ["us_net", "nested"])
+@pytest.mark.parametrize("kind", ["us_net", pytest.param("nested", marks=pytest.mark.slow)])
 def test_experiments_share_networks_that_are_trained_alike(kind, tiny_data, tmp_path, monkeypatch) -> None:
     setup = Setup(data=f"npz:{tiny_data}", epochs=1, warmup_epochs=0.5)
 

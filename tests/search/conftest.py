@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
+from built_once import built_once
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -32,10 +33,14 @@ def toy_model() -> nn.Module:
     )  # fmt: skip
 
 
+@built_once
+def toy_supernet() -> aw.Supernet:
+    return aw.Supernet(toy_model(), torch.randn(1, 1, 8, 8), divisor=2)
+
+
 @pytest.fixture(scope="session")
 def trained_toy() -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    net = aw.Supernet(toy_model(), torch.randn(1, 1, 8, 8), divisor=2)
+    net = toy_supernet()
     optimizer = torch.optim.SGD(net.model.parameters(), lr=0.05, momentum=0.9)
     for step in range(30):
         optimizer.zero_grad()
@@ -47,7 +52,7 @@ def trained_toy() -> dict[str, Tensor]:
 @pytest.fixture
 def toy(trained_toy: dict[str, Tensor]) -> aw.Supernet:
     """A supernet of three elastic groups that was trained a little."""
-    net = aw.Supernet(toy_model(), torch.randn(1, 1, 8, 8), divisor=2)
+    net = toy_supernet()
     net.model.load_state_dict(trained_toy)
     return net
 

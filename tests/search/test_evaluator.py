@@ -15,6 +15,7 @@ from anywidth.models import build_model
 from anywidth.search import Evaluator, SearchData
 from anywidth.search.affected import affected_modules, changed_modules
 from anywidth.search.plan import narrower, space
+from built_once import built_once
 from zoo import Case, cases
 
 # Nothing of theirs is not in a smaller one.
@@ -25,6 +26,7 @@ def images(count: int, *, side: int = 8, classes: int = 4) -> list[tuple[Tensor,
     return [(torch.randn(count, 1, side, side), torch.randint(classes, (count,)))]
 
 
+@built_once
 def net_of(name: str = "digits") -> aw.Supernet:
     model = build_model(name, num_classes=4, input_shape=(1, 8, 8))
     rules = {rule: getattr(model, rule) for rule in ("divisor", "min_width", "frozen")}
@@ -89,7 +91,7 @@ def test_shared_activations_change_no_bit(name: str, memory: float) -> None:
         assert shared.activation_cache.reused > 0
 
 
-@pytest.mark.parametrize("case", cases(lambda case: case.elastic and not case.slow and case.name not in LARGE))
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic and case.name not in LARGE, few=True))
 def test_shared_activations_are_right_for_any_forward(case: Case, supernet_of) -> None:
     net = supernet_of(case)
     evaluators = []

@@ -80,7 +80,7 @@ def test_networks_of_torchvision(name: str) -> None:
 
 
 @settings(
-    derandomize=True, deadline=None, max_examples=8,
+    derandomize=True, deadline=None, max_examples=3,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(
@@ -104,7 +104,7 @@ def test_random_networks(model: Network, divisor: int, widths: list[float], smal
 
 
 def test_channels_that_are_not_consecutive() -> None:
-    net, x = made(Concatenated())
+    net, x = made(Concatenated)
     mix = net.blocked(1.0, smallest=0).get_submodule("mix")
     assert isinstance(mix, Blocked)
     assert mix.read is not None
@@ -113,7 +113,7 @@ def test_channels_that_are_not_consecutive() -> None:
     assert_blocked(net, x)
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(derandomize=True, deadline=None, max_examples=25)
 @given(
     batch_first=st.booleans(),
     bias=st.booleans(),

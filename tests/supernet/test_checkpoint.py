@@ -61,7 +61,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # -- what comes back ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases(few=True))
 def test_everything_comes_back(case: Case, supernet_of: SupernetOf, tmp_path: Path) -> None:
     net, x = supernet_of(case), case.example(1)
     chosen = [net.config(0.5), *configs(net)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import anywidth as aw
+from built_once import built_once
 from zoo import find
 
 
@@ -27,6 +28,7 @@ WAYS: list[Callable[[Any], Any]] = [copy.deepcopy, lambda value: pickle.loads(pi
 each_way = pytest.mark.parametrize("way", WAYS, ids=["deepcopy", "pickle", "torch.save"])
 
 
+@built_once
 def calibrated(**options: Any) -> tuple[aw.Supernet, Tensor]:
     model, x = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 5)), torch.randn(8, 4)
     net = aw.Supernet(model.eval(), x, **options)

@@ -13,6 +13,8 @@ import anywidth as aw
 from anywidth.supernet.record import record_of
 from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
+from built_once import built_once
+from fast import fast_and_slow
 from zoo import Case, cases, find
 
 COPIED = ("concat", "grouped conv", "shuffle units", "glu")
@@ -23,6 +25,7 @@ def squares(output: Any, _: Any = None) -> Tensor:
     return torch.stack([tensor.square().mean() for tensor in tensors]).sum()
 
 
+@built_once
 def supernet(case: Case) -> aw.Supernet:
     torch.manual_seed(0)
     net = aw.Supernet(case.model().double().train(), case.example(), divisor=1)
@@ -40,7 +43,7 @@ def step(net: aw.Supernet, x: Any, **options: Any) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in net.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("case", cases(lambda case: case.elastic))
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic, few=True))
 def test_every_pass_takes_the_weights_as_they_are(case: Case) -> None:
     net, x = supernet(case), case.example(1)
     optimizer = torch.optim.SGD(net.model.parameters(), lr=0.1)
@@ -63,7 +66,7 @@ def test_copies_are_laid_out_as_the_weights_are() -> None:
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in copies)
 
 
-@pytest.mark.parametrize("name", COPIED)
+@pytest.mark.parametrize("name", fast_and_slow(COPIED, {"glu"}))
 def test_training_goes_on_alike_when_it_is_compiled(name: str) -> None:
     losses = []
     for wrap in (None, CompiledSubnets(backend="eager")):

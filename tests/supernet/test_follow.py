@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
 from anywidth.supernet import tracked_state
+from built_once import built_once
 
 
 class Net(nn.Module):
@@ -48,6 +49,7 @@ def half(model: Net, x: Tensor) -> Tensor:
     return model.scale * output + model.options["shift"]
 
 
+@built_once
 def made() -> tuple[Net, aw.Supernet, Tensor]:
     model, x = Net().double().eval(), torch.randn(6, 4, dtype=torch.float64)
     net = aw.Supernet(model, x)
@@ -210,6 +212,7 @@ def test_dropout_of_another_strength_reaches_subnets() -> None:
     assert net.subnet(0.5).drop.p == 0.9
 
 
+@built_once
 def normed() -> tuple[nn.Sequential, aw.Supernet, Tensor]:
     model, x = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)), torch.randn(8, 4)
     net = aw.Supernet(model.eval(), x)

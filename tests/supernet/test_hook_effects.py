@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 
 import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
+from built_once import built_once
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
 
@@ -86,6 +87,7 @@ def log(seen: list[Any], module: nn.Module, *_: Any) -> None:
         seen.append(1)
 
 
+@built_once
 def normed() -> tuple[nn.Sequential, aw.Supernet]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)).eval()

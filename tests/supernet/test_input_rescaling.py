@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import NoEffectWarning, WidthError
+from built_once import built_once
 from proofs import assert_close
 
 
@@ -38,6 +39,7 @@ class Net(nn.Module):
 
 
 @pytest.fixture
+@built_once
 def net() -> aw.Supernet:
     return aw.Supernet(Net().double(), torch.randn(1, 3, 6, 6).double(), divisor=4, average_inputs=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torchvision
@@ -10,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import anywidth as aw
 from anywidth.core.errors import AnalysisError, AnywidthError, ModelChangedError, WidthError
+from built_once import built_once
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -33,9 +36,9 @@ class Concatenated(nn.Module):
         return self.head((x + self.depthwise(x)).mean((2, 3)))
 
 
-def made(model: nn.Module | None = None, divisor: int = 4) -> tuple[aw.Supernet, Tensor]:
-    torch.manual_seed(0)
-    model = (model or Concatenated()).double()
+@built_once
+def made(build: Callable[[], nn.Module] = Concatenated, divisor: int = 4) -> tuple[aw.Supernet, Tensor]:
+    model = build().double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
@@ -115,7 +118,7 @@ class Prepended(nn.Conv2d):
 @pytest.mark.parametrize("model", [Inverted, Mixed])
 @pytest.mark.parametrize("divisor", [4, 8])
 def test_widths_may_add_no_channels_to_a_group(model: type[nn.Module], divisor: int) -> None:
-    net, x = made(model(), divisor)
+    net, x = made(model, divisor)
     assert divisor == 4 or len({config["stem.0"] for config in net.shells.widths if "stem.0" in config}) < 4
     runner = net.progressive()
     for way in (net.nested, net.nested[::2], net.nested[1:]):

@@ -169,14 +169,14 @@ _QUIET = settings(
 )
 
 
-@settings(_QUIET, max_examples=10)
+@settings(_QUIET, max_examples=4)
 @given(**_ARGUMENTS)
 def test_random_networks(model: Network, divisor: int, min_width: float, draw: st.DataObject) -> None:
     check(model, divisor, min_width, draw)
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=80)
+@settings(_QUIET, max_examples=40)
 @given(**_ARGUMENTS)
 def test_many_random_networks(model: Network, divisor: int, min_width: float, draw: st.DataObject) -> None:
     check(model, divisor, min_width, draw)

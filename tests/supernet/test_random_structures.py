@@ -243,14 +243,14 @@ def test_plain_stages_are_elastic() -> None:
     assert check([(12, "none", True), (16, "none", False)], "none", torch.float32, 0) == 2
 
 
-@settings(_QUIET, max_examples=20)
+@settings(_QUIET, max_examples=5)
 @given(**_ARGUMENTS)
 def test_random_structures(stages: list[tuple[int, str, bool]], end: str, dtype: torch.dtype, seed: int) -> None:
     check(stages, end, dtype, seed)
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=80)
+@settings(_QUIET, max_examples=40)
 @given(**_ARGUMENTS)
 def test_many_random_structures(stages: list[tuple[int, str, bool]], end: str, dtype: torch.dtype, seed: int) -> None:
     check(stages, end, dtype, seed)

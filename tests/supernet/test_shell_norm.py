@@ -22,6 +22,7 @@ from anywidth.groups.attention import default_attention
 from anywidth.supernet.blocked import Blocked, BlockedAttention
 from anywidth.supernet.replace_norms import described
 from anywidth.supernet.shell_norm import NormKind, ShellNorm
+from fast import fast_and_slow
 from supernet.test_blocked import flops
 from training.test_nested_step import assert_like_oracle, assert_prefixes
 
@@ -115,7 +116,7 @@ class Nested:
     x: Tensor
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=fast_and_slow(MODELS, {"norm first", "convolutions"}))
 def nested(request: pytest.FixtureRequest) -> Nested:
     """Every model; how many of its norms are replaced is checked, and that no key changes."""
     build, inputs, norms = MODELS[request.param]
@@ -266,6 +267,7 @@ def test_a_model_with_norms_of_other_shells_is_nested_again() -> None:
         assert_prefixes(net, x)
 
 
+@pytest.mark.slow
 def test_a_small_vision_transformer_trains() -> None:
     torch.manual_seed(0)
     model = vit().double()
@@ -297,6 +299,7 @@ def test_heads_do_not_straddle_shells(small: aw.Supernet) -> None:
     assert later.rows.reshape(3, 4, 8).tolist() == [[[shell] * 8 for shell in (0, 1, 2, 2)]] * 3
 
 
+@pytest.mark.slow
 def test_exports_have_the_norms(small: aw.Supernet, tmp_path: Path) -> None:
     assert aw.export(small, 0.5, tmp_path / "half.onnx").difference < 1e-5
     assert aw.export(small, 1.0, tmp_path / "full.pt2", blocked=True).difference < 1e-5

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.core.errors import CheckpointError, WidthError
 from anywidth.training import soft_cross_entropy
+from built_once import built_once
 from proofs import assert_close
 
 WIDTHS = (0.25, 0.5, 1.0)
@@ -73,6 +74,7 @@ def model(seed: int = 0) -> Net:
     return net
 
 
+@built_once
 def supernet(widths: tuple[float, ...] = WIDTHS, **settings: bool) -> aw.Supernet:
     example = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     return aw.Supernet(model(), example, divisor=1, switches=widths, **settings)

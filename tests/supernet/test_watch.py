@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.core.errors import TrainingError
+from built_once import built_once
 
 
 def in_backward(model: nn.Module, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> None:
@@ -39,6 +40,7 @@ def by_hand(model: nn.Module) -> None:
         parameter.register_post_accumulate_grad_hook(step)
 
 
+@built_once
 def small(**options: Any) -> aw.Supernet:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))

@@ -16,10 +16,12 @@ import anywidth as aw
 from anywidth.core.errors import LossError
 from anywidth.tasks import objective_of
 from anywidth.training import soft_cross_entropy
+from built_once import built_once
 
 X = torch.randn(4, 6)
 
 
+@built_once
 def mlp(outputs: int) -> aw.Supernet:
     return aw.Supernet(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, outputs)), X)
 

@@ -12,9 +12,11 @@ import anywidth as aw
 from anywidth.core.errors import TrainingError
 from anywidth.training import Execution
 from anywidth.training.compiled import CompiledSubnets
+from built_once import built_once
 
 
 @pytest.fixture
+@built_once
 def net() -> aw.Supernet:
     torch.manual_seed(0)
     body = [nn.Conv2d(3, 96, 3), nn.BatchNorm2d(96), nn.ReLU(), nn.Flatten(), nn.Linear(96 * 4, 5)]

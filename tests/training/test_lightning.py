@@ -20,6 +20,7 @@ from anywidth.data import BatchOrder, TensorImages, TensorLoader
 from anywidth.training import parameter_groups
 from anywidth.training.lightning import PlainModule, SandwichModule
 from anywidth.training.schedule import warmup_cosine
+from built_once import built_once
 
 EPOCHS, LR, DECAY, WARMUP = 3, 0.05, 1e-3, 1.0
 
@@ -32,6 +33,7 @@ def network(*, dropout: float = 0.0) -> nn.Module:
     )  # fmt: skip
 
 
+@built_once
 def supernet(**details: float) -> aw.Supernet:
     return aw.Supernet(network(**details), torch.randn(1, 1, 6, 6))
 

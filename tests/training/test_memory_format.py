@@ -18,6 +18,7 @@ from anywidth.models import channels_last_
 from anywidth.runs import supernet
 from anywidth.runs.settings import ModelSettings, WidthSettings
 from anywidth.training.lightning import PlainModule, SandwichModule
+from built_once import built_once
 
 LAST = torch.channels_last
 
@@ -37,6 +38,7 @@ class Shortcut(nn.Module):
         return self.classifier((self.body(x) + self.shortcut(x)).relu().mean((2, 3)))
 
 
+@built_once
 def supernet_of(channels: int = 16, **options: object) -> aw.Supernet:
     return aw.Supernet(Shortcut(channels), torch.randn(1, 3, 16, 16), **{"divisor": 4, **options})  # type: ignore[arg-type]
 

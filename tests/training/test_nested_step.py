@@ -136,14 +136,14 @@ _ARGUMENTS = {
 }
 
 
-@settings(_QUIET, max_examples=5)
+@settings(_QUIET, max_examples=3)
 @given(**_ARGUMENTS)
 def test_random_networks(model: Network, divisor: int, widths: list[float]) -> None:
     check_random(model, divisor, widths)
 
 
 @pytest.mark.slow
-@settings(_QUIET, max_examples=40)
+@settings(_QUIET, max_examples=25)
 @given(**_ARGUMENTS)
 def test_many_random_networks(model: Network, divisor: int, widths: list[float]) -> None:
     check_random(model, divisor, widths)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 import anywidth as aw
 from anywidth.core.errors import CheckpointError, ModelChangedError
 from anywidth.supernet import checkpoint
+from built_once import built_once
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -29,6 +30,11 @@ def network() -> nn.Sequential:
 def batch() -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     return torch.randn(16, 6), torch.randint(5, (16,))
+
+
+@built_once
+def nested() -> aw.Supernet:
+    return aw.Supernet(network(), batch()[0], nested=WIDTHS)
 
 
 def muon(model: nn.Module) -> list[Optimizer]:
@@ -71,7 +77,7 @@ def train(net: aw.Supernet, optimizers: Sequence[Optimizer], steps: int, after: 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers(name: str) -> None:
-    net = aw.Supernet(network(), batch()[0], nested=WIDTHS)
+    net = nested()
     average = copy.deepcopy(net.model)
 
     def update() -> None:
@@ -102,7 +108,7 @@ def test_the_state_of_an_optimizer_that_was_trained_without_shells() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_with_a_scaler(dtype: torch.dtype) -> None:
-    net = aw.Supernet(network(), batch()[0], nested=WIDTHS)
+    net = nested()
     optimizer = torch.optim.SGD(net.model.parameters(), 0.05, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     x, y = batch()
@@ -120,7 +126,7 @@ def test_autocast_with_a_scaler(dtype: torch.dtype) -> None:
 
 
 def test_weights_of_a_nested_network_can_be_loaded() -> None:
-    net, other = (aw.Supernet(network(), batch()[0], nested=WIDTHS) for _ in range(2))
+    net, other = nested(), nested()
     train(net, [torch.optim.SGD(net.model.parameters(), 0.05)], 5)
     other.model.load_state_dict(net.model.state_dict())
     train(other, [torch.optim.SGD(other.model.parameters(), 0.05)], 5)
@@ -128,7 +134,7 @@ def test_weights_of_a_nested_network_can_be_loaded() -> None:
 
 
 def overwritten(how: str) -> aw.Supernet:
-    net = aw.Supernet(network(), batch()[0], nested=WIDTHS)
+    net = nested()
     net.model.eval()
     net.subnet(0.5)
     weight = net.model[3].weight

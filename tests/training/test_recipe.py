@@ -24,6 +24,7 @@ from anywidth.training.epoch_checkpoint import BestCheckpoint, EpochCheckpoint, 
 from anywidth.training.lightning import PlainModule, SandwichModule
 from anywidth.training.schedule import SCHEDULES
 from anywidth.training.validation import WidthValidation, score_width
+from built_once import built_once
 
 METRICS = {"accuracy": MulticlassAccuracy(3, average="micro"), "f1": MulticlassF1Score(3)}
 
@@ -36,6 +37,7 @@ def network(*, norm: bool = True) -> nn.Module:
     )  # fmt: skip
 
 
+@built_once
 def supernet(**options: bool) -> aw.Supernet:
     return aw.Supernet(network(**options), torch.randn(1, 1, 6, 6))
 

@@ -129,7 +129,7 @@ def test_no_gradient_reaches_the_teacher(net: aw.Supernet, x: Tensor, y: Tensor)
     assert_same(together, gradients(net))
 
 
-@pytest.mark.parametrize("case", cases(lambda case: case.elastic))
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic, few=True))
 def test_every_model_can_be_trained(case: Case, supernet_of: SupernetOf) -> None:
     net, x = supernet_of(case), case.example(1)
     net.model.train()
@@ -446,7 +446,7 @@ def own(net: aw.Supernet, width: float) -> list[nn.Parameter]:
     return [parameter for parameter in net.subnet(width).parameters() if id(parameter) not in whole]
 
 
-@pytest.mark.parametrize("case", cases(lambda case: case.elastic))
+@pytest.mark.parametrize("case", cases(lambda case: case.elastic, few=True))
 def test_gradients_that_move_together_are_the_same(supernet_of: SupernetOf, case: Case) -> None:
     net = supernet_of(case)
     net.model.train()
