@@ -68,6 +68,7 @@ class Detection:
         self._softmax = isinstance(detector, SSD)
         self._transform = copy.deepcopy(detector.transform)
         self._transform.fixed_size = (self.size[1], self.size[0])  # type: ignore[union-attr]
+        self._transform.size_divisible = 1  # type: ignore[union-attr] # no padding
         self._shapes: list[torch.Size] = []
 
     def example(self) -> Tensor:
