@@ -154,7 +154,7 @@ def test_bad_boxes_are_named(target: dict[str, Tensor], message: str) -> None:
 
 
 def test_other_detectors_targets_and_labels_are_refused() -> None:
-    with pytest.raises(SettingsError, match="FasterRCNN is no SSD, RetinaNet or FCOS"):
+    with pytest.raises(SettingsError, match="FasterRCNN is not an SSD, RetinaNet or FCOS"):
         Detection(fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=2))
     with pytest.raises(SettingsError, match="give size="):
         Detection(retina())

@@ -18,7 +18,7 @@ class DetectorBody(nn.Module):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head = detector.backbone, detector.head
+        self.backbone, self.head = detector.get_submodule("backbone"), detector.get_submodule("head")
         self.train(detector.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class SuperResolution(TaskFromLoss):
         scale: Factor from small to large images. As in the literature, a border of so many pixels is not scored.
 
     Raises:
-        SettingsError: the scale is no whole number above 0.
+        SettingsError: the scale is not a whole number above 0.
 
     >>> import torch
     >>> task = SuperResolution(2)
