@@ -56,7 +56,7 @@ def tune(net: aw.Supernet, loaders: Loaders, epochs: int) -> None:
 def scores(net: aw.Supernet, loaders: Loaders) -> list[float]:
     """Accuracy at the widths, calibrated."""
     aw.calibrate(net, loaders.calibration, WIDTHS)
-    return [row.accuracy for row in aw.spectrum(net, loaders.test, WIDTHS)]
+    return [row.score for row in aw.spectrum(net, loaders.test, WIDTHS)]
 
 
 def main() -> None:

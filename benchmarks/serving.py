@@ -116,7 +116,7 @@ def summary(replies: list[Reply], curve: Spectrum, target: float) -> dict[str, A
     """One row of the result."""
     answered = [reply for reply in replies if reply.kind == "answered"]
     times = np.array([reply.seconds for reply in answered] or [np.nan])
-    predicted = {row.width: row.accuracy for row in curve}
+    predicted = {row.width: row.score for row in curve}
     images = max(1, sum(reply.images for reply in answered))
     return {
         "sent": len(replies),

@@ -65,7 +65,7 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
             spectrum = client.get("/spectrum").json()
             rows = json.loads((finished / "spectrum.json").read_text())["rows"]
             assert [(e["width"], e["accuracy"], e["macs"]) for e in spectrum["widths"]] == [
-                (row["width"], row["accuracy"], row["macs"]) for row in rows
+                (row["width"], row["score"], row["macs"]) for row in rows
             ]
             # The picture that is bright where class 2 is.
             pixels = np.zeros((8, 8), np.uint8) + 60

@@ -39,7 +39,7 @@ def test_the_spectrum_has_the_asked_widths_narrowest_first(finished):
     assert [int(row["macs"]) for row in found] == sorted(int(row["macs"]) for row in found)
     assert all(0 <= float(row["accuracy"]) <= 100 for row in found)
     exact = json.loads((finished / "spectrum.json").read_text())["rows"]
-    assert [round(row["accuracy"], 4) for row in exact] == [float(row["accuracy"]) for row in found]
+    assert [round(row["score"], 4) for row in exact] == [float(row["accuracy"]) for row in found]
 
 
 def test_the_metrics_have_one_row_per_epoch(finished):

@@ -50,7 +50,7 @@ def test_rows_are_those_of_early_exits(net: aw.Supernet) -> None:
             answers = classify(x)
             right += int((answers.outputs.argmax(1) == y).sum())
             spent += float(costs[answers.widths].sum())
-        assert row.accuracy == pytest.approx(100 * right / 37)
+        assert row.score == pytest.approx(100 * right / 37)
         assert row.macs == round(spent / 37)
         assert row.params == aw.params(net)
     assert costs[0] == curve[1].macs < curve[0].macs < curve[2].macs < costs[-1]

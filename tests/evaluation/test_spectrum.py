@@ -40,7 +40,7 @@ def test_rows_are_what_the_single_functions_say(net: aw.Supernet, batches: Batch
     for row, width in zip(curve, widths, strict=True):
         assert row.macs == aw.macs(net, width)
         assert row.params == aw.params(net, width)
-        assert row.accuracy == aw.evaluate(net, batches, width)
+        assert row.score == aw.evaluate(net, batches, width)
     assert [row.width for row in curve] == [0.25, 0.5, "stem*=0.5", 1.0]
 
 
@@ -60,7 +60,7 @@ def test_width_without_statistics_is_an_error(net: aw.Supernet, batches: Batches
 @pytest.fixture
 def curve() -> Spectrum:
     rows = [(0.25, 1_000_000, 900, 61.23456), (0.5, 4_000_000, 3_000, 80.0), (1.0, 16_000_000, 9_000, 90.5)]
-    return Spectrum([Row(width=w, macs=m, params=p, accuracy=a) for w, m, p, a in rows], "net")
+    return Spectrum([Row(width=w, macs=m, params=p, score=a) for w, m, p, a in rows], "net")
 
 
 def test_is_a_sequence(curve: Spectrum) -> None:
@@ -82,8 +82,8 @@ def test_csv(curve: Spectrum, tmp_path: Path) -> None:
 def test_json_there_and_back(curve: Spectrum, tmp_path: Path) -> None:
     path = curve.to_json(tmp_path / "curve.json")
     again = Spectrum.from_json(path)
-    assert (again.rows, again.name) == (curve.rows, curve.name)
-    assert json.loads(path.read_text())["rows"][0]["accuracy"] == 61.23456
+    assert (again.rows, again.name, again.quantity) == (curve.rows, curve.name, curve.quantity)
+    assert json.loads(path.read_text())["rows"][0]["score"] == 61.23456
 
 
 def test_writing_into_a_file_as_a_folder_is_a_clear_error(curve: Spectrum, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_writing_into_a_file_as_a_folder_is_a_clear_error(curve: Spectrum, tmp_p
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_picture(curve: Spectrum, tmp_path: Path, ending: str) -> None:
     pytest.importorskip("matplotlib")
-    alone = Spectrum([Row(width=0.5, macs=4_000_000, params=1, accuracy=82.0)])
+    alone = Spectrum([Row(width=0.5, macs=4_000_000, params=1, score=82.0)])
     path = tmp_path / f"curve.{ending}"
     axes = curve.plot(path, others={"alone": alone}, title="A title")
     assert path.stat().st_size > 2000
@@ -104,7 +104,7 @@ def test_picture(curve: Spectrum, tmp_path: Path, ending: str) -> None:
     assert axes.get_xscale() == "log"
     (line,) = axes.lines
     assert list(line.get_xdata()) == [row.macs for row in curve]  # type: ignore[arg-type]
-    assert list(line.get_ydata()) == [row.accuracy for row in curve]  # type: ignore[arg-type]
+    assert list(line.get_ydata()) == [row.score for row in curve]  # type: ignore[arg-type]
     assert "accuracy" in axes.get_ylabel()
     assert "MACs" in axes.get_xlabel()
     assert "A title" in axes.get_title(loc="left")
@@ -120,7 +120,7 @@ def test_missing_plot_library_is_named(curve: Spectrum, monkeypatch: pytest.Monk
 
 def test_picture_of_one_row_and_of_named_configs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    rows = [Row(width="config ab", macs=10, params=1, accuracy=1.0), Row(width=0.5, macs=12, params=1, accuracy=2.0)]
+    rows = [Row(width="config ab", macs=10, params=1, score=1.0), Row(width=0.5, macs=12, params=1, score=2.0)]
     Spectrum(rows[:1]).plot(tmp_path / "one.png")
     Spectrum(rows).plot(tmp_path / "two.png")
     assert (tmp_path / "one.png").exists()

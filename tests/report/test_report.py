@@ -30,8 +30,8 @@ def test_durations(value, text):
 
 
 def test_a_spectrum_with_networks_trained_alone():
-    curve = Spectrum([Row(width=w, macs=int(1000 * w), params=7, accuracy=90 + w) for w in (0.25, 1.0)])
-    alone = Spectrum([Row(width=1.0, macs=1000, params=7, accuracy=91.5)], "alone")
+    curve = Spectrum([Row(width=w, macs=int(1000 * w), params=7, score=90 + w) for w in (0.25, 1.0)])
+    alone = Spectrum([Row(width=1.0, macs=1000, params=7, score=91.5)], "alone")
     head, narrow, wide = lines(spectrum_table(curve, alone))
     assert head == ["width", "MACs", "parameters", "accuracy", "trained", "alone"]
     assert narrow == ["0.25", "250", "7", "90.25", "%"]
@@ -39,7 +39,7 @@ def test_a_spectrum_with_networks_trained_alone():
 
 
 def test_a_spectrum_of_named_widths():
-    curve = Spectrum([Row(width="config 12", macs=1, params=1, accuracy=50.0)])
+    curve = Spectrum([Row(width="config 12", macs=1, params=1, score=50.0)])
     assert lines(spectrum_table(curve))[1][:2] == ["config", "12"]
 
 

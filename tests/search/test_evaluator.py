@@ -43,7 +43,7 @@ def test_it_is_calibrate_and_evaluate(channels_last: bool) -> None:
     training, held_out = images(40), images(30) + images(7)
     score = Evaluator(net, SearchData.of(training, held_out), channels_last=channels_last)(net.config(0.5))
     aw.calibrate(net, training, [0.5])
-    assert score.accuracy == pytest.approx(aw.evaluate(net, held_out, 0.5), abs=1e-9 if not channels_last else 3.0)
+    assert score.value == pytest.approx(aw.evaluate(net, held_out, 0.5), abs=1e-9 if not channels_last else 3.0)
     with torch.no_grad():
         losses = [F.cross_entropy(net.subnet(0.5).eval()(x), y, reduction="sum") for x, y in held_out]
     assert score.loss == pytest.approx(float(sum(losses)) / 37, rel=1e-5)

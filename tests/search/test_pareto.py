@@ -11,8 +11,8 @@ from anywidth.widths import WidthConfig
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=30))
 def test_the_front(points) -> None:
-    networks = [Evaluated(config=WidthConfig({}), accuracy=float(a), loss=0.0, cost=float(c)) for c, a in points]
-    front = [(n.cost, n.accuracy) for n in pareto(networks)]
+    networks = [Evaluated(config=WidthConfig({}), score=float(a), loss=0.0, cost=float(c)) for c, a in points]
+    front = [(n.cost, n.score) for n in pareto(networks)]
     expected = {
         (c, a) for c, a in points
         if not any((d <= c and b > a) or (d < c and b >= a) for d, b in points)

@@ -25,7 +25,7 @@ def test_it_finds_networks_within_budgets(scorer, toy, method) -> None:
     assert len({network.config for network in found.evaluated}) == 40
     for item in found.found:
         inside = [n for n in found.evaluated if item.budget.admits(n.cost)]
-        assert item.network.accuracy == max(n.accuracy for n in inside)
+        assert item.network.score == max(n.score for n in inside)
         assert item.network.cost == aw.macs(toy, item.network.config)
     assert all(n.cost <= 0.6 * full for n in found.evaluated)
     assert all(n.config[name] in sizes for n in found.evaluated for name, sizes in scorer.options.items())
@@ -39,13 +39,13 @@ def test_evolution_gets_better_where_chance_does_not(scorer, monkeypatch) -> Non
     """On a score that only one group decides, which is at odds with the cost."""
     monkeypatch.setattr(
         type(scorer.evaluator), "__call__",
-        lambda self, config: Score(accuracy=float(config["0"]) - 0.2 * config["3"] - 0.2 * config["6"], loss=0.0),
+        lambda self, config: Score(value=float(config["0"]) - 0.2 * config["3"] - 0.2 * config["6"], loss=0.0),
     )  # fmt: skip
     late = {}
     for method in ("evolution", "random"):
         scorer.state.scores.clear()
         networks = search(scorer, "70%", method=method, evaluations=80).evaluated
-        late[method] = sum(n.accuracy for n in networks[48:]) / 32
+        late[method] = sum(n.score for n in networks[48:]) / 32
     assert late["evolution"] > late["random"] + 0.5
 
 
@@ -56,7 +56,7 @@ def test_it_shares_what_greedy_slimming_found_out(scorer) -> None:
     assert len(found.evaluated) == 10
     assert all(scorer.state.scores[config] == score for config, score in known.items())
     front = pareto([*greedy.evaluated, *found.evaluated])
-    assert front[-1].accuracy == max(n.accuracy for n in (*greedy.evaluated, *found.evaluated))
+    assert front[-1].score == max(n.score for n in (*greedy.evaluated, *found.evaluated))
 
 
 def test_what_does_not_fit_is_told(scorer, monkeypatch) -> None:

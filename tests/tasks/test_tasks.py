@@ -191,7 +191,8 @@ def losses_of(**options: Any) -> list[float]:
         one._step = lambda add, size, number: add(1.0)  # type: ignore[method-assign,assignment]
         one.manual_backward = lambda value: value.backward()  # type: ignore[method-assign,assignment]
         found.append(float(one.training_step((X, LABELS), 0)[key]))
-    score = Evaluator(net, SearchData.of([(X, LABELS)], [(X, LABELS)]), **options)(net.config(1.0))
+    data = SearchData.of([(X, LABELS)], [(X, LABELS)])
+    score = Evaluator(net, data, score=lambda output, target: target.float(), **options)(net.config(1.0))
     return [*found, score.loss]
 
 

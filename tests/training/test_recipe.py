@@ -19,11 +19,12 @@ from torchvision.transforms import v2
 import anywidth as aw
 from anywidth.core.errors import CheckpointError, TrainingError
 from anywidth.data import BatchOrder, TensorImages, TensorLoader
-from anywidth.evaluation import evaluate
+from anywidth.evaluation import evaluate, measure
+from anywidth.tasks import Classification
 from anywidth.training.epoch_checkpoint import BestCheckpoint, EpochCheckpoint, load_weights
 from anywidth.training.lightning import PlainModule, SandwichModule
 from anywidth.training.schedule import SCHEDULES
-from anywidth.training.validation import WidthValidation, score_width
+from anywidth.training.validation import WidthValidation
 from built_once import built_once
 
 METRICS = {"accuracy": MulticlassAccuracy(3, average="micro"), "f1": MulticlassF1Score(3)}
@@ -277,8 +278,8 @@ def test_widths_are_scored_after_every_epoch() -> None:
 def test_accuracy_by_torchmetrics_is_that_of_evaluate(width) -> None:
     net = supernet()
     aw.calibrate(net, loader(), [width])
-    found = score_width(net, loader(batch_size=7), width, METRICS)
-    assert 100 * found["accuracy"] == pytest.approx(evaluate(net, loader(), width), abs=1e-4)
+    found = measure(net, loader(batch_size=7), width, task=Classification(3))
+    assert found["accuracy"] == pytest.approx(evaluate(net, loader(), width), abs=1e-4)
 
 
 def test_training_stops_when_the_score_of_all_widths_does_not_rise() -> None:

@@ -51,10 +51,10 @@ class SearchCommandSettings:
         metavar="FILE",
         help="latency model file; if missing, it is built by measuring subnets; by default RUN/COST.json",
     )
-    objective: Literal["accuracy", "per-cost"] = option(
-        "accuracy",
+    objective: Literal["score", "per-cost"] = option(
+        "score",
         metavar="NAME",
-        help="criterion for removing channels: accuracy, or per-cost (accuracy lost per cost saved)",
+        help="criterion for removing channels: score (the least score lost), or per-cost (score lost per cost saved)",
     )
     step_fraction: float = option(0.1, help="share of a group's channels to remove per step")
     calibration_images: int = option(2048, help="training images for the batch-norm statistics of each candidate")
@@ -112,7 +112,7 @@ def run(settings: SearchCommandSettings) -> int:
         if scorer.state.scores:
             console.print(f"continuing with {len(scorer.state.scores)} scored networks from {state}", soft_wrap=True)
         try:
-            with SearchProgress(console, scorer.cost) as progress:
+            with SearchProgress(console, scorer.cost, scorer.quantity) as progress:
                 result = search(
                     scorer, settings.budgets, settings.method, evaluations=settings.evaluations, seed=settings.seed,
                     progress=progress,
@@ -201,7 +201,7 @@ def _latency_model(settings: SearchCommandSettings, opened: OpenRun, console: Co
 
 
 def _uniform(scorer: Scorer, result: SearchResult) -> list[tuple[float, float]]:
-    """Cost and held-out accuracy of uniform widths, for comparison in the table."""
+    """Cost and held-out score of uniform widths, for comparison in the table."""
     from anywidth.search import uniform_costs
 
     costs = uniform_costs(scorer.net, scorer.cost_of, 40)
@@ -209,5 +209,5 @@ def _uniform(scorer: Scorer, result: SearchResult) -> list[tuple[float, float]]:
     for item in result.found:
         width = min(costs, key=lambda width: abs(costs[width] - item.network.cost))
         uniform = scorer.evaluate(scorer.net.config(width))
-        found.append((uniform.cost, uniform.accuracy))
+        found.append((uniform.cost, uniform.score))
     return found

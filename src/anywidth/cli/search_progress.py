@@ -9,6 +9,7 @@ from rich.progress import Progress as Bar
 from anywidth.cost import NamedCost
 from anywidth.report import count
 from anywidth.search import Progress
+from anywidth.tasks import Quantity
 
 __all__ = ["SearchProgress"]
 
@@ -16,8 +17,8 @@ __all__ = ["SearchProgress"]
 class SearchProgress:
     """Progress bar for a search; in a file or pipe, one line per tenth of it."""
 
-    def __init__(self, console: Console, cost: NamedCost) -> None:
-        self.console, self.cost = console, cost
+    def __init__(self, console: Console, cost: NamedCost, quantity: Quantity) -> None:
+        self.console, self.cost, self.quantity = console, cost, quantity
         self._bar = Bar(
             TextColumn("searching"), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
@@ -38,7 +39,7 @@ class SearchProgress:
         if progress.steps:
             last = progress.steps[-1]
             cost = f"{count(last.network.cost)} {self.cost.unit}".rstrip()
-            text = f"step {last.number}, {cost}, {last.network.accuracy:.2f} %"
+            text = f"step {last.number}, {cost}, {self.quantity.text(last.network.score)}"
             detail = f", {counted}" if counted else ""
         else:
             text, detail = f"{counted} networks", ""

@@ -176,7 +176,7 @@ def _accuracy(opened: OpenRun) -> dict[float, float]:
     file = opened.folder.file("spectrum.json")
     if not file.exists():
         return {}
-    return {row.width: row.accuracy for row in Spectrum.from_json(file) if isinstance(row.width, float)}
+    return {row.width: row.score for row in Spectrum.from_json(file) if isinstance(row.width, float)}
 
 
 def _reader(data: DatasetInfo, limits: Limits) -> ImageReader | None:

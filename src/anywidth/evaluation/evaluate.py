@@ -7,20 +7,29 @@ from typing import Any
 
 import torch
 
-from anywidth.core.batches import samples, split_batch
-from anywidth.core.errors import DataError
+from anywidth.core.batches import run_batches
 from anywidth.core.modules import model_device
-from anywidth.core.processes import all_gather
-from anywidth.evaluation.score import Score, score_samples, top1
+from anywidth.evaluation.means import mean_score
+from anywidth.evaluation.measure import measure
+from anywidth.evaluation.quantity import quantity_of
+from anywidth.evaluation.score import Score, top1
 from anywidth.supernet import Supernet
+from anywidth.tasks import MeasuredTask
 from anywidth.widths import Width
 
 __all__ = ["evaluate"]
 
 
 @torch.inference_mode()
-def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score: Score = top1) -> float:
-    """Mean score of one width over all samples of a loader; every sample has the same weight.
+def evaluate(
+    net: Supernet,
+    loader: Iterable[Any],
+    width: Width = 1.0,
+    *,
+    score: Score | None = None,
+    task: MeasuredTask | None = None,
+) -> float:
+    """Score of one width on all samples of a loader: the mean of a score per sample, or the first metric of a task.
 
     Processes that train together combine their scores. Give each process its part of the samples, or all of them to
     every process.
@@ -31,9 +40,10 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
         width: As in `Supernet.config`; must be calibrated.
         score: `score(output, targets)`, one finite number per sample; by default top-1 accuracy in percent, for outputs
             of shape (batch, classes) and integer targets of shape (batch,).
+        task: A task, whose first metric is the score; `anywidth.evaluation.measure` returns all of them.
 
     Raises:
-        LossError: the score does not fit the output and the targets, or is not one finite number per sample.
+        LossError: the score or metric does not fit the output and the targets, or is not finite.
         UncalibratedError: the width has no up-to-date batch-norm statistics.
         DataError: the loader is empty.
 
@@ -42,16 +52,8 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
     >>> 0 <= evaluate(net, [(torch.randn(8, 4), torch.zeros(8).long())], 0.5) <= 100
     True
     """
-    network = net.extract(width)
-    network.eval()
-    device = model_device(network)
-    total, count = 0.0, 0
-    for batch in loader:
-        inputs, targets = split_batch(batch, device)
-        part, number = score_samples(score, inputs.call(network), targets, samples=samples(inputs))
-        total += part
-        count += number
-    shares = all_gather((total, count))
-    if sum(seen for _, seen in shares) == 0:
-        raise DataError("the evaluation loader is empty; give at least one batch")
-    return sum(score for score, _ in shares) / sum(seen for _, seen in shares)
+    quantity_of(score, task)  # raises if they contradict each other
+    if task is not None:
+        return next(iter(measure(net, loader, width, task=task).values()))
+    network = net.extract(width).eval()
+    return mean_score(run_batches(lambda inputs: inputs.call(network), loader, model_device(network)), score or top1)

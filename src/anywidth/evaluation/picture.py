@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anywidth.core.files import write_atomically
 from anywidth.evaluation.row import Row
 from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, require_matplotlib, style_axes
+from anywidth.tasks import Quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,40 +17,48 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 _SPAN = 2.0
-"""Smallest accuracy range of the plot, in percentage points, so that noise does not look like a result."""
+"""Smallest range of percentages in the plot, in percentage points, so that noise does not look like a result."""
 
 
 def draw(
-    curve: Sequence[Row], path: str | Path | None, *, name: str, others: Mapping[str, Sequence[Row]], title: str
+    curve: Sequence[Row],
+    path: str | Path | None,
+    *,
+    name: str,
+    quantity: Quantity,
+    others: Mapping[str, Sequence[Row]],
+    title: str,
 ) -> Axes:
-    """Plot accuracy against MACs (logarithmic), with the widths below; see `Spectrum.plot`."""
+    """Plot the score against MACs (logarithmic), with the widths below; see `Spectrum.plot`."""
     figure = require_matplotlib().Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
     axes = figure.subplots()
     rows = sorted(curve, key=lambda row: row.macs)
     axes.plot(
         [row.macs for row in rows],
-        [row.accuracy for row in rows],
+        [row.score for row in rows],
         color=LINE, linewidth=2, marker="o", markersize=6, markeredgecolor="white", label=name, zorder=2,
     )  # fmt: skip
     for (other, points), colour in zip(others.items(), OTHERS * (1 + len(others) // len(OTHERS)), strict=False):
         axes.scatter(
             [row.macs for row in points],
-            [row.accuracy for row in points],
+            [row.score for row in points],
             s=56, marker="D", color=colour, edgecolor="white", linewidth=0.9, label=other, zorder=3,
         )  # fmt: skip
-    _scale(axes, curve)
+    _scale(axes, curve, quantity)
     style_axes(axes)
     if title:
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=12)
     if others:
-        axes.legend(frameon=False, loc="lower right", fontsize=9, labelcolor=INK)
+        axes.legend(
+            frameon=False, loc="lower right" if quantity.higher_is_better else "upper right", fontsize=9, labelcolor=INK
+        )
     if path is not None:
         kind = Path(path).suffix.lstrip(".") or "png"
         write_atomically(Path(path), lambda temporary: figure.savefig(temporary, format=kind))
     return axes
 
 
-def _scale(axes: Any, curve: Sequence[Row]) -> None:
+def _scale(axes: Any, curve: Sequence[Row], quantity: Quantity) -> None:
     """Set axis ticks at round widths, with MACs and the width below."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -63,9 +72,9 @@ def _scale(axes: Any, curve: Sequence[Row]) -> None:
         axes.xaxis.set_major_formatter(engineering)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("MACs (logarithmic) and width" if marks else "MACs (logarithmic)", color=QUIET)
-    axes.set_ylabel("accuracy (%)", color=QUIET)
+    axes.set_ylabel(str(quantity), color=QUIET)
     low, high = axes.get_ylim()
-    if high - low < _SPAN:
+    if quantity.unit == "%" and high - low < _SPAN:
         # Percentages end at 100; leave only a little room for the marker above.
         high = min((low + high + _SPAN) / 2, max(high, 100 + _SPAN / 20))
         axes.set_ylim(high - _SPAN, high)

@@ -9,9 +9,9 @@ __all__ = ["Row"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One width: the width or a name, its MACs and parameters, and its score (by default accuracy in percent)."""
+    """One width: the width or a name, its MACs and parameters, and its score."""
 
     width: float | str
     macs: int
     params: int
-    accuracy: float
+    score: float

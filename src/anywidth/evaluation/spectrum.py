@@ -1,4 +1,4 @@
-"""Spectrum: accuracy against cost over many widths of one supernet."""
+"""Spectrum: a score against cost over many widths of one supernet."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from anywidth.core.files import write_atomically
 from anywidth.cost import macs, params
 from anywidth.evaluation.evaluate import evaluate
 from anywidth.evaluation.picture import draw
+from anywidth.evaluation.quantity import quantity_of
 from anywidth.evaluation.row import Row
-from anywidth.evaluation.score import Score, top1
+from anywidth.evaluation.score import Score
 from anywidth.supernet import Supernet
+from anywidth.tasks import ACCURACY, MeasuredTask, Quantity
 from anywidth.widths import Width, WidthConfig
 
 if TYPE_CHECKING:
@@ -28,15 +30,16 @@ __all__ = ["Spectrum", "even_widths", "spectrum", "width_grid"]
 class Spectrum(Sequence[Row]):
     """Rows of a spectrum, with methods to save and plot them.
 
-    >>> curve = Spectrum([Row(width=0.5, macs=20, params=9, accuracy=97.5)])
+    >>> curve = Spectrum([Row(width=0.5, macs=20, params=9, score=97.5)])
     >>> print(curve.csv(), end="")
     width,macs,params,accuracy
     0.5,20,9,97.5
     """
 
-    def __init__(self, rows: Iterable[Row], name: str = "anywidth") -> None:
+    def __init__(self, rows: Iterable[Row], name: str = "anywidth", quantity: Quantity = ACCURACY) -> None:
         self.rows = tuple(rows)
         self.name = name
+        self.quantity = quantity
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
@@ -48,12 +51,12 @@ class Spectrum(Sequence[Row]):
         return iter(self.rows)
 
     def csv(self) -> str:
-        """Rows as CSV text with the columns width, macs, params, accuracy."""
+        """Rows as CSV text with the columns width, macs, params and the name of the score."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["width", "macs", "params", "accuracy"])
+        writer.writerow(["width", "macs", "params", self.quantity.name])
         for row in self.rows:
-            writer.writerow([row.width, row.macs, row.params, round(row.accuracy, 4)])
+            writer.writerow([row.width, row.macs, row.params, round(row.score, 4)])
         return text.getvalue()
 
     def to_csv(self, path: str | Path) -> Path:
@@ -61,20 +64,26 @@ class Spectrum(Sequence[Row]):
         return write_atomically(Path(path), lambda temporary: temporary.write_text(self.csv()))
 
     def to_json(self, path: str | Path) -> Path:
-        """Write the rows as JSON, with the name of the network."""
-        text = json.dumps({"name": self.name, "rows": [asdict(row) for row in self.rows]}, indent=2) + "\n"
+        """Write the rows as JSON, with the name of the network and the quantity."""
+        text = (
+            json.dumps(
+                {"name": self.name, "quantity": asdict(self.quantity), "rows": [asdict(row) for row in self.rows]},
+                indent=2,
+            )
+            + "\n"
+        )
         return write_atomically(Path(path), lambda temporary: temporary.write_text(text))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Spectrum:
         """Read a file that `to_json` wrote."""
         content = json.loads(Path(path).read_text())
-        return cls([Row(**row) for row in content["rows"]], content["name"])
+        return cls([Row(**row) for row in content["rows"]], content["name"], Quantity(**content["quantity"]))
 
     def plot(
         self, path: str | Path | None = None, *, others: Mapping[str, Spectrum] | None = None, title: str = ""
     ) -> Axes:
-        """Plot accuracy against MACs, with other spectra for comparison.
+        """Plot the score against MACs, with other spectra for comparison.
 
         Args:
             path: File to write, in the format of its extension; None only returns the axes.
@@ -84,7 +93,7 @@ class Spectrum(Sequence[Row]):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return draw(self.rows, path, name=self.name, others=others or {}, title=title)
+        return draw(self.rows, path, name=self.name, quantity=self.quantity, others=others or {}, title=title)
 
 
 def spectrum(
@@ -92,11 +101,12 @@ def spectrum(
     loader: Iterable[Any],
     widths: Sequence[Width] | Mapping[Any, Width] | int = 16,
     *,
-    score: Score = top1,
+    score: Score | None = None,
+    task: MeasuredTask | None = None,
     name: str = "anywidth",
     progress: Callable[[Row], object] | None = None,
 ) -> Spectrum:
-    """Accuracy, MACs and parameters at many widths, in the given order; widths that round alike are one row.
+    """Score, MACs and parameters at many widths, in the given order; widths that round alike are one row.
 
     Args:
         net: The supernet, calibrated at these widths.
@@ -104,6 +114,7 @@ def spectrum(
         widths: Widths or configs. A number selects that many evenly spaced widths from `min_width` to 1, or all
             switches of a network that has switches. A map assigns names to the rows.
         score: As in `evaluate`; by default top-1 accuracy in percent.
+        task: As in `evaluate`.
         name: Name of the spectrum in files and legends.
         progress: Called with each finished row.
 
@@ -126,18 +137,19 @@ def spectrum(
         for width in chosen:
             distinct.setdefault(net.config(width), width)
         named = [(round(w, 6) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
+    quantity = quantity_of(score, task)
     rows = []
     for name_of_row, width in named:
         row = Row(
             width=name_of_row,
             macs=macs(net, width),
             params=params(net, width),
-            accuracy=evaluate(net, loader, width, score=score),
+            score=evaluate(net, loader, width, score=score, task=task),
         )
         rows.append(row)
         if progress is not None:
             progress(row)
-    return Spectrum(rows, name)
+    return Spectrum(rows, name, quantity)
 
 
 def even_widths(net: Supernet, count: int) -> list[float]:

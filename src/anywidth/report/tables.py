@@ -18,16 +18,16 @@ __all__ = ["cost_table", "files_table", "search_table", "spectrum_table"]
 
 
 def spectrum_table(curve: Spectrum, alone: Spectrum | None = None) -> Table:
-    """Width, MACs, parameters and accuracy; with a column for networks trained alone, if there are any."""
-    table = _table("width", "MACs", "parameters", "accuracy")
-    reference = {row.width: row.accuracy for row in alone or ()}
+    """Width, MACs, parameters and score; with a column for networks trained alone, if there are any."""
+    table = _table("width", "MACs", "parameters", curve.quantity.name)
+    reference = {row.width: row.score for row in alone or ()}
     if reference:
         table.add_column("trained alone", justify="right")
     for row in curve:
         name = row.width if isinstance(row.width, str) else f"{row.width:g}"
-        cells = [name, count(row.macs), count(row.params), f"{row.accuracy:.2f} %"]
+        cells = [name, count(row.macs), count(row.params), curve.quantity.text(row.score)]
         if reference:
-            cells.append(f"{reference[row.width]:.2f} %" if row.width in reference else "")
+            cells.append(curve.quantity.text(reference[row.width]) if row.width in reference else "")
         table.add_row(*cells)
     return table
 
@@ -52,12 +52,13 @@ def files_table(rows: Sequence[tuple[str, str, int, int, int, float | None]]) ->
 
 
 def search_table(result: SearchResult, uniform: Sequence[tuple[float, float]]) -> Table:
-    """Budget, cost and held-out accuracy of found networks, and of uniform ones (cost, accuracy) of similar cost."""
+    """Budget, cost and held-out score of found networks, and of uniform ones (cost, score) of similar cost."""
+    name = result.quantity.name
     unit = f" ({result.unit})" if result.unit else ""
-    table = _table("budget", f"cost{unit}", "accuracy", f"uniform cost{unit}", "accuracy")
-    for item, (cost, accuracy) in zip(result.found, uniform, strict=True):
+    table = _table("budget", f"cost{unit}", name, f"uniform cost{unit}", name)
+    for item, (cost, score) in zip(result.found, uniform, strict=True):
         found = item.network
-        cells = count(found.cost), f"{found.accuracy:.2f} %", count(cost), f"{accuracy:.2f} %"
+        cells = count(found.cost), result.quantity.text(found.score), count(cost), result.quantity.text(score)
         table.add_row(str(item.budget), *cells)
     return table
 

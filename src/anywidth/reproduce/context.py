@@ -224,7 +224,7 @@ class Context:
                 net, width, replace(self.settings, optimization=steps), self.bundle, device=self.device,
                 checkpoint=self._checkpoint(name), corrupt=CorruptImages(Reporter()),
             )  # fmt: skip
-        return [Point(x=x, y=row.accuracy, macs=row.macs)]
+        return [Point(x=x, y=row.score, macs=row.macs)]
 
     def widths(self, net: Supernet) -> list[float]:
         """The widths of a spectrum: the setup's number of widths, or all switches or nested widths."""
@@ -242,7 +242,7 @@ class Context:
 
     def score(self, net: Supernet, widths: Sequence[Width] | Mapping[str, Width]) -> Curve:
         """Accuracy and MACs of a supernet whose statistics at these widths are up to date."""
-        return [Point(x=r.width, y=r.accuracy, macs=r.macs) for r in spectrum(net, self.loaders().test, widths)]
+        return [Point(x=r.width, y=r.score, macs=r.macs) for r in spectrum(net, self.loaders().test, widths)]
 
     def soft(self, temperature: float = 1.0) -> Any:
         """In-place distillation at a temperature, for `distillation=`."""

@@ -58,6 +58,6 @@ def train_individual(
         file = keep
         broadcast(lambda: write_atomically(file, lambda path: save_dense(dense, net.model, path)))
     label = name or (width if isinstance(width, float) else str(net.config(width)))
-    row = Row(width=label, macs=macs(net, width), params=params(net, width), accuracy=evaluate(alone, loaders.test))
+    row = Row(width=label, macs=macs(net, width), params=params(net, width), score=evaluate(alone, loaders.test))
     corrupt.warn(loaders.test, "test")
     return row

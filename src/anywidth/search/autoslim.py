@@ -8,7 +8,6 @@ from typing import Any
 
 from anywidth.cost import Cost, macs
 from anywidth.evaluation import Score as ScoreFunction
-from anywidth.evaluation import top1
 from anywidth.search.methods import Progress
 from anywidth.search.result import SearchResult
 from anywidth.search.scorer import Scorer
@@ -31,7 +30,7 @@ def autoslim(
     settings: SearchSettings | None = None,
     calibration_images: int = CALIBRATION_IMAGES,
     held_out_images: int = HELD_OUT_IMAGES,
-    score: ScoreFunction = top1,
+    score: ScoreFunction | None = None,
     loss: Loss | None = None,
     task: Task | None = None,
     logits: Logits = logits_of,
@@ -39,10 +38,10 @@ def autoslim(
     state: str | Path | None = None,
     progress: Callable[[Progress], object] = lambda _: None,
 ) -> SearchResult:
-    """Most accurate width configs within budgets, by greedy slimming of a trained supernet.
+    """Best width configs within budgets, by greedy slimming of a trained supernet.
 
     The search starts from the widest network. Each step tries to remove a fraction of the channels of each group and
-    keeps the removal with the highest accuracy on held-out images. One descent serves all budgets. Train the found
+    keeps the removal with the best score on held-out data. One descent serves all budgets. Train the found
     networks from scratch: `net.extract(config, calibrated=False)` returns one, and initializing its weights is up to
     you.
 
@@ -58,8 +57,9 @@ def autoslim(
         calibration_images: Size of the single large batch for every candidate's batch-norm statistics.
         held_out_images: Number of images to score candidates on, if `loader` is split.
         score: As in `anywidth.evaluate`; by default top-1 accuracy in percent.
-        loss: As in `anywidth.sandwich_step`, the mean over a batch; it breaks ties between equal accuracies.
-        task: As in `anywidth.sandwich_step`; replaces `loss`.
+        loss: As in `anywidth.sandwich_step`, the mean over a batch; it breaks ties between equal scores.
+        task: As in `anywidth.sandwich_step`; replaces `loss`, and its first metric is the score, unless `score` is
+            given. Metrics that are better when lower, such as an error, are minimized.
         logits: As in `anywidth.sandwich_step`.
         seed: Seed of the split.
         state: File for intermediate results; after an interruption, the same call continues from it.

@@ -1,16 +1,17 @@
-"""Accuracy and loss of a network on held-out images, with batch-norm statistics from training images."""
+"""Score and loss of a network on held-out images, with batch-norm statistics from training images."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from anywidth.batchnorm.moments import collecting
+from anywidth.batchnorm.collect import collect_moments, same_random_numbers, stored_values
 from anywidth.core.batches import samples
 from anywidth.core.errors import SearchError
 from anywidth.core.inputs import Inputs
@@ -18,13 +19,17 @@ from anywidth.core.modules import model_device
 from anywidth.core.tensors import tensors_in
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
+from anywidth.evaluation.means import means
 from anywidth.search.activation_cache import ActivationCache
 from anywidth.search.affected import affected_modules, changed_modules, paths_above
 from anywidth.search.scores import Score, check_score
 from anywidth.search.split import SearchData
 from anywidth.supernet import Supernet, norm_modules
-from anywidth.tasks import Logits, Loss, Task, detached, logits_of, objective_of
+from anywidth.tasks import Logits, Loss, Task, detached, logits_of, metrics_of, objective_of
 from anywidth.widths import WidthConfig
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["Evaluator"]
 
@@ -40,16 +45,17 @@ class Evaluator:
     Args:
         net: The supernet.
         data: Calibration and held-out batches.
-        score: `score(output, targets)`, one number per sample.
+        score: `score(output, targets)`, one number per sample; by default the first metric of the task, or top-1
+            accuracy in percent.
         loss: As in `anywidth.sandwich_step`, the mean over a batch.
-        task: As in `anywidth.sandwich_step`, for its loss.
+        task: As in `anywidth.sandwich_step`, for its loss and its first metric.
         logits: As in `anywidth.sandwich_step`.
         memory: Bytes of activations to share; 0 computes every network from the input on.
         channels_last: See `SearchSettings`.
 
     >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(1, 4))
     >>> data = SearchData.of([(torch.randn(8, 4), torch.zeros(8).long())], [(torch.randn(8, 4), torch.zeros(8).long())])
-    >>> 0 <= Evaluator(net, data)(net.config(0.5)).accuracy <= 100
+    >>> 0 <= Evaluator(net, data)(net.config(0.5)).value <= 100
     True
     """
 
@@ -58,7 +64,7 @@ class Evaluator:
         net: Supernet,
         data: SearchData,
         *,
-        score: ScoreFunction = top1,
+        score: ScoreFunction | None = None,
         loss: Loss | None = None,
         task: Task | None = None,
         logits: Logits = logits_of,
@@ -70,7 +76,13 @@ class Evaluator:
                 f"{net.effects.norms[0][0]} is the running mean of a batch norm that is not a module of torch, which a "
                 "search cannot calibrate: use nn.BatchNorm1d, 2d or 3d there"
             )
-        self.net, self.score = net, score
+        self.net = net
+        self.score = score or top1
+        self.predict: Callable[[Any], Any] = logits_of
+        self.metric: Metric | None = None
+        if score is None and task is not None:
+            self.metric = next(iter(metrics_of(task).values())).to(model_device(net.model))
+            self.predict = task.predict  # type: ignore[attr-defined] # `metrics_of` has checked it
         self.objective = objective_of(loss, distillation=None, logits=logits, task=task)
         self.channels_last = _has_depthwise(net.model) if channels_last is None else channels_last
         device = model_device(net.model)
@@ -86,26 +98,31 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, config: WidthConfig) -> Score:
-        """Accuracy and loss of a config.
+        """Score and loss of a config.
 
         Raises:
             LossError: score or loss does not fit the outputs and the targets.
             SearchError: one of them is not finite.
         """
-        total, loss, count = 0.0, 0.0, 0
-        for inputs, targets, output in self._outputs(config, record=False):
+        label = f"the network of config {config.key[:8]}"
+        metric, predict = self.metric, self.predict
+        if metric is not None:
+            metric.reset()
+
+        def measure(inputs: Inputs, targets: Any, output: Any) -> tuple[tuple[float, float], int]:
             self.objective.check(output, targets, values=not self._looked or not _is_cuda(targets))
             self._looked = True
-            value = float(self.objective.value(output, targets))
-            if not math.isfinite(value):  # the outputs hold NaN, so that their score means nothing
-                total, loss = math.nan, value
-                break
-            part, number = score_samples(self.score, output, targets, samples=samples(inputs))
-            total += part
-            loss += value * number
-            count += number
-        score = Score(accuracy=total / max(count, 1), loss=loss / max(count, 1))
-        return check_score(score, f"the network of config {config.key[:8]}")
+            loss = float(self.objective.value(output, targets))
+            if not math.isfinite(loss):  # the outputs contain NaN, so their score means nothing
+                check_score(Score(value=math.nan, loss=loss), label)
+            if metric is not None:
+                metric.update(predict(output), targets)
+                return (0.0, loss * samples(inputs)), samples(inputs)
+            total, number = score_samples(self.score, output, targets, samples=samples(inputs))
+            return (total, loss * number), number
+
+        value, loss = means(self._outputs(config, record=False), measure, pooled=False)
+        return check_score(Score(value=value if metric is None else float(metric.compute()), loss=loss), label)
 
     @torch.no_grad()
     def logits(self, config: WidthConfig) -> list[Tensor]:
@@ -177,19 +194,18 @@ class Evaluator:
     def _calibrate(self, network: nn.Module, changed: set[str], *, record: bool) -> Moments:
         """Give a network its batch-norm statistics, which are returned by module."""
         norms = norm_modules(network)
-        names = {norm: name for name, norm in norms.items()}
         if not norms or not self.calibration:
             return {}
-        device = model_device(network)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), collecting(network, list(names)) as seen:
-            for number, inputs in enumerate(self.calibration):
-                with self.activation_cache.running(network, number, changed, record=record):
-                    inputs.call(network)
+
+        def around(number: int) -> AbstractContextManager[object]:
+            return self.activation_cache.running(network, number, changed, record=record)
+
+        with same_random_numbers(network):
+            seen = collect_moments(network, list(norms.values()), self.calibration, around=around)
         found: Moments = {}
         for name, norm in norms.items():
             if norm in seen:
-                mean, variance = seen[norm].result()
-                found[name] = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
+                found[name] = stored_values(norm, seen[norm])
             elif name in self._moments:  # it was inside of a reused module
                 found[name] = self._moments[name]
             else:  # not part of the evaluation graph, such as an auxiliary head

@@ -42,15 +42,15 @@ class Found:
 
 
 def best_within(networks: Iterable[Evaluated], budgets: Sequence[Budget]) -> list[Found]:
-    """Most accurate network within each budget; ties go to the lower loss, then to the lower cost.
+    """Best network within each budget; ties go to the lower loss, then to the lower cost.
 
     Raises:
         SearchError: no network is within a budget.
 
     >>> from anywidth.widths import WidthConfig, parse_budget
     >>> points = [(1.0, 50.0), (2.0, 40.0), (3.0, 60.0)]
-    >>> networks = [Evaluated(config=WidthConfig({}), accuracy=a, loss=0.0, cost=c) for c, a in points]
-    >>> best_within(networks, [parse_budget(2)])[0].network.accuracy
+    >>> networks = [Evaluated(config=WidthConfig({}), score=a, loss=0.0, cost=c) for c, a in points]
+    >>> best_within(networks, [parse_budget(2)])[0].network.score
     50.0
     """
     known, found = list(networks), []
@@ -58,6 +58,6 @@ def best_within(networks: Iterable[Evaluated], budgets: Sequence[Budget]) -> lis
         inside = [network for network in known if budget.admits(network.cost)]
         if not inside:
             raise SearchError(f"the search found no network within budget {budget}; allow more evaluations")
-        best = max(inside, key=lambda network: (network.accuracy, -network.loss, -network.cost))
+        best = max(inside, key=lambda network: (network.rank, -network.loss, -network.cost))
         found.append(Found(budget=budget, network=best))
     return found

@@ -10,6 +10,7 @@ from anywidth.core.files import write_atomically
 from anywidth.evaluation.style import INK, LINE, OTHERS, QUIET, RULE, require_matplotlib, style_axes
 from anywidth.search.found import Found, Step
 from anywidth.search.scores import Evaluated
+from anywidth.tasks import Quantity
 
 __all__ = ["draw"]
 
@@ -25,9 +26,10 @@ def draw(
     steps: Sequence[Step],
     found: Sequence[Found],
     cost: str,
+    quantity: Quantity,
     title: str,
 ) -> Path:
-    """Plot accuracy against cost, and the channels per group; the arguments are attributes of `SearchResult`.
+    """Plot the score against cost, and the channels per group; the arguments are attributes of `SearchResult`.
 
     Args:
         path: File to write, in the format of its extension.
@@ -36,6 +38,7 @@ def draw(
         steps: Steps of the search, if any.
         found: Network found for every budget.
         cost: Label of the cost axis.
+        quantity: What the score is.
         title: Title of the plot.
 
     Raises:
@@ -44,7 +47,7 @@ def draw(
     wide = min(18.0, 8.0 + 0.28 * len(full))
     figure = require_matplotlib().Figure(figsize=(wide, 4.6), dpi=160, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[5, wide - 5])
-    _trajectory(left, evaluated, steps, found, cost)
+    _trajectory(left, evaluated, steps, found, cost, quantity)
     _channels(right, full, found)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
@@ -53,30 +56,36 @@ def draw(
 
 
 def _trajectory(
-    axes: Any, evaluated: Sequence[Evaluated], steps: Sequence[Step], found: Sequence[Found], cost: str
+    axes: Any,
+    evaluated: Sequence[Evaluated],
+    steps: Sequence[Step],
+    found: Sequence[Found],
+    cost: str,
+    quantity: Quantity,
 ) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.scatter(
-        [n.cost for n in evaluated], [n.accuracy for n in evaluated],
+        [n.cost for n in evaluated], [n.score for n in evaluated],
         s=7, color="#c3c9d2", linewidth=0, label="evaluated", zorder=1,
     )  # fmt: skip
     if steps:
         way = [step.network for step in steps]
         axes.plot(
-            [n.cost for n in way], [n.accuracy for n in way], color=LINE, linewidth=2, label="steps of the search",
+            [n.cost for n in way], [n.score for n in way], color=LINE, linewidth=2, label="steps of the search",
             zorder=2,
         )  # fmt: skip
     for item, colour in zip(found, OTHERS * len(found), strict=False):
         axes.scatter(
-            [item.network.cost], [item.network.accuracy], s=60, marker="D", color=colour, edgecolor="white",
+            [item.network.cost], [item.network.score], s=60, marker="D", color=colour, edgecolor="white",
             linewidth=0.9, label=f"budget {item.budget}", zorder=3,
         )  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel(cost, color=QUIET)
-    axes.set_ylabel("accuracy on held-out images, weights shared (%)", color=QUIET)
+    axes.set_ylabel(f"{quantity} on held-out data, weights shared", color=QUIET)
     style_axes(axes)
-    axes.legend(frameon=False, loc="lower right", fontsize=8, labelcolor=INK)
+    corner = "lower right" if quantity.higher_is_better else "upper right"
+    axes.legend(frameon=False, loc=corner, fontsize=8, labelcolor=INK)
 
 
 def _channels(axes: Any, full: Mapping[str, int], found: Sequence[Found]) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,11 +16,12 @@ from anywidth.search.found import Found, Step
 from anywidth.search.pareto import pareto
 from anywidth.search.picture import draw
 from anywidth.search.scores import Evaluated
+from anywidth.tasks import ACCURACY, Quantity
 from anywidth.widths import Budget, WidthConfig, parse_budget
 
 __all__ = ["SearchResult"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +35,7 @@ class SearchResult(Sequence[WidthConfig]):
         steps: The steps of greedy slimming; empty for other methods.
         found: The network for every budget.
         evaluated: All evaluated networks.
+        quantity: What the score is.
         about: Further information as JSON values.
     """
 
@@ -43,6 +45,7 @@ class SearchResult(Sequence[WidthConfig]):
     steps: Sequence[Step]
     found: Sequence[Found]
     evaluated: Sequence[Evaluated]
+    quantity: Quantity = ACCURACY
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @overload
@@ -60,7 +63,7 @@ class SearchResult(Sequence[WidthConfig]):
 
     @property
     def pareto(self) -> list[Evaluated]:
-        """Evaluated networks that are Pareto-optimal in accuracy and cost, cheapest first."""
+        """Evaluated networks that are Pareto-optimal in score and cost, cheapest first."""
         return pareto(self.evaluated)
 
     def network(self, budget: object) -> Evaluated:
@@ -80,15 +83,15 @@ class SearchResult(Sequence[WidthConfig]):
         raise SearchError(f"the search has no network for budget {asked}; it has {known}")
 
     def csv(self) -> str:
-        """Steps as CSV: step, group, channels, accuracy (percent), loss, cost, candidates, seconds."""
+        """Steps as CSV: step, group, channels, the score by its name, loss, cost, candidates, seconds."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["step", "group", "channels", "accuracy", "loss", self.cost, "candidates", "seconds"])
+        writer.writerow(["step", "group", "channels", self.quantity.name, "loss", self.cost, "candidates", "seconds"])
         for s in self.steps:
             channels = "" if s.channels is None else s.channels
-            accuracy, loss = round(s.network.accuracy, 4), round(s.network.loss, 6)
+            score, loss = round(s.network.score, 4), round(s.network.loss, 6)
             writer.writerow(
-                [s.number, s.group or "", channels, accuracy, loss, f"{s.network.cost:.12g}", s.candidates, s.seconds]
+                [s.number, s.group or "", channels, score, loss, f"{s.network.cost:.12g}", s.candidates, s.seconds]
             )
         return text.getvalue()
 
@@ -102,6 +105,7 @@ class SearchResult(Sequence[WidthConfig]):
             "format": _FORMAT,
             "cost": self.cost,
             "unit": self.unit,
+            "quantity": asdict(self.quantity),
             "full": dict(self.full),
             "found": [
                 {"budget": _limits(item.budget), **self._plain(item.network, named=True)} for item in self.found
@@ -128,18 +132,20 @@ class SearchResult(Sequence[WidthConfig]):
             content = json.loads(Path(path).read_text())
             if content["format"] != _FORMAT:
                 raise CheckpointError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
-            full = content["full"]
+            full, quantity = content["full"], Quantity(**content["quantity"])
             return cls(
                 cost=content["cost"],
                 unit=content["unit"],
+                quantity=quantity,
                 full=full,
                 steps=[
-                    Step(**{**row, "network": _network(row["network"], full)}) for row in content["steps"]
+                    Step(**{**row, "network": _network(row["network"], full, quantity)}) for row in content["steps"]
                 ],
                 found=[
-                    Found(budget=Budget(**row["budget"]), network=_network(row, full)) for row in content["found"]
+                    Found(budget=Budget(**row["budget"]), network=_network(row, full, quantity))
+                    for row in content["found"]
                 ],
-                evaluated=[_network(row, full) for row in content["evaluated"]],
+                evaluated=[_network(row, full, quantity) for row in content["evaluated"]],
                 about=content["about"],
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -148,7 +154,7 @@ class SearchResult(Sequence[WidthConfig]):
             ) from error
 
     def plot(self, path: str | Path, *, title: str = "") -> Path:
-        """Plot accuracy against cost, step by step, and the channels of every group in the found networks.
+        """Plot the score against cost, step by step, and the channels of every group in the found networks.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -156,13 +162,13 @@ class SearchResult(Sequence[WidthConfig]):
         label = self.unit if self.cost == self.unit.lower() else f"{self.cost} ({self.unit})"
         return draw(
             Path(path), full=self.full, evaluated=self.evaluated, steps=self.steps, found=self.found, cost=label,
-            title=title,
+            quantity=self.quantity, title=title,
         )  # fmt: skip
 
     def _plain(self, network: Evaluated, *, named: bool = False) -> dict[str, Any]:
         channels = {name: network.config[name] for name in self.full}
         return {
-            "accuracy": network.accuracy, "loss": network.loss, "cost": network.cost,
+            "score": network.score, "loss": network.loss, "cost": network.cost,
             "config": channels if named else list(channels.values()),
         }  # fmt: skip
 
@@ -172,7 +178,10 @@ def _limits(budget: Budget) -> dict[str, Any]:
     return {"high": budget.high, "low": budget.low, "share": budget.share, "text": budget.text}
 
 
-def _network(row: Mapping[str, Any], full: Mapping[str, int]) -> Evaluated:
+def _network(row: Mapping[str, Any], full: Mapping[str, int], quantity: Quantity) -> Evaluated:
     channels = row["config"]
     named = channels if isinstance(channels, Mapping) else dict(zip(full, channels, strict=True))
-    return Evaluated(config=WidthConfig(named), accuracy=row["accuracy"], loss=row["loss"], cost=row["cost"])
+    return Evaluated(
+        config=WidthConfig(named), score=row["score"], loss=row["loss"], cost=row["cost"],
+        higher_is_better=quantity.higher_is_better,
+    )  # fmt: skip

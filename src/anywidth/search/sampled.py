@@ -69,7 +69,7 @@ def sampled_search(
             evaluated[config] = scorer.evaluate(config)
             count = len(evaluated)
             progress(Progress(candidate=count, candidates=evaluations, share=count / evaluations))
-        study.tell(trial, [evaluated[config].accuracy, cost])
+        study.tell(trial, [evaluated[config].rank, cost])
     return Outcome(
         found=best_within(evaluated.values(), budgets),
         evaluated=list(evaluated.values()),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from anywidth.core.errors import SearchError
 from anywidth.cost import Cost, named_cost
 from anywidth.evaluation import Score as ScoreFunction
-from anywidth.evaluation import top1
+from anywidth.evaluation.quantity import quantity_of
 from anywidth.search.evaluator import Evaluator
 from anywidth.search.plan import space
 from anywidth.search.reach import reachable
@@ -48,7 +48,7 @@ class Scorer:
         cost: Cost,
         *,
         settings: SearchSettings | None = None,
-        score: ScoreFunction = top1,
+        score: ScoreFunction | None = None,
         loss: Loss | None = None,
         task: Task | None = None,
         logits: Logits = logits_of,
@@ -57,6 +57,7 @@ class Scorer:
         self.net = net
         self.cost = named_cost(cost)
         self.settings = settings or SearchSettings()
+        self.quantity = quantity_of(score, None if score else task)
         self.options = space(net, step_fraction=self.settings.step_fraction)
         self.widest = net.config(1.0)
         self.narrowest = WidthConfig({name: sizes[-1] for name, sizes in self.options.items()})
@@ -69,10 +70,13 @@ class Scorer:
         identity = {
             "weights": fingerprint(net), "images": data.digest(),
             "cost": f"{self.cost.name} ({self.cost.unit}) {which}",
-            "score": loss_name(score), "loss": loss_name(task or loss or F.cross_entropy),
+            "score": loss_name(score) if score else str(self.quantity),
+            "loss": loss_name(task or loss or F.cross_entropy),
             "channels_last": str(self.evaluator.channels_last),
         }  # fmt: skip
-        self.state = State(tuple(self.options), identity, state)
+        self.state = State(
+            tuple(self.options), identity, state, higher_is_better=self.quantity.higher_is_better
+        )  # fmt: skip
 
     def cost_of(self, config: WidthConfig) -> float:
         """Cost of a config, in the unit of the cost."""
@@ -88,7 +92,10 @@ class Scorer:
                 self.evaluator.set_base(base)
             self.state.scores[config] = self.evaluator(config)
         score = self.state.scores[config]
-        return Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=cost)
+        return Evaluated(
+            config=config, score=score.value, loss=score.loss, cost=cost,
+            higher_is_better=self.quantity.higher_is_better,
+        )  # fmt: skip
 
     def budgets(self, budgets: object) -> tuple[Budget, ...]:
         """Budgets in the unit of the cost, largest first.

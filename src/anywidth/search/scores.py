@@ -16,33 +16,46 @@ class Score:
     """Quality of a network on held-out images.
 
     Attributes:
-        accuracy: Mean score, by default top-1 accuracy in percent; higher is better.
-        loss: Mean loss; lower is better. It breaks ties between equal accuracies.
+        value: Score, by default top-1 accuracy in percent.
+        loss: Mean loss; lower is better. It breaks ties between equal scores.
     """
 
-    accuracy: float
+    value: float
     loss: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluated network: its channels, score and cost."""
+    """An evaluated network: its channels, score, loss and cost.
+
+    Attributes:
+        higher_is_better: Whether networks with a higher score are better.
+
+    >>> Evaluated(config=WidthConfig({}), score=0.4, loss=0.1, cost=7.0, higher_is_better=False).rank
+    -0.4
+    """
 
     config: WidthConfig
-    accuracy: float
+    score: float
     loss: float
     cost: float
+    higher_is_better: bool = True
+
+    @property
+    def rank(self) -> float:
+        """The score, with its sign changed if lower scores are better."""
+        return self.score if self.higher_is_better else -self.score
 
 
 def check_score(score: Score, label: str) -> Score:
     """The score itself, if it is finite.
 
     Raises:
-        SearchError: accuracy or loss is NaN or infinite.
+        SearchError: score or loss is NaN or infinite.
     """
-    if not (math.isfinite(score.accuracy) and math.isfinite(score.loss)):
+    if not (math.isfinite(score.value) and math.isfinite(score.loss)):
         raise SearchError(
-            f"{label} has accuracy {score.accuracy} and loss {score.loss} on the held-out images; the weights or the "
+            f"{label} has score {score.value} and loss {score.loss} on the held-out images; the weights or the "
             "images contain NaN, or training diverged: train again with a smaller learning rate"
         )
     return score

@@ -58,5 +58,6 @@ def search(
         steps=outcome.steps,
         found=outcome.found,
         evaluated=outcome.evaluated,
+        quantity=scorer.quantity,
         about=outcome.about,
     )

@@ -15,7 +15,7 @@ from anywidth.widths import WidthConfig
 
 __all__ = ["State", "fingerprint"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def fingerprint(net: Supernet) -> str:
@@ -30,13 +30,22 @@ class State:
         groups: Elastic groups of the network, in order.
         identity: Digests of the weights, images and cost that the results belong to.
         path: The file; None keeps the results in memory only.
+        higher_is_better: Whether networks with a higher score are better.
 
     Raises:
         SearchError: the file belongs to another search.
         CheckpointError: the file is damaged.
     """
 
-    def __init__(self, groups: tuple[str, ...], identity: Mapping[str, str], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        groups: tuple[str, ...],
+        identity: Mapping[str, str],
+        path: Path | None = None,
+        *,
+        higher_is_better: bool = True,
+    ) -> None:
+        self.higher_is_better = higher_is_better
         self.groups, self.identity, self.path = groups, dict(identity), path
         self.costs: dict[WidthConfig, float] = {}
         self.scores: dict[WidthConfig, Score] = {}
@@ -48,7 +57,13 @@ class State:
     def evaluated(self) -> list[Evaluated]:
         """All networks with a score, in the order of evaluation."""
         return [
-            Evaluated(config=config, accuracy=score.accuracy, loss=score.loss, cost=self.costs[config])
+            Evaluated(
+                config=config,
+                score=score.value,
+                loss=score.loss,
+                cost=self.costs[config],
+                higher_is_better=self.higher_is_better,
+            )
             for config, score in self.scores.items()
         ]
 
@@ -58,7 +73,7 @@ class State:
         if self.path is None or known == self._written:
             return
         rows = [[*self._channels(config), cost] for config, cost in self.costs.items()]
-        scores = [[*self._channels(config), s.accuracy, s.loss] for config, s in self.scores.items()]
+        scores = [[*self._channels(config), s.value, s.loss] for config, s in self.scores.items()]
         content = {
             "format": _FORMAT, "identity": self.identity, "groups": list(self.groups), "costs": rows, "scores": scores
         }  # fmt: skip
@@ -76,7 +91,7 @@ class State:
                 raise CheckpointError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
             identity, groups = content["identity"], tuple(content["groups"])
             costs = {self._config(row[:-1]): float(row[-1]) for row in content["costs"]}
-            scores = {self._config(row[:-2]): Score(accuracy=row[-2], loss=row[-1]) for row in content["scores"]}
+            scores = {self._config(row[:-2]): Score(value=row[-2], loss=row[-1]) for row in content["scores"]}
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise CheckpointError(f"cannot read the search in {path}: {error}; remove it to start over") from error
         other = [name for name, value in self.identity.items() if identity.get(name) != value]

@@ -232,7 +232,10 @@ class TaskObjective:
         """Do nothing: a task includes its distillation."""
 
     def check(self, output: Any, target: Any, *, values: bool, teacher: Any = None) -> None:
-        """Do nothing: a task checks its own inputs."""
+        """Call the task's own `check(output, target, values=...)`, if it has one."""
+        check = getattr(self.task, "check", None)
+        if check is not None:
+            check(output, target, values=values)
 
     def value(self, output: Any, target: Any) -> Tensor:
         """Loss on the targets, a scalar."""

@@ -1,16 +1,19 @@
-"""The task protocol: the loss and distillation that a training step needs."""
+"""The task protocols: what a training step needs, and what an evaluation needs."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-__all__ = ["DistillationFunction", "Distillations", "Loss", "Task", "takes_target"]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["DistillationFunction", "Distillations", "Loss", "MeasuredTask", "Task", "takes_target"]
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(output, targets)`, a scalar."""
@@ -34,7 +37,8 @@ _asks: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 class Task(Protocol):
     """A loss on the targets, and a distillation for narrower widths.
 
-    `output` is the model's unchanged output. The teacher's output is detached, so gradients flow to `output` only.
+    `output` is the model's unchanged output. The teacher's output is detached, so gradients flow to `output` only. An
+    optional method `check(output, target, values=...)` raises a `LossError` before the first step if they do not fit.
 
     >>> import torch.nn.functional as F
     >>> class TwoHeads:
@@ -57,6 +61,22 @@ class Task(Protocol):
 
         An optional third parameter named `target` receives the targets, for example to mask padding.
         """
+        ...
+
+
+@runtime_checkable
+class MeasuredTask(Task, Protocol):
+    """A task that also has metrics and predictions, for `evaluate`, `spectrum` and `autoslim`."""
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Metrics of torchmetrics by name, which compare `predict(output)` with the targets.
+
+        The first ranks widths, in the direction of its `higher_is_better`. An attribute `unit` is shown in tables.
+        """
+        ...
+
+    def predict(self, output: Any) -> Any:
+        """What a user receives for a model's output, such as class probabilities or boxes."""
         ...
 
 

@@ -14,13 +14,11 @@ from torch.autograd.graph import increment_version
 from torchmetrics import Metric
 
 from anywidth.batchnorm import calibrate
-from anywidth.core.batches import split_batch
-from anywidth.core.modules import model_device
 from anywidth.supernet import Supernet
-from anywidth.tasks import logits_of
+from anywidth.tasks import logits_of, metric_values
 from anywidth.widths import Width
 
-__all__ = ["WidthValidation", "score_width"]
+__all__ = ["WidthValidation"]
 
 
 class WidthValidation(Callback):
@@ -34,7 +32,9 @@ class WidthValidation(Callback):
         calibration: Batches of training data, for batch-norm statistics.
         loader: Batches of held-out (inputs, targets).
         widths: Widths to score.
-        metrics: Metrics of torchmetrics by name, which map logits and targets to a number.
+        metrics: Metrics of torchmetrics by name, such as `task.metrics()`.
+        predict: Returns what the metrics compare with the targets, for an output of the network, such as
+            `task.predict`; by default the logits.
         images: Training samples for the statistics of a width.
         every: Epochs between scores; the last epoch is always scored.
     """
@@ -47,6 +47,7 @@ class WidthValidation(Callback):
         widths: Sequence[Width],
         metrics: Mapping[str, Metric],
         *,
+        predict: Callable[[Any], Any] = logits_of,
         images: int | None = 1024,
         every: int = 1,
     ) -> None:
@@ -55,6 +56,7 @@ class WidthValidation(Callback):
         self.loader = loader
         self.widths = list(widths)
         self.metrics = dict(metrics)
+        self.predict = predict
         self.images = images
         self.every = every
 
@@ -65,7 +67,11 @@ class WidthValidation(Callback):
             return
         with _averaged(trainer, pl_module):
             calibrate(self.net, self.calibration, self.widths, images=self.images)
-            scores = [score_width(self.net, self.loader, width, self.metrics) for width in self.widths]
+            with torch.inference_mode():
+                scores = [
+                    metric_values(self.net.extract(width).eval(), self.loader, self.metrics, self.predict)
+                    for width in self.widths
+                ]
         for name in self.metrics:
             for width, found in zip(self.widths, scores, strict=True):
                 pl_module.log(f"{name}@{self.net.config(width)}", found[name])
@@ -87,44 +93,3 @@ def _averaged(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         for callback in averages:
             callback.on_validation_epoch_end(trainer, module)
         increment_version(written)
-
-
-@torch.inference_mode()
-def score_width(
-    net: Supernet,
-    loader: Iterable[Any],
-    width: Width,
-    metrics: Mapping[str, Metric],
-    *,
-    logits: Callable[[Any], torch.Tensor] = logits_of,
-) -> dict[str, float]:
-    """Values of torchmetrics metrics at one width, by name, combined over processes that train together.
-
-    Args:
-        net: The supernet.
-        loader: Batches of (inputs, targets).
-        width: As in `Supernet.config`; it must be calibrated.
-        metrics: Metrics that map logits and targets to a number; their state is reset.
-        logits: Finds the logits in the model's output.
-
-    Raises:
-        UncalibratedError: the width has no up-to-date batch-norm statistics.
-
-    >>> from torch import nn
-    >>> from torchmetrics.classification import MulticlassF1Score
-    >>> net = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.randn(1, 4))
-    >>> batches = [(torch.randn(8, 4), torch.zeros(8).long())]
-    >>> list(score_width(net, batches, 0.5, {"f1": MulticlassF1Score(2)}))
-    ['f1']
-    """
-    network = net.extract(width)
-    network.eval()
-    device = model_device(network)
-    for metric in metrics.values():
-        metric.to(device).reset()
-    for batch in loader:
-        inputs, targets = split_batch(batch, device)
-        output = logits(inputs.call(network))
-        for metric in metrics.values():
-            metric.update(output, targets)
-    return {name: float(metric.compute()) for name, metric in metrics.items()}

@@ -1,4 +1,4 @@
-"""Greedy slimming: repeatedly make the removal that costs the least accuracy."""
+"""Greedy slimming: repeatedly make the removal that costs the least score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def descend(
 ) -> tuple[list[Step], list[Found]]:
     """All steps from the widest network down to the smallest budget, and the network for every budget.
 
-    Each step tries one removal from each group and keeps the one with the highest accuracy; ties go to the lower loss.
+    Each step tries one removal from each group and keeps the one with the best score; ties go to the lower loss.
     Each budget takes the first network that meets it.
 
     Args:
@@ -74,12 +74,12 @@ def descend(
     return log, sorted(found, key=lambda item: order[item.budget])
 
 
-def choose(candidates: Mapping[str, Evaluated], now: Evaluated, objective: Objective = "accuracy") -> str:
+def choose(candidates: Mapping[str, Evaluated], now: Evaluated, objective: Objective = "score") -> str:
     """Name of the removal to keep.
 
     >>> from anywidth.widths import WidthConfig
-    >>> def network(accuracy: float, loss: float, cost: float) -> Evaluated:
-    ...     return Evaluated(config=WidthConfig({}), accuracy=accuracy, loss=loss, cost=cost)
+    >>> def network(score: float, loss: float, cost: float) -> Evaluated:
+    ...     return Evaluated(config=WidthConfig({}), score=score, loss=loss, cost=cost)
     >>> removals = {"a": network(89.0, 0.4, 70.0), "b": network(89.5, 0.4, 98.0), "c": network(89.5, 0.3, 99.0)}
     >>> choose(removals, network(90.0, 0.3, 100.0)), choose(removals, network(90.0, 0.3, 100.0), "per-cost")
     ('c', 'a')
@@ -87,8 +87,8 @@ def choose(candidates: Mapping[str, Evaluated], now: Evaluated, objective: Objec
 
     def worse(name: str) -> tuple[float, float, float]:
         other = candidates[name]
-        lost, more = now.accuracy - other.accuracy, other.loss - now.loss
-        if objective == "accuracy":
+        lost, more = now.rank - other.rank, other.loss - now.loss
+        if objective == "score":
             return lost, other.loss, other.cost
         # Measured costs are noisy: a removal that appears to save nothing comes last.
         saved = max(now.cost - other.cost, 1e-9 * now.cost)
