@@ -157,6 +157,65 @@ def test_zero_grad_of_a_subnet_is_refused(part: Callable[[nn.Sequential], nn.Mod
     assert model[0].weight.grad is None
 
 
+ASKS: dict[str, Callable[[nn.Module], object]] = {
+    "norm": lambda subnet: nn.utils.clip_grad_norm_(subnet.parameters(), 1.0),
+    "value": lambda subnet: nn.utils.clip_grad_value_(subnet.parameters(), 0.1),
+    "zero": lambda subnet: torch.optim.SGD(subnet.parameters()).zero_grad(),
+    "read": lambda subnet: [parameter.grad for parameter in subnet.parameters()],
+}
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_gradients_of_a_subnet_cannot_be_clipped_or_read(asks: str) -> None:
+    model = network()
+    net = aw.Supernet(model, X)
+    subnet = net.subnet(0.5)
+    assert all(parameter.grad is None for parameter in subnet.parameters())
+    for step in (
+        lambda: subnet(X).sum().backward(),
+        lambda: aw.sandwich_step(net, X, torch.zeros(2, dtype=torch.long)),
+    ):
+        model.zero_grad()
+        step()
+        before = [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+        with pytest.raises(AnywidthError, match=r"of a subnet keeps no gradient.*clip_grad_norm_\(net.parameters"):
+            ASKS[asks](subnet)
+        assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))  # type: ignore[arg-type]
+    assert net.subnet(0.5) is subnet
+    nn.utils.clip_grad_norm_(net.parameters(), 1e-3)
+    assert sum(float(parameter.grad.square().sum()) for parameter in model.parameters()) < 2e-6  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("capture", [True, False], ids=["export", "compile"])
+def test_a_subnet_with_gradients_in_the_supernet_is_captured(capture: bool) -> None:
+    net = aw.Supernet(network().eval(), X)
+    subnet = net.subnet(0.5)
+    subnet(X).sum().backward()
+    run = torch.export.export(subnet, (X,)).module() if capture else torch.compile(subnet, backend="aot_eager")
+    torch.testing.assert_close(run(X), subnet(X))
+
+
+@pytest.mark.parametrize("nested", [None, (0.5, 1.0)])
+def test_a_model_may_be_converted_by_swapping_its_parameters(nested: tuple[float, ...] | None) -> None:
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    net = aw.Supernet(model, torch.randn(2, 4), nested=nested)
+    x, y = torch.randn(8, 4).double(), torch.arange(8) % 3
+    net.subnet(0.5)(x.float()).sum().backward()
+    model.zero_grad()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    (aw.sandwich_step if nested is None else aw.nested_step)(net, x, y)
+    optimizer.step()
+    torch.testing.assert_close(net.subnet(0.5)(x), net.extract(0.5)(x))
+    if nested is not None:
+        assert not model[2].weight[:16, 16:].any()  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda subnet: pickle.loads(pickle.dumps(subnet))], ids=["deepcopy", "pickle"]
 )
@@ -164,6 +223,7 @@ def test_a_copy_of_a_subnet_has_gradients_that_it_can_clear(copied: Callable[[nn
     net = aw.Supernet(network(), X)
     for alone in (copied(net.subnet(0.5)), copied(copied(net.subnet(0.5))), net.extract(0.5)):
         alone(X).sum().backward()
+        assert all(type(parameter) is nn.Parameter for parameter in alone.parameters())
         assert alone[0].weight.grad.any()  # type: ignore[index]
         alone.zero_grad()
         assert alone[0].weight.grad is None  # type: ignore[index]

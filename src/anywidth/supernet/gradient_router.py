@@ -15,6 +15,7 @@ from anywidth.groups.analysis import KeptIndices
 from anywidth.groups.narrow import TensorIndices, is_leading
 from anywidth.supernet.dense_copies import on_device
 from anywidth.supernet.full_gradient import accumulate, scatter, watched
+from anywidth.supernet.subnet_parameter import own_gradient
 
 if TYPE_CHECKING:
     from anywidth.supernet.record import SubnetRecord
@@ -26,8 +27,9 @@ class GradientRouter:
     """Adds the gradients of a subnet's leaves to their parts of the supernet's gradients.
 
     A leaf does not keep its gradient, so nothing depends on the supernet's current gradient tensor, and
-    `zero_grad(set_to_none=True)` works at any point. Binding the leaf's gradient to the slice would need a second hook,
-    to detect that the slice no longer belongs to the supernet. It made steps 2 to 3% slower.
+    `zero_grad(set_to_none=True)` works at any point. `SubnetParameter` refuses to be asked for it. Binding the leaf's
+    gradient to the slice would need a second hook, to detect that the slice no longer belongs to the supernet. It made
+    steps 2 to 3% slower.
     """
 
     def __init__(self) -> None:
@@ -93,7 +95,7 @@ class _Place(NamedTuple):
 
 def _move(leaves: Sequence[tuple[Tensor, _Place]]) -> None:
     """Move the gradients of leaves to those of the supernet."""
-    gradients = [(leaf.grad, place) for leaf, place in leaves if leaf.grad is not None]
+    gradients = [(gradient, place) for leaf, place in leaves if (gradient := own_gradient(leaf)) is not None]
     for leaf, _ in leaves:
         leaf.grad = None
     _add(gradients)

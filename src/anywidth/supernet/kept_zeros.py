@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.weak import WeakIdKeyDictionary
 
 from anywidth.core.optimizers import parameters_of
+from anywidth.core.parameter_table import ParameterTable
 from anywidth.groups.later_shells import LaterEntries
 
 __all__ = ["keep_zero", "nonzero", "zero_", "zero_gradients_"]
-
-_zeros = WeakIdKeyDictionary()
-"""The entries that are zero, by parameter: optimizers do not know whose parameters they step."""
 
 
 @dataclass
@@ -29,18 +26,22 @@ class _Zeros:
     gradient: tuple[int, int, int] | None = None
 
 
-def keep_zero(parameter: Tensor, later: LaterEntries) -> None:
-    """From now on, set entries of a parameter to zero after every step of an optimizer, and their gradients before.
+_zeros: ParameterTable[_Zeros] = ParameterTable()
+"""The entries that are zero, by parameter: optimizers do not know whose parameters they step."""
+
+
+def keep_zero(model: nn.Module, entries: Iterable[tuple[Tensor, LaterEntries]]) -> None:
+    """From now on, set entries of parameters to zero after every step of an optimizer, and their gradients before.
 
     Both are needed, because some optimizers mix the entries of a gradient.
     """
     _listen()
-    _zeros[parameter] = _Zeros(later)
+    _zeros.replace(model, ((parameter, _Zeros(later)) for parameter, later in entries))
 
 
 def zero_(parameters: Iterable[Tensor]) -> None:
     """Set the entries of parameters that have to be zero to zero."""
-    found = [(_zeros[parameter], parameter) for parameter in parameters if parameter in _zeros]
+    found = [(zeros, parameter) for parameter in parameters if (zeros := _zeros.get(parameter)) is not None]
     _zero_all((zeros.later, parameter.detach()) for zeros, parameter in found)
     for zeros, parameter in found:
         zeros.version = parameter._version
@@ -48,7 +49,7 @@ def zero_(parameters: Iterable[Tensor]) -> None:
 
 def zero_gradients_(parameters: Iterable[Tensor]) -> None:
     """Set the gradients of the entries that have to be zero to zero."""
-    found = [(_zeros[p], p.grad) for p in parameters if p.grad is not None and p in _zeros]
+    found = [(z, p.grad) for p in parameters if p.grad is not None and (z := _zeros.get(p)) is not None]
     found = [(zeros, gradient) for zeros, gradient in found if zeros.gradient != _state_of(gradient)]
     _zero_all((zeros.later, gradient) for zeros, gradient in found)
     for zeros, gradient in found:
@@ -63,7 +64,8 @@ def nonzero(parameters: Mapping[str, Tensor], *, every: bool = False) -> str | N
         every: Also read those whose version counter has not changed.
     """
     for name, parameter in parameters.items():
-        zeros = _zeros[parameter]
+        zeros = _zeros.get(parameter)
+        assert zeros is not None
         if zeros.version == parameter._version and not every:
             continue
         if any(bool(part.any()) for part in zeros.later.of(parameter.detach())):

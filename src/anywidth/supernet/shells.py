@@ -72,8 +72,8 @@ class Shells:
         """Look after the weights of a model from now on."""
         tensors = named_tensors(model)
         self._parameters = {name: tensors[name] for name, later in self.nesting.later.items() if later.blocks}
-        for name, parameter in self._parameters.items():
-            keep_zero(parameter, self.nesting.later[name])
+        later = self.nesting.later
+        keep_zero(model, ((parameter, later[name]) for name, parameter in self._parameters.items()))
         self._samples: ZeroSamples | None = None
 
     def number(self, config: WidthConfig) -> int:

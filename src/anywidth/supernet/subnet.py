@@ -14,7 +14,7 @@ from anywidth.supernet.dense_copies import DenseCopies, synced
 from anywidth.supernet.gradient_router import GradientRouter
 from anywidth.supernet.record import SubnetRecord, record_of
 from anywidth.supernet.shared_weights import SharedWeights
-from anywidth.supernet.watch import refuse_steps
+from anywidth.supernet.subnet_parameter import subnet_parameter
 from anywidth.supernet.zero_grad import refuse_zero_grad
 from anywidth.widths import WidthConfig
 
@@ -53,11 +53,10 @@ def bind_subnet(model: nn.Module, analysis: Analysis, config: WidthConfig, own_t
                 copies.stand_for(part)
             return part
         part = take(tensor.detach(), kept) if is_leading(kept) else copies.of(tensor, kept)
-        leaf = nn.Parameter(part, requires_grad=tensor.requires_grad)
+        leaf = subnet_parameter(part, tensor)
         if not is_leading(kept):
             copies.stand_for(leaf)
         shared.add(leaf, tensor)
-        refuse_steps(leaf)
         if leaf.requires_grad:
             router.add(leaf, tensor, kept)
         return leaf

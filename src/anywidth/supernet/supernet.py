@@ -390,10 +390,9 @@ class Supernet:
         since this subnet was last given out, so `model.eval()` reaches every subnet, and `net.subnet(0.5).eval()`
         holds until the model is switched itself. Every pass of a training step copies them as well.
 
-        A backward pass of a subnet adds to the gradients of the supernet's parameters. `grad` of the subnet's own
-        parameters is always None, so gradients are clipped and read at `net.parameters()`:
-        `torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)`. With `subnet.parameters()`, that does nothing.
-        `zero_grad` of a subnet and optimizers of its parameters raise.
+        A backward pass of a subnet adds to the gradients of the supernet's parameters, where they are clipped and read:
+        `torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)`. With `subnet.parameters()`, that raises, and so do
+        `grad` of a subnet's parameter, `zero_grad` of a subnet and optimizers of its parameters.
         """
         tracked, subnets = self._tracked, self._subnets
         state = tracked.current

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
@@ -20,16 +20,16 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.utils.weak import WeakIdKeyDictionary
 
 from anywidth.core.errors import AnywidthError, TrainingError
 from anywidth.core.optimizers import parameters_of
+from anywidth.core.parameter_table import ParameterTable
+from anywidth.supernet.subnet_parameter import SubnetParameter
 
-__all__ = ["check_kept", "refuse_steps", "several_widths", "watch"]
+__all__ = ["check_kept", "several_widths", "watch"]
 
-_watched = WeakIdKeyDictionary()
-"""Parameters of models with a supernet, and weak references to the models."""
-_refused = WeakIdKeyDictionary()
+_watched: ParameterTable[ReferenceType[nn.Module]] = ParameterTable()
+"""Models with a supernet, by parameter."""
 _stepping: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 """Models that run a backward pass of a step of several widths, and the name of the step."""
 
@@ -38,8 +38,7 @@ def watch(model: nn.Module) -> None:
     """Raise the versions of a model's parameters after every optimizer step from now on."""
     _listen()
     owner = ref(model)
-    for parameter in model.parameters():
-        _watched[parameter] = owner
+    _watched.replace(model, ((parameter, owner) for parameter in model.parameters()))
 
 
 @contextmanager
@@ -84,12 +83,6 @@ def _in_the_middle(step: str, what: str) -> TrainingError:
     )
 
 
-def refuse_steps(leaf: nn.Parameter) -> None:
-    """From now on, an optimizer of this parameter of a subnet raises: its gradient goes to the supernet's parameter."""
-    _listen()
-    _refused[leaf] = True
-
-
 @cache
 def _listen() -> None:
     register_optimizer_step_pre_hook(_check)
@@ -97,7 +90,7 @@ def _listen() -> None:
 
 
 def _check(optimizer: Optimizer, _: Any, __: Any) -> None:
-    if _refused and any(parameter in _refused for parameter in parameters_of(optimizer)):
+    if any(isinstance(parameter, SubnetParameter) for parameter in parameters_of(optimizer)):
         raise AnywidthError(
             f"this {type(optimizer).__name__} has parameters of a subnet, whose gradients go to those of the supernet, "
             "so it would change nothing. Build it from net.parameters()"
