@@ -133,9 +133,9 @@ def _with_backbone(model: nn.Module, error: AnalysisError) -> AnalysisError:
     """The error with an alternative, for models with a backbone, such as detectors."""
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         return error
-    if isinstance(getattr(model, "head", None), nn.Module) and isinstance(getattr(model, "transform", None), nn.Module):
+    if type(model).__name__ in ("SSD", "RetinaNet", "FCOS", "FasterRCNN"):
         return AnalysisError(
-            f"{error}. For SSD, RetinaNet and FCOS of torchvision: task = anywidth.tasks.Detection(model), "
+            f"{error}. For detectors of torchvision: task = anywidth.tasks.Detection(model), "
             "net = Supernet(task.body, task.example()), and sandwich_step(net, images, targets, task=task)"
         )
     return AnalysisError(
