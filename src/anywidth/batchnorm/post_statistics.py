@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from anywidth.batchnorm.collect import collect_moments, same_random_numbers, stored_values
 from anywidth.batchnorm.handmade import collecting_handmade
-from anywidth.batchnorm.moments import Moments, collecting
+from anywidth.batchnorm.moments import Moments
 from anywidth.core.batches import first_samples, join_inputs, samples
 from anywidth.core.errors import AnywidthError, DataError
 from anywidth.core.inputs import Inputs
@@ -83,7 +84,7 @@ def calibrate(
         subnet = net.subnet(config)
         dense = nullcontext() if subnet is net.model else contiguous(subnet)
         values = {}
-        with net.statistics.computing(config), _same_random_numbers(subnet), dense:
+        with net.statistics.computing(config), same_random_numbers(subnet), dense:
             if sequential:
                 moments = _sequential(subnet, loader, images)
             else:
@@ -99,13 +100,12 @@ def calibrate(
             if f"{prefix}running_mean" in values:
                 continue
             if norm in moments:
-                mean, variance = moments[norm].result()
+                mean, variance = stored_values(norm, moments[norm])
             elif subnet is net.model:
                 continue
             else:  # not part of the evaluation graph, such as an auxiliary head
                 mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type]
-            values[f"{prefix}running_mean"] = mean.to(norm.running_mean)  # type: ignore[arg-type]
-            values[f"{prefix}running_var"] = variance.to(norm.running_var)  # type: ignore[arg-type]
+            values[f"{prefix}running_mean"], values[f"{prefix}running_var"] = mean, variance
         _store(net, config, values, subnet)
 
 
@@ -148,24 +148,15 @@ def _store(net: Supernet, config: WidthConfig, values: dict[str, Tensor], subnet
         net.statistics.store(config, values)
 
 
-@contextmanager
-def _same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Context manager that restores the random generators of the CPU and of the model's device."""
-    device = model_device(model)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+def _training_batches(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> Iterator[Inputs]:
+    """Inputs of the first images, on the device of a network, in batches of two or more.
 
-
-@torch.no_grad()
-def _feed(subnet: nn.Module, loader: Iterable[Any], images: int | None) -> None:
+    Raises:
+        DataError: at the end, if there are none in this or another process.
+    """
     fed = False
     for inputs in _without_singles(inputs for inputs, _ in first_samples(loader, images, model_device(subnet))):
-        try:
-            inputs.call(subnet)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise DataError("one sample has no variance; calibrate with at least two images") from error
+        yield inputs
         fed = True
     if not all(all_gather(fed)):
         raise DataError("the calibration loader is empty; give batches of training images")
@@ -192,9 +183,7 @@ def _single_pass(
     subnet: nn.Module, loader: Iterable[Any], images: int | None, momentum: float | None
 ) -> dict[_NormBase, Moments]:
     norms = [norm for norm in norm_modules(subnet).values() if not stubborn(norm)]
-    with collecting(subnet, norms, momentum) as moments:
-        _feed(subnet, loader, images)
-    return _pooled(moments)
+    return _pooled(collect_moments(subnet, norms, _training_batches(subnet, loader, images), momentum=momentum))
 
 
 def _pooled(moments: dict[_NormBase, Moments]) -> dict[_NormBase, Moments]:
@@ -210,17 +199,15 @@ def _sequential(subnet: nn.Module, loader: Iterable[Any], images: int | None) ->
     order: list[_NormBase] = []
     handles = [norm.register_forward_hook(lambda n, *_: order.append(cast(_NormBase, n))) for norm in norms]
     try:
-        with collecting(subnet, norms):
-            _feed(subnet, loader, images=2)
+        collect_moments(subnet, norms, _training_batches(subnet, loader, images=2))
     finally:
         for handle in handles:
             handle.remove()
     final: dict[_NormBase, Moments] = {}
     with _replaced(norms):
         for norm in dict.fromkeys(order):
-            with collecting(subnet, [norm]) as moments:
-                _feed(subnet, loader, images)
-            final[norm] = _pooled(moments)[norm]
+            moments = _pooled(collect_moments(subnet, [norm], _training_batches(subnet, loader, images)))
+            final[norm] = moments[norm]
             # A batch norm in training divides by the count, so later layers receive the same as for one batch.
             mean, variance = moments[norm].result(unbiased=False)
             norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor
 from anywidth.core.errors import DataError
 from anywidth.core.inputs import Inputs, normalise_inputs
 
-__all__ = ["first_samples", "join_inputs", "samples", "split_batch"]
+__all__ = ["first_samples", "join_inputs", "run_batches", "samples", "split_batch"]
 
 
 def split_batch(batch: Any, device: torch.device | None = None) -> tuple[Inputs, Any]:
@@ -63,6 +63,25 @@ def first_samples(
             yield inputs, targets
         if count is not None and seen >= count:
             return
+
+
+def run_batches(
+    run: Callable[[Inputs], Any], loader: Iterable[Any], device: torch.device | None = None
+) -> Iterator[tuple[Inputs, Any, Any]]:
+    """Inputs, targets and output of every batch of a loader.
+
+    Args:
+        run: Returns the output for the inputs of a batch.
+        loader: Batches as in `split_batch`.
+        device: Device of inputs and targets; by default they stay where they are.
+
+    >>> batches = [(torch.ones(4, 2), torch.zeros(4))]
+    >>> [output.shape for _, _, output in run_batches(lambda inputs: inputs.args[0].sum(1), batches)]
+    [torch.Size([4])]
+    """
+    for batch in loader:
+        inputs, targets = split_batch(batch, device)
+        yield inputs, targets, run(inputs)
 
 
 def join_inputs(batches: Sequence[Inputs]) -> Inputs:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from anywidth.core.batches import samples, split_batch
-from anywidth.core.errors import DataError
+from anywidth.core.batches import run_batches
 from anywidth.core.modules import model_device
-from anywidth.core.processes import all_gather
-from anywidth.evaluation.score import Score, score_samples, top1
+from anywidth.evaluation.means import mean_score
+from anywidth.evaluation.score import Score, top1
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 
@@ -42,16 +41,5 @@ def evaluate(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, score:
     >>> 0 <= evaluate(net, [(torch.randn(8, 4), torch.zeros(8).long())], 0.5) <= 100
     True
     """
-    network = net.extract(width)
-    network.eval()
-    device = model_device(network)
-    total, count = 0.0, 0
-    for batch in loader:
-        inputs, targets = split_batch(batch, device)
-        part, number = score_samples(score, inputs.call(network), targets, samples=samples(inputs))
-        total += part
-        count += number
-    shares = all_gather((total, count))
-    if sum(seen for _, seen in shares) == 0:
-        raise DataError("the evaluation loader is empty; give at least one batch")
-    return sum(score for score, _ in shares) / sum(seen for _, seen in shares)
+    network = net.extract(width).eval()
+    return mean_score(run_batches(lambda inputs: inputs.call(network), loader, model_device(network)), score)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from anywidth.core.batches import split_batch
-from anywidth.core.errors import DataError
+from anywidth.core.batches import run_batches
+from anywidth.core.inputs import Inputs
 from anywidth.core.modules import model_device
-from anywidth.core.processes import all_gather
 from anywidth.cost import params, progressive_macs
+from anywidth.evaluation.means import means
 from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import top1
 from anywidth.evaluation.spectrum import Spectrum
@@ -61,37 +61,26 @@ def exit_curve(
     """
     for confidence in confidences:
         check_confidence(confidence)
-    runner, device = net.progressive(), model_device(net.model)
+    runner = net.progressive()
     costs = torch.tensor(progressive_macs(net), dtype=torch.float64)
-    correct, spent = (
-        torch.zeros(len(confidences), dtype=torch.float64),
-        torch.zeros(len(confidences), dtype=torch.float64),
-    )
-    count = 0
-    for batch in loader:
-        inputs, targets = split_batch(batch, device)
-        scores, sure = [], []
-        for shell in range(len(net.nested)):
-            logits = logits_of(runner.refine() if shell else runner.start(inputs))
-            scores.append(top1(logits, targets).cpu())
-            sure.append(class_confidence(logits).cpu())
-        count += len(scores[0])
-        for number, confidence in enumerate(confidences):
-            shells = first_sure(torch.stack(sure), confidence)
-            correct[number] += torch.stack(scores).gather(0, shells[None]).sum()
-            spent[number] += costs[shells].sum()
-    parts = all_gather((correct.tolist(), spent.tolist(), count))
-    total = sum(seen for *_, seen in parts)
-    if not total:
-        raise DataError("the evaluation loader is empty; give at least one batch")
+
+    def run(inputs: Inputs) -> list[torch.Tensor]:
+        return [logits_of(runner.refine() if shell else runner.start(inputs)) for shell in range(len(net.nested))]
+
+    def measure(_: Inputs, targets: Any, outputs: list[torch.Tensor]) -> tuple[list[float], int]:
+        scores = torch.stack([top1(logits, targets).cpu() for logits in outputs])
+        sure = torch.stack([class_confidence(logits).cpu() for logits in outputs])
+        chosen = [first_sure(sure, confidence) for confidence in confidences]
+        correct = [float(scores.gather(0, shells[None]).sum()) for shells in chosen]
+        spent = [float(costs[shells].sum()) for shells in chosen]
+        return [*correct, *spent], scores.shape[1]
+
+    found = means(run_batches(run, loader, model_device(net.model)), measure)
     rows = [
-        Row(
-            width=f"confidence {confidence:g}",
-            macs=round(sum(macs[number] for _, macs, _ in parts) / total),
-            params=params(net),
-            accuracy=sum(score[number] for score, *_ in parts) / total,
+        Row(width=f"confidence {confidence:g}", macs=round(spent), params=params(net), accuracy=accuracy)
+        for confidence, accuracy, spent in zip(
+            confidences, found[: len(confidences)], found[len(confidences) :], strict=True
         )
-        for number, confidence in enumerate(confidences)
     ]
     return Spectrum(rows, name)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anywidth.batchnorm.moments import collecting
+from anywidth.batchnorm.collect import collect_moments, same_random_numbers, stored_values
 from anywidth.core.batches import samples
 from anywidth.core.errors import SearchError
 from anywidth.core.inputs import Inputs
@@ -18,6 +19,7 @@ from anywidth.core.modules import model_device
 from anywidth.core.tensors import tensors_in
 from anywidth.evaluation import Score as ScoreFunction
 from anywidth.evaluation import score_samples, top1
+from anywidth.evaluation.means import means
 from anywidth.search.activation_cache import ActivationCache
 from anywidth.search.affected import affected_modules, changed_modules, paths_above
 from anywidth.search.scores import Score, check_score
@@ -92,20 +94,19 @@ class Evaluator:
             LossError: score or loss does not fit the outputs and the targets.
             SearchError: one of them is not finite.
         """
-        total, loss, count = 0.0, 0.0, 0
-        for inputs, targets, output in self._outputs(config, record=False):
+        label = f"the network of config {config.key[:8]}"
+
+        def measure(inputs: Inputs, targets: Any, output: Any) -> tuple[tuple[float, float], int]:
             self.objective.check(output, targets, values=not self._looked or not _is_cuda(targets))
             self._looked = True
-            value = float(self.objective.value(output, targets))
-            if not math.isfinite(value):  # the outputs hold NaN, so that their score means nothing
-                total, loss = math.nan, value
-                break
-            part, number = score_samples(self.score, output, targets, samples=samples(inputs))
-            total += part
-            loss += value * number
-            count += number
-        score = Score(accuracy=total / max(count, 1), loss=loss / max(count, 1))
-        return check_score(score, f"the network of config {config.key[:8]}")
+            loss = float(self.objective.value(output, targets))
+            if not math.isfinite(loss):  # the outputs contain NaN, so their score means nothing
+                check_score(Score(accuracy=math.nan, loss=loss), label)
+            total, number = score_samples(self.score, output, targets, samples=samples(inputs))
+            return (total, loss * number), number
+
+        accuracy, loss = means(self._outputs(config, record=False), measure, pooled=False)
+        return check_score(Score(accuracy=accuracy, loss=loss), label)
 
     @torch.no_grad()
     def logits(self, config: WidthConfig) -> list[Tensor]:
@@ -177,19 +178,18 @@ class Evaluator:
     def _calibrate(self, network: nn.Module, changed: set[str], *, record: bool) -> Moments:
         """Give a network its batch-norm statistics, which are returned by module."""
         norms = norm_modules(network)
-        names = {norm: name for name, norm in norms.items()}
         if not norms or not self.calibration:
             return {}
-        device = model_device(network)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), collecting(network, list(names)) as seen:
-            for number, inputs in enumerate(self.calibration):
-                with self.activation_cache.running(network, number, changed, record=record):
-                    inputs.call(network)
+
+        def around(number: int) -> AbstractContextManager[object]:
+            return self.activation_cache.running(network, number, changed, record=record)
+
+        with same_random_numbers(network):
+            seen = collect_moments(network, list(norms.values()), self.calibration, around=around)
         found: Moments = {}
         for name, norm in norms.items():
             if norm in seen:
-                mean, variance = seen[norm].result()
-                found[name] = mean.to(norm.running_mean), variance.to(norm.running_var)  # type: ignore[arg-type]
+                found[name] = stored_values(norm, seen[norm])
             elif name in self._moments:  # it was inside of a reused module
                 found[name] = self._moments[name]
             else:  # not part of the evaluation graph, such as an auxiliary head

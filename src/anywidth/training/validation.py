@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 from torchmetrics import Metric
 
 from anywidth.batchnorm import calibrate
-from anywidth.core.batches import split_batch
+from anywidth.core.batches import run_batches
 from anywidth.core.modules import model_device
 from anywidth.supernet import Supernet
 from anywidth.tasks import logits_of
@@ -117,14 +117,11 @@ def score_width(
     >>> list(score_width(net, batches, 0.5, {"f1": MulticlassF1Score(2)}))
     ['f1']
     """
-    network = net.extract(width)
-    network.eval()
+    network = net.extract(width).eval()
     device = model_device(network)
     for metric in metrics.values():
         metric.to(device).reset()
-    for batch in loader:
-        inputs, targets = split_batch(batch, device)
-        output = logits(inputs.call(network))
+    for _, targets, output in run_batches(lambda inputs: logits(inputs.call(network)), loader, device):
         for metric in metrics.values():
             metric.update(output, targets)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
