@@ -125,7 +125,7 @@ def spectrum(
         distinct: dict[WidthConfig, Width] = {}
         for width in chosen:
             distinct.setdefault(net.config(width), width)
-        named = [(round(w, 6) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
+        named = [(float(w) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
     rows = []
     for name_of_row, width in named:
         row = Row(
