@@ -73,4 +73,4 @@ def _scale(axes: Any, curve: Sequence[Row]) -> None:
 
 
 def _is_round(row: Row) -> bool:
-    return not isinstance(row.width, str) and (row.width * 4).is_integer()
+    return not isinstance(row.width, str) and float(row.width * 4).is_integer()
