@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,16 @@ def write_page(rows: Rows, path: Path, *, jobs: int) -> Path:
     lines = [
         "# Coverage",
         "",
-        "The elastic share of each model, with new weights and default settings (widths from 0.25, channels in",
-        "multiples of 8). For each model, we proved the channel groups numerically on example inputs. We also checked",
-        "that the narrowest and random nonuniform subnets run forward and backward, and that the extracted networks",
-        "have the counted number of parameters. Written by `uv run python benchmarks/coverage.py`; the table as CSV",
-        "is in `benchmarks/results/coverage.csv`.",
+        "How much of each model can be narrowed, with new weights and default settings (widths from 0.25, channels in",
+        "multiples of 8). For each model, anywidth computed the channel groups and tested them numerically on example",
+        "inputs. The benchmark then ran the narrowest, a half-width and two random nonuniform subnets forward and",
+        "backward, and checked that the extracted networks have the counted number of parameters.",
+        "",
+        "`uv run python benchmarks/coverage.py` writes this page. The table is also in",
+        "`benchmarks/results/coverage.csv`. *Elastic MACs* is the share of the MACs that shrink with the width.",
+        "*Params at 0.5* and *at 0.25* are the parameters at these widths, as a share of all parameters. *s* is the",
+        "time of the analysis in seconds. The number after a reason counts the frozen groups. At most four reasons are",
+        "listed. Outputs always stay whole and are not listed.",
         "",
         f"- **{len(good)} of {len(rows)}** models build and run at every width tried.",
     ]
@@ -51,7 +57,17 @@ def _table(rows: Rows) -> Iterable[str]:
     yield "|---|---|--:|--:|--:|--:|--:|---|"
     for row in rows:
         yield (
-            f"| {row['model']} | {row['family']} | {float(row['mparams']):.1f} | {float(row['elastic_macs']):.0%} "
+            f"| {row['model']} | {row['family']} | {float(row['mparams']):.1f} | {_share(float(row['elastic_macs']))} "
             f"| {float(row['params_half']):.2f} | {float(row['params_min']):.2f} | {float(row['seconds']):.1f} "
-            f"| {row['reasons'].replace('|', '/')} |"
+            f"| {_balanced(row['reasons']).replace('|', '/')} |"
         )
+
+
+def _share(share: float) -> str:
+    """A share in percent, which is not rounded up to all."""
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _balanced(reasons: str) -> str:
+    """Reasons with their parentheses closed, which stay open where an error message was cut."""
+    return "; ".join(re.sub(r"(\([^()]*) \((\d+)\)$", r"\1) (\2)", reason) for reason in reasons.split("; "))

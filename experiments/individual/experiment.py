@@ -56,7 +56,8 @@ EXPERIMENT = Experiment(
         Claim(text="at the full width it is better, too", difference=higher(US, ALONE, "widest")),
         Claim(
             text="at no width is a US-Net worse than trained alone by more than 0.5 points",
-            difference=lambda results: worst_width(results, arm=US).plus(0.5),
+            difference=lambda results: worst_width(results, arm=US),
+            above=-0.5,
             source="ours",
         ),
         Claim(text="a US-Net is better than an S-Net at the narrowest width", difference=higher(US, S, "narrowest")),

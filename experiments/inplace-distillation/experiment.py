@@ -33,7 +33,9 @@ EXPERIMENT = Experiment(
         Claim(text="soft targets are better than labels, mean of all widths", difference=higher(SOFT, LABELS)),
         Claim(text="the same at the narrowest width", difference=higher(SOFT, LABELS, NARROWEST)),
         Claim(
-            text="the widest does not lose more than 0.5 points by it", difference=higher(SOFT, LABELS, WIDEST, by=-0.5)
+            text="the widest does not lose more than 0.5 points by it",
+            difference=higher(SOFT, LABELS, WIDEST),
+            above=-0.5,
         ),
         Claim(text="adding labels makes it worse, mean of all widths", difference=higher(SOFT, BOTH)),
         Claim(text="temperature 2 is better than 1, mean of all widths", difference=higher(WARM, SOFT), source="ours"),

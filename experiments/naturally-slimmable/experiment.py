@@ -38,17 +38,21 @@ EXPERIMENT = Experiment(
     cells={"ordinary": ordinary, "us-net": us_net},
     claims=[
         Claim(
-            text="recalibrated, an ordinary network is more than 10 points worse", difference=higher(US, AGAIN, by=10)
+            text="recalibrated, an ordinary network is more than 10 points worse",
+            difference=higher(US, AGAIN),
+            above=10,
         ),
         Claim(
             text="at the narrowest width it is more than 30 points worse",
-            difference=higher(US, AGAIN, NARROWEST, by=30),
+            difference=higher(US, AGAIN, NARROWEST),
+            above=30,
         ),
         Claim(text="recalibration helps it", difference=higher(AGAIN, OWN)),
         Claim(text="putting the important channels first helps it", difference=higher(ORDERED, AGAIN), source="ours"),
         Claim(
             text="being slimmable costs at most 1 point at the full width",
-            difference=higher(US, AGAIN, WIDEST, by=-1),
+            difference=higher(US, AGAIN, WIDEST),
+            above=-1,
         ),
     ],
     columns=(0.25, 0.5, 0.75, 1.0),

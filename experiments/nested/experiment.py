@@ -42,7 +42,10 @@ def longer(context: Context) -> Mapping[str, Curve]:
 
 
 def at_equal_macs(results: Results, *, arm: str, other: str) -> Difference:
-    """The mean advantage of an arm over another one, interpolated over the logarithm of its MACs."""
+    """The mean difference of an arm to the accuracy of another one at the same MACs.
+
+    The other arm is interpolated over the logarithm of its MACs; outside of its range, its nearest network counts.
+    """
     costs, others = (np.log([cost or 1 for cost in results.macs(each)]) for each in (arm, other))
     curves, known = (zip(*(results.values(each, x) for x in results.xs(each)), strict=True) for each in (arm, other))
     pairs = zip(curves, known, strict=True)
@@ -55,24 +58,34 @@ EXPERIMENT = Experiment(
     cells={"us-net": us_net, "alone": alone, "nested": nested, "longer": longer},
     claims=[
         Claim(
-            text="at the training time of a US-Net, nested is better, mean of four widths",
+            text="trained for as long as the US-Net, the wider nested network is more accurate, mean of four widths",
             difference=higher(LONGER, US, WIDTHS),
             source="ours",
         ),
-        Claim(text="the same at equal MACs", difference=partial(at_equal_macs, arm=LONGER, other=US), source="ours"),
-        Claim(text="the same at the full width", difference=higher(LONGER, US, WIDEST), source="ours"),
         Claim(
-            text="at equal channels and epochs, nested is at most 2 points worse, mean of four widths",
-            difference=higher(NESTED, US, WIDTHS, by=-2),
+            text="it is more accurate than the US-Net interpolated at its MACs, mean of its four widths",
+            difference=partial(at_equal_macs, arm=LONGER, other=US),
             source="ours",
         ),
         Claim(
-            text="and better than networks of equal MACs trained alone",
+            text="it is more accurate than the US-Net at the full width",
+            difference=higher(LONGER, US, WIDEST),
+            source="ours",
+        ),
+        Claim(
+            text="it is more accurate than networks trained alone, interpolated at its MACs, mean of its four widths",
             difference=partial(at_equal_macs, arm=LONGER, other=ALONE),
             source="ours",
         ),
         Claim(
-            text="a US-Net is better than networks trained alone, mean of four widths",
+            text="with the channels and epochs of the US-Net, a nested network is at most 2 points worse, mean of four "
+            "widths",
+            difference=higher(NESTED, US, WIDTHS),
+            above=-2,
+            source="ours",
+        ),
+        Claim(
+            text="a US-Net is more accurate than networks trained alone, mean of four widths",
             difference=higher(US, ALONE, WIDTHS),
         ),
     ],

@@ -36,7 +36,8 @@ EXPERIMENT = Experiment(
         Claim(text="2 random widths are better than none", difference=higher(BOTH, "both ends alone")),
         Claim(
             text="4 random widths are at most 0.5 points better than 2",
-            difference=higher(BOTH, "both ends, 4 random", by=-0.5),
+            difference=higher(BOTH, "both ends, 4 random"),
+            above=-0.5,
         ),
     ],
     columns=(0.25, 0.5, 0.75, 1.0),

@@ -70,18 +70,21 @@ EXPERIMENT = Experiment(
     claims=[
         Claim(
             text="one batch norm loses more than 10 points, mean of the widths",
-            difference=higher(PRIVATE, SHARED, by=10),
+            difference=higher(PRIVATE, SHARED),
+            above=10,
         ),
         Claim(
             text="at the narrowest width it loses more than 10 points",
-            difference=higher(PRIVATE, SHARED, NARROWEST, by=10),
+            difference=higher(PRIVATE, SHARED, NARROWEST),
+            above=10,
         ),
         Claim(text="private batch norms beat private statistics alone", difference=higher(PRIVATE, STATISTICS)),
         Claim(
             text="it is the statistics: recalibrated, one batch norm loses at most 1 point, mean of the widths",
-            difference=higher(AGAIN, PRIVATE, by=-1),
+            difference=higher(AGAIN, PRIVATE),
+            above=-1,
             source="ours",
         ),
-        Claim(text="the same at the full width", difference=higher(AGAIN, PRIVATE, WIDEST, by=-1), source="ours"),
+        Claim(text="the same at the full width", difference=higher(AGAIN, PRIVATE, WIDEST), above=-1, source="ours"),
     ],
 )

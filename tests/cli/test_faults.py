@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_keeps_nothing(train, tmp_p
 
 @pytest.mark.slow
 def test_a_separate_network_that_stops_names_its_own_checkpoint(train, tmp_path, monkeypatch, capsys) -> None:
-    out, kept = tmp_path / "run", tmp_path / "run" / "checkpoints" / "individual-1.ckpt"
+    out, kept = tmp_path / "run", tmp_path / "run" / "checkpoints" / "individual-1.0.ckpt"
     with monkeypatch.context() as patch:
         poisoned(patch, {8}, PlainModule)  # three steps an epoch
         assert train("--out", str(out), "--individual", "1", "--epochs", "4") == 2

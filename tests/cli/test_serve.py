@@ -13,13 +13,20 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+import anywidth as aw
 from anywidth.cli import main
+from anywidth.cli.serve import _accuracy
+from anywidth.evaluation import Row, Spectrum
 
 BODY = {"inputs": [{"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.1] * 64}]}
 
@@ -82,6 +89,17 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
     assert (
         len(re.findall(r"DEBUG width 1 \((load|asked)\): 1 of 1 rows", (tmp_path / "decisions.log").read_text())) == 2
     )
+
+
+def test_accuracy_is_found_by_the_network_of_a_width(tmp_path):
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
+    rows = [
+        Row(width=width, macs=1, params=1, accuracy=accuracy)
+        for width, accuracy in ((1 / 3, 33.0), (1.0, 100.0), ("0=0.5", 50.0))
+    ]
+    Spectrum(rows).to_json(tmp_path / "spectrum.json")
+    opened = SimpleNamespace(folder=SimpleNamespace(file=lambda name: tmp_path / name), net=net)
+    assert _accuracy(cast(Any, opened)) == {net.config(0.333): 33.0, net.config(1.0): 100.0}
 
 
 @pytest.mark.slow

@@ -44,6 +44,13 @@ def test_rows_are_what_the_single_functions_say(net: aw.Supernet, batches: Batch
     assert [row.width for row in curve] == [0.25, 0.5, "stem*=0.5", 1.0]
 
 
+def test_rows_keep_every_digit_of_their_width(net: aw.Supernet, batches: Batches, tmp_path: Path) -> None:
+    aw.calibrate(net, batches, widths=[1 / 3, 1])
+    curve = Spectrum.from_json(aw.spectrum(net, batches, [1 / 3, 1]).to_json(tmp_path / "spectrum.json"))
+    assert [row.width for row in curve] == [1 / 3, 1.0]
+    assert all(isinstance(row.width, float) for row in curve)
+
+
 def test_a_number_of_widths_is_an_even_grid(net: aw.Supernet, batches: Batches) -> None:
     aw.calibrate(net, batches, widths=width_grid(net.min_width, 5))
     curve = aw.spectrum(net, batches, 5)

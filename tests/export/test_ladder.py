@@ -26,7 +26,17 @@ def run(path: Path, x: Tensor, width: float) -> Tensor:
 
 @pytest.mark.parametrize(
     ("asked", "runs"),
-    [(0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (0.49, 0.25), (0.51, 0.5), (0.999, 0.5), (0.01, 0.25), (7.0, 1.0)],
+    [
+        (0.25, 0.25),
+        (0.5, 0.5),
+        (1.0, 1.0),
+        (0.49, 0.25),
+        (0.51, 0.5),
+        (0.999, 0.5),
+        (0.01, 0.25),
+        (7.0, 1.0),
+        (0.499999, 0.25),
+    ],
 )
 def test_the_widest_width_that_is_not_above_the_asked_one_runs(net, ladder, asked, runs):
     for batch in (1, 3):
@@ -117,6 +127,13 @@ def test_wrong_widths_are_errors(net, tmp_path):
     with pytest.raises(UncalibratedError, match=r"0.75 has no .*calibrated: 0.25, 0.5"):
         aw.export_ladder(net, [0.75, 1.0], path)
     assert not list(tmp_path.iterdir())
+
+
+def test_widths_that_the_input_cannot_tell_apart_are_an_error(tmp_path):
+    net = aw.Supernet(nn.Sequential(nn.Linear(4, 256), nn.Linear(256, 2)), torch.randn(1, 4))
+    assert net.config(0.515625 - 1e-10) != net.config(0.515625)
+    with pytest.raises(WidthError, match=r"0.5156249999 and 0.515625 are the same 32-bit number"):
+        aw.export_ladder(net, [0.515625 - 1e-10, 0.515625], tmp_path / "a.onnx")
 
 
 class NamesItsInputWidth(nn.Module):

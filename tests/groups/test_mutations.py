@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import anywidth as aw
 from anywidth.batchnorm import share_statistics
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import FIXED, Array, varying
 from anywidth.groups.operators import OPERATORS, Call, Result, Rule
+from anywidth.groups.value import Value
 from fast import fast_and_slow
 from proofs import masked
 from zoo import Case

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import anywidth as aw
 from anywidth.core.errors import AnalysisError
 from anywidth.groups import Analysis, ChannelGroup
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.observed import Reads
 from anywidth.groups.operators import OPERATORS, Call, Result
 from anywidth.groups.prover import Failure, Prover
+from anywidth.groups.value import Value
 
 
 @torch.library.custom_op("anywidth_tests::reverse_channels", mutates_args=())

@@ -33,8 +33,15 @@ def test_tables_have_mean_spread_and_verdicts() -> None:
     assert head == ["top-1 accuracy (%), by width", "0.5", "1", "mean"]
     assert a == ["a", "55.5 ± 0.7", "60.5 ± 0.7", "56.3 ± 0.7"]
     assert b[1:3] == ["45.5 ± 0.7", "50.5 ± 0.7"]
-    assert better == ["a is better", "paper", "**holds**", "+10.00 ± 0.00"]
-    assert worse[2:] == ["**contradicted**", "-10.00 ± 0.00"]
+    assert better == ["a is better", "paper", "above 0", "+10.00 ± 0.00", "**holds**"]
+    assert worse[2:] == ["above 0", "-10.00 ± 0.00", "**contradicted**"]
+
+
+def test_the_difference_is_shown_as_measured_whatever_is_claimed() -> None:
+    claims = [Claim(text=f"b above {above}", difference=higher("b", "a"), above=above) for above in (-12.5, -7)]
+    holds, contradicted = rows(page(experiment(claims=claims), record((0.5, 1.0))))[-2:]
+    assert holds[2:] == ["above -12.5", "-10.00 ± 0.00", "**holds**"]
+    assert contradicted[2:] == ["above -7", "-10.00 ± 0.00", "**contradicted**"]
 
 
 def test_columns_that_a_model_lacks_give_way_to_its_own() -> None:

@@ -67,7 +67,7 @@ def test_a_claim_and_its_opposite_are_never_both_decided_alike(rows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "by", "says"),
+    ("pairs", "above", "says"),
     [
         ([(5, 1), (6, 2)], 0, "holds"),
         ([(1, 5), (2, 6)], 0, "contradicted"),
@@ -77,8 +77,11 @@ def test_a_claim_and_its_opposite_are_never_both_decided_alike(rows) -> None:
         ([(5, 1)], 0, "undecided"),
     ],
 )
-def test_the_confidence_interval_decides(pairs, by, says) -> None:
-    assert Claim(text="", difference=higher("a", "b", 0.5, by=by)).judge(two_arms(pairs)).says == says
+def test_the_confidence_interval_decides(pairs, above, says) -> None:
+    claim, results = Claim(text="", difference=higher("a", "b", 0.5), above=above), two_arms(pairs)
+    verdict = claim.judge(results)
+    assert verdict.says == says
+    assert verdict.difference.mean == results.difference("a", "b", 0.5).mean  # as measured, whatever was claimed
 
 
 @given(st.lists(st.floats(-9, 9), min_size=2, max_size=8))

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import anywidth as aw
-from anywidth.core.errors import SearchError
+from anywidth.core.errors import DataError, SearchError
+from anywidth.core.inputs import Inputs
 from anywidth.models import build_model
 from anywidth.search import Evaluator, SearchData
 from anywidth.search.affected import affected_modules, changed_modules
@@ -253,3 +254,12 @@ def test_nan_is_told() -> None:
         next(net.model.parameters()).fill_(float("nan"))
     with pytest.raises(SearchError, match="loss nan on the held-out images"):
         Evaluator(net, SearchData.of(images(24), images(20)))(net.config(1.0))
+
+
+def test_calibration_images_one_at_a_time_have_no_variance() -> None:
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Linear(16, 2))
+    net = aw.Supernet(model, torch.randn(2, 4))
+    one, two = (Inputs(args=(torch.randn(count, 4),), kwargs={}) for count in (1, 2))
+    data = SearchData((one, one), ((two, torch.tensor([0, 1])),))
+    with pytest.raises(DataError, match="one sample has no variance"):
+        Evaluator(net, data)(net.config(0.5))

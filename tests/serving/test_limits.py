@@ -82,6 +82,7 @@ def declared_png(width: int, height: int) -> bytes:
         (json.dumps({"inputs": body()["inputs"] * 2}), "input 'input' is given twice"),
         (json.dumps({**body(), "parameters": {"width": "wide"}}), "cannot read the request at parameters.width"),
         (json.dumps({**body(), "parameters": {"width": 0.3}}), "width 0.3 is not offered; there are 0.25, 0.5, 1"),
+        (json.dumps({**body(), "parameters": {"width": 0.4999999}}), "width 0.4999999 is not offered; there are 0.25, 0.5, 1"),
         (json.dumps({**body(), "parameters": {"width": 1, "budget": "macs<=1e9"}}), "a width or a budget, not both"),
         (json.dumps({**body(), "parameters": {"budget": "time<=3"}}), "cannot read a budget from 'time<=3'"),
         (json.dumps({**body(), "outputs": [{"name": "y"}]}), "there is no output 'y'"),

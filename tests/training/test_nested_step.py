@@ -257,7 +257,13 @@ def test_what_mixes_shells_is_refused_by_name(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("nested", "text"),
-    [((0.5, 0.25, 1.0), "ascending"), ((0.25, 0.5), "end with 1"), ((1.0,), "at least two"), (0.5, "list of widths")],
+    [
+        ((0.5, 0.25, 1.0), "ascending"),
+        ((0.25, 0.5), "end with 1"),
+        ((0.25, 1 - 1e-10), "end with 1"),
+        ((1.0,), "at least two"),
+        (0.5, "list of widths"),
+    ],
 )
 def test_shells_that_do_not_fit_are_refused(nested: object, text: str) -> None:
     with pytest.raises(WidthError, match=text):

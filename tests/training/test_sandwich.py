@@ -502,3 +502,8 @@ def test_channels_last_changes_nothing_but_the_layout(net: aw.Supernet, x: Tenso
         assert convolution.weight.stride(1) == 1
     finally:
         net.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def test_options_that_do_not_exist_are_named(net: aw.Supernet, x: Tensor, y: Tensor) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'distil'"):
+        aw.sandwich_step(net, x, y, distil=None)  # type: ignore[call-arg]

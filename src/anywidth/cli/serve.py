@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anywidth.runs.dataset_info import DatasetInfo
     from anywidth.runs.open_run import OpenRun
     from anywidth.serving import ImageReader, Ladder, Limits, Served
+    from anywidth.widths import WidthConfig
 
 __all__ = ["ServeSettings", "run"]
 
@@ -148,7 +149,8 @@ def _served(settings: ServeSettings, opened: OpenRun, limits: Limits, console: C
         name=settings.name or opened.settings.model.name.replace("/", "-"),
         ladder=_ladder(settings, opened, widths),
         points=[
-            Point(width=w, macs=macs(net, w), params=params(net, w), accuracy=accuracy.get(round(w, 6))) for w in widths
+            Point(width=w, macs=macs(net, w), params=params(net, w), accuracy=accuracy.get(net.config(w)))
+            for w in widths
         ],
         classes=opened.data.classes,
         reader=_reader(opened.data, limits),
@@ -169,14 +171,15 @@ def _ladder(settings: ServeSettings, opened: OpenRun, widths: list[float]) -> La
         return Ladder.load(export_ladder(opened.net, widths, Path(folder, "ladder.onnx")).path, widths)
 
 
-def _accuracy(opened: OpenRun) -> dict[float, float]:
-    """Accuracy that the run measured, by width."""
+def _accuracy(opened: OpenRun) -> dict[WidthConfig, float]:
+    """Accuracy that the run measured, by width config."""
     from anywidth.evaluation import Spectrum
 
     file = opened.folder.file("spectrum.json")
     if not file.exists():
         return {}
-    return {row.width: row.score for row in Spectrum.from_json(file) if isinstance(row.width, float)}
+    curve = Spectrum.from_json(file)
+    return {opened.net.config(row.width): row.score for row in curve if isinstance(row.width, float)}
 
 
 def _reader(data: DatasetInfo, limits: Limits) -> ImageReader | None:

@@ -82,4 +82,4 @@ def _scale(axes: Any, curve: Sequence[Row], quantity: Quantity) -> None:
 
 
 def _is_round(row: Row) -> bool:
-    return not isinstance(row.width, str) and abs(row.width * 4 - round(row.width * 4)) < 1e-6
+    return not isinstance(row.width, str) and float(row.width * 4).is_integer()

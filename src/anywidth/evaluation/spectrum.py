@@ -136,7 +136,7 @@ def spectrum(
         distinct: dict[WidthConfig, Width] = {}
         for width in chosen:
             distinct.setdefault(net.config(width), width)
-        named = [(round(w, 6) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
+        named = [(float(w) if isinstance(w, (int, float)) else str(c), w) for c, w in distinct.items()]
     quantity = quantity_of(score, task)
     rows = []
     for name_of_row, width in named:

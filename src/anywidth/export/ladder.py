@@ -33,8 +33,6 @@ WIDTH_INPUT = "width"
 """Name of the input that selects the width."""
 WIDTHS_KEY = "anywidth.widths"
 """Metadata key of the file's list of widths, as JSON."""
-_SLACK = 1e-5
-"""Tolerance of the requested width: 0.35 differs between 32 and 64 bits."""
 
 
 def export_ladder(
@@ -119,6 +117,10 @@ def _distinct(net: Supernet, widths: Sequence[float]) -> list[float]:
     for low, high, a, b in zip(chosen, chosen[1:], configs, configs[1:], strict=False):
         if a == b:
             raise WidthError(f"widths {low:g} and {high:g} are the same network after rounding; leave one out")
+        if np.float32(low) == np.float32(high):
+            raise WidthError(
+                f"widths {low!r} and {high!r} are the same 32-bit number, the type of the input; leave one out"
+            )
     return chosen
 
 
@@ -140,7 +142,7 @@ def _assemble(net: Supernet, widths: Sequence[float], programs: Sequence[DensePr
         branches.append(_branch(dense, weights, weights.recipes(program, config), str(number)))
     nodes = []
     for number, width in enumerate(widths[1:], 1):
-        limit = weights.constant(np.array([width - _SLACK], dtype=np.float32))
+        limit = weights.constant(np.array([width], dtype=np.float32))
         nodes.append(helper.make_node("GreaterOrEqual", [WIDTH_INPUT, limit], [f"at_least_{number}"]))
     choice = _choose(branches, 0, [value.name for value in outputs])
     graph = helper.make_graph(

@@ -14,7 +14,8 @@ from anywidth.core.inputs import Inputs, double_batch
 from anywidth.export.fold import fold_batch_norms_
 from anywidth.export.functional import make_activations_functional_
 from anywidth.groups.capture import quiet_export
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.supernet import Supernet
 from anywidth.widths import Width
 

@@ -17,7 +17,7 @@ from anywidth.groups.capture import Capture, capture, without_collection
 from anywidth.groups.carried import caches_weights, check_nothing_carried
 from anywidth.groups.circumstances import other_captures
 from anywidth.groups.copy_check import check_copy
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.explain import own_error
 from anywidth.groups.forward import attributes_of, forward_of
 from anywidth.groups.probe import probe
@@ -26,6 +26,7 @@ from anywidth.groups.refuse import check_inputs, check_model
 from anywidth.groups.repair import prove_groups
 from anywidth.groups.samples import find_samples, per_sample
 from anywidth.groups.solve import solve
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.untouched import untouched
 from anywidth.groups.wrappers import check_plain, local_norms
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from anywidth.groups.analysis import Attribute, Scale
-from anywidth.groups.flow import SizeUse
+from anywidth.groups.counts import SizeUse
 from anywidth.groups.labels import Array, Labels, varying
 from anywidth.groups.stale_sizes import find_equal, find_stale_sizes, read_elsewhere
 

@@ -8,9 +8,11 @@ from torch.fx import Node
 from anywidth.core.inputs import Inputs
 from anywidth.groups.analysis import Analysis
 from anywidth.groups.capture import capture, without_collection
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.later_shells import channel_makers
+from anywidth.groups.module_path import module_paths
 from anywidth.groups.propagate import canonical_names, propagate
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.untouched import untouched
 
 __all__ = ["modules_before_channels"]
@@ -42,7 +44,7 @@ def modules_before_channels(model: nn.Module, inputs: Inputs, analysis: Analysis
             makes = any(of_weights.get(source) in makers for source in user.all_input_nodes if source is not node)
             if user in before or (makes and node not in of_weights):
                 before.add(node)
-    return frozenset(path for node in before for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path)
+    return frozenset(path for node in before for path in module_paths(node) if path)
 
 
 def _computed_from(weights: dict[Node, str | None], nodes: object) -> dict[Node, str | None]:

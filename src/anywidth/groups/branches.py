@@ -6,7 +6,7 @@ import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.attention import default_attention
 from anywidth.groups.capture import Capture
-from anywidth.groups.duplicate import duplicate, meta_stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.meta_functions import call_on_meta
 from anywidth.groups.narrow import narrow, take
+from anywidth.groups.python_code import closed_values, function_behind, nested_code
+from anywidth.groups.tensor_stand_ins import meta_stand_ins
 
 __all__ = ["Ways", "compared_numbers", "meeting_sizes", "names_in_code"]
 
@@ -86,8 +88,7 @@ def compared_numbers(model: nn.Module) -> frozenset[int] | None:
     numbers: set[int] | None = None
     for function, code, named in _code_of(model):
         if _compares(code):
-            closed = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
-            values = [*code.co_consts, *closed, *named]
+            values = [*code.co_consts, *closed_values(function), *named]
             values += [vars(v).get(name) for v in values if _has_settings(v) for name in code.co_names]
             numbers = (numbers or set()) | {number for value in values for number in _integers_in(value)}
     return None if numbers is None else frozenset(numbers)
@@ -114,7 +115,7 @@ def _code_of(model: nn.Module) -> Iterator[tuple[FunctionType, CodeType, list[An
         if (id(module), function.__code__) in seen:
             continue
         seen.add((id(module), function.__code__))
-        for code in _codes(function.__code__):
+        for code in nested_code(function.__code__):
             named = [value for name in code.co_names for value in _named(module, function, name)]
             yield function, code, named
             waiting += [(module, found) for each in named if (found := _plain(each)) is not None]
@@ -130,13 +131,6 @@ def _named(module: nn.Module, function: FunctionType, name: str) -> tuple[Any, A
     own = vars(module).get(name)
     attribute = inspect.getattr_static(type(module), name, None) if own is None else own
     return attribute, function.__globals__.get(name)
-
-
-def _is_full(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
 
 
 def _has_settings(value: Any) -> bool:
@@ -163,22 +157,8 @@ def _functions_of(module: nn.Module) -> Iterator[FunctionType]:
 
 def _plain(value: Any) -> FunctionType | None:
     """The Python function behind a method, a property or a partial, unless it belongs to torch."""
-    function = getattr(value, "fget", None) or getattr(value, "func", None) or value
-    try:
-        function = inspect.unwrap(function) if callable(function) else function
-    except ValueError:  # wrapped by itself, in a cycle
-        return None
-    function = getattr(function, "__func__", function)
-    own = isinstance(function, FunctionType) and not (function.__module__ or "").startswith("torch.")
-    return function if own else None
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A code object and those inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
+    function = function_behind(value)
+    return None if function is None or (function.__module__ or "").startswith("torch.") else function
 
 
 class _Functions(TorchFunctionMode):

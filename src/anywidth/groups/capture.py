@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.explain import explain
 from anywidth.groups.outputs import plain_outputs
 from anywidth.groups.subgraphs import flatten_graph
+from anywidth.groups.tensor_stand_ins import stand_ins
 
 __all__ = [
     "Capture",

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs
 from anywidth.core.tensors import other_numbers, tensors_in
-from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
+from anywidth.groups.duplicate import MISSING, duplicate
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.written import Written, holds_tensors
 
 __all__ = ["caches_weights", "check_nothing_carried"]

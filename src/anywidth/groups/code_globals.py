@@ -8,12 +8,13 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
+
+from anywidth.groups.python_code import closed_values, nested_code
 
 __all__ = ["CodeGlobals", "globals_of", "is_setting"]
 
@@ -83,9 +84,8 @@ class CodeGlobals:
         if _is_library(function.__module__):
             return
         yield from _functions(function)
-        for cell in function.__closure__ or ():
-            with suppress(ValueError):  # of an empty cell
-                yield from _useful(cell.cell_contents)
+        for value in closed_values(function):
+            yield from _useful(value)
         scope = function.__globals__
         read, stored = _names(function.__code__)
         self._variables += [(scope, name, scope.get(name, _MISSING)) for name in stored]
@@ -138,23 +138,19 @@ def _functions(value: Any) -> Iterator[Any]:
 @lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names that code and its inner functions look up, and the global variables that they set."""
-    read, stored = dict.fromkeys(code.co_names), dict[str, None]()
-    if dis.opmap["STORE_GLOBAL"] in code.co_code[::2]:
-        stored |= {each.argval: None for each in dis.get_instructions(code) if each.opname == "STORE_GLOBAL"}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner_read, inner_stored = _names(constant)
-            read |= dict.fromkeys(inner_read)
-            stored |= dict.fromkeys(inner_stored)
+    read, stored = dict[str, None](), dict[str, None]()
+    for each in nested_code(code):
+        read |= dict.fromkeys(each.co_names)
+        if dis.opmap["STORE_GLOBAL"] in each.co_code[::2]:
+            stored |= {i.argval: None for i in dis.get_instructions(each) if i.opname == "STORE_GLOBAL"}
     return tuple(read), tuple(stored)
 
 
 @lru_cache(maxsize=4096)
 def globals_of(code: types.CodeType) -> frozenset[str]:
     """The global variables that code and its inner functions read, without attributes of the same name."""
-    found = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return frozenset(found.union(*map(globals_of, inner)))
+    instructions = (each for inner in nested_code(code) for each in dis.get_instructions(inner))
+    return frozenset(each.argval for each in instructions if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 def _is_library(module: str | None) -> bool:

@@ -17,8 +17,9 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.groups.code_globals import CodeGlobals, globals_of
 from anywidth.groups.compare import difference, tolerance_of
-from anywidth.groups.duplicate import duplicate, duplicate_attributes, stand_ins
+from anywidth.groups.duplicate import duplicate, duplicate_attributes
 from anywidth.groups.outputs import output_tensors
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.written import Written
 
 __all__ = ["check_copy"]

@@ -10,7 +10,8 @@ from torch import nn
 
 from anywidth.core.errors import first_line
 from anywidth.core.inputs import Inputs
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
+from anywidth.groups.tensor_stand_ins import stand_ins
 
 __all__ = ["explain", "own_error"]
 

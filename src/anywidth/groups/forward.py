@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from anywidth.groups.capture import Capture
+from anywidth.groups.module_path import module_path
 
 __all__ = ["attributes_of", "forward_of", "uses_of"]
 
@@ -56,7 +57,7 @@ def forward_of(capture: Capture) -> tuple[str, ...]:
             if key not in ("device", "pin_memory", "layout", "dropout_p")
         ]
         names[node] = f"%{len(names)}"
-        lines.append(f"{_module(node)}: {names[node]} = {target}({', '.join(arguments)})")
+        lines.append(f"{module_path(node)}: {names[node]} = {target}({', '.join(arguments)})")
     return tuple(lines)
 
 
@@ -111,8 +112,3 @@ def _argument(value: Any, names: dict[Node, str]) -> str:
     if isinstance(value, torch.device):
         return "device"
     return repr(value)
-
-
-def _module(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack.values())[-1][0] if stack else ""

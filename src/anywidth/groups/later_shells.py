@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anywidth.groups.analysis import Analysis, Axis
-from anywidth.groups.flow import Cost
+from anywidth.groups.counts import Cost
 
 __all__ = [
     "Bounds",

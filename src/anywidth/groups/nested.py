@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,29 +12,31 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from anywidth.core.errors import AnalysisError
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.core.tensors import tensors_in
 from anywidth.groups.analysis import Analysis, Axis, KeptIndices
 from anywidth.groups.capture import Capture, capture, without_collection
 from anywidth.groups.compare import tensor_difference, tolerance_of
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.later_shells import (
     Bounds,
     LaterEntries,
-    channel_makers,
     find_later_entries,
     reads_of,
 )
 from anywidth.groups.masked import masks_of
+from anywidth.groups.module_path import module_path, module_paths
+from anywidth.groups.nested_refusal import refuse_inexact
+from anywidth.groups.nesting import Leaf, Nesting
 from anywidth.groups.observed import part_of
 from anywidth.groups.proof_runs import ProofRuns
 from anywidth.groups.propagate import Propagation, canonical_names, propagate
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.untouched import untouched
 
-__all__ = ["Leaf", "Nesting", "prove_nested"]
+__all__ = ["prove_nested"]
 
 
 _SHAPE_READERS = frozenset(
@@ -46,40 +46,6 @@ _SHAPE_READERS = frozenset(
 
 _NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 """Values that depend on shapes, not on tensors."""
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One tensor that a module returns.
-
-    Attributes:
-        kept: Per shell, the positions of every dimension that the width up to this shell has.
-        axes: The group and block at every position of every dimension; None if some position belongs to several.
-        overwritten: Whether code after the module writes to the tensor in place.
-        needed: Whether anything outside of the body computes from the tensor.
-    """
-
-    kept: tuple[tuple[KeptIndices, ...], ...]
-    axes: tuple[Axis | None, ...] | None
-    overwritten: bool
-    needed: bool
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Nesting:
-    """What is known of a nested network.
-
-    Attributes:
-        later: The entries that are zero of every weight that makes channels from channels, by its first name.
-        reads: Pairs of groups by number: channels of the first are made from channels of the second.
-        body: The outermost modules that compute the same at every width, with the tensors of each of their calls.
-        tail: Parameters and buffers that the rest of the network reads.
-    """
-
-    later: Mapping[str, LaterEntries]
-    reads: frozenset[tuple[int, int]]
-    body: Mapping[str, tuple[tuple[Leaf, ...], ...]]
-    tail: frozenset[str]
 
 
 def prove_nested(model: nn.Module, inputs: Inputs, analysis: Analysis, bounds: Bounds) -> Nesting:
@@ -105,7 +71,7 @@ def prove_nested(model: nn.Module, inputs: Inputs, analysis: Analysis, bounds: B
         later = find_later_entries(analysis, found.costs, bounds)
         proof = _Proof(twin, found, captured, inputs, analysis, bounds, later)
         inexact = proof.without_absorbed(proof.inexact())
-        proof.refuse(inexact)
+        refuse_inexact(twin, found, captured, analysis, inexact, proof.computed)
         return Nesting(
             later=later, reads=reads_of(analysis, later), body=proof.body(inexact), tail=proof.read_by(inexact)
         )
@@ -151,6 +117,11 @@ class _Proof:
         self._runs.values(kept, self._dtype, values.__setitem__)
         return values
 
+    @property
+    def computed(self) -> Collection[Node]:
+        """The nodes whose values are tensors."""
+        return self._full.keys()
+
     def inexact(self) -> set[Node]:
         """The nodes whose values at some width differ from those at full width, in the channels of that width.
 
@@ -184,7 +155,7 @@ class _Proof:
 
     def _keeps_shells(self, node: Node) -> bool:
         """Whether a node belongs to a norm per shell."""
-        return getattr(self._model.get_submodule(_path_of(node)), "keeps_shells", False)
+        return getattr(self._model.get_submodule(module_path(node)), "keeps_shells", False)
 
     def without_absorbed(self, inexact: set[Node]) -> set[Node]:
         """The inexact nodes without those inside norms per shell whose difference does not leave the norm.
@@ -199,80 +170,18 @@ class _Proof:
                 found.add(node)
         return found
 
-    def refuse(self, inexact: set[Node]) -> None:
-        """Raise if channels are made from values that differ."""
-        elastic = channel_makers(self._analysis, self._found.costs)
-        for node in self._graph.nodes:
-            if node not in inexact or not any(self._name(s) in elastic for s in node.all_input_nodes):
-                continue
-            cause = self._first_inexact(node, inexact)
-            module, reader = _path_of(cause), _path_of(node) or "its forward"
-            kind = type(self._model.get_submodule(module)).__name__
-            where = f"{module or 'its forward'} ({kind}, {cause.target})"
-            frozen = self._frozen_by(cause)
-            if frozen is not None:
-                why = f"makes channels that are frozen ({frozen}), which therefore read all shells"
-                way = "Let them be narrowed"
-            else:
-                why = "lets channels depend on later shells"
-                way = "Replace it by a layer that keeps channels apart, such as BatchNorm"
-                if "norm" in f"{kind} {cause.target}".lower():
-                    way = f'Give nested_norm="shell", if it is a norm over nothing but channels. {way}'
-            raise AnalysisError(
-                f"{type(self._model).__name__} cannot be nested: {where} {why}, and {reader} reads its output. "
-                f"{way}, or leave nested out"
-            )
-
-    def _frozen_by(self, node: Node) -> str | None:
-        """Why the channels that a node makes are frozen, if they are."""
-        weights = {self._name(source) for source in node.all_input_nodes}
-        for cost in self._found.costs:
-            axes = self._analysis.axes.get(str(cost.weight), ()) if cost.weight in weights else ()
-            for dim in cost.out_dims if axes else ():
-                axis = axes[dim]
-                numbers = () if axis is None else np.unique(axis.group)
-                reasons = [self._analysis.groups[number].frozen for number in numbers if number >= 0]
-                if any(reasons):
-                    return next(filter(None, reasons))
-        return None
-
-    def _name(self, node: Node) -> str | None:
-        """The weight that a node is, or is computed from."""
-        while node.op == "call_function" and len(node.all_input_nodes) == 1:
-            node = node.all_input_nodes[0]
-        return self._canonical.get(self._tensors.get(node.name, ""))
-
-    @cached_property
-    def _canonical(self) -> dict[str, str]:
-        return canonical_names(self._model)
-
-    def _first_inexact(self, node: Node, inexact: set[Node]) -> Node:
-        """The node behind this one where values begin to differ."""
-        while True:
-            before = next((source for source in self._tensors_before(node) if source in inexact), None)
-            if before is None:
-                return node
-            node = before
-
-    def _tensors_before(self, node: Node) -> Iterator[Node]:
-        """The tensors that a node computes from; lists of tensors are looked through."""
-        for source in node.all_input_nodes:
-            if source.op == "call_function" and source not in self._full:
-                yield from self._tensors_before(source)
-            else:
-                yield source
-
     def read_by(self, nodes: set[Node]) -> frozenset[str]:
         """First names of the parameters and buffers that some nodes read."""
+        canonical = canonical_names(self._model)
         names = (self._tensors.get(source.name) for node in nodes for source in node.all_input_nodes)
-        return frozenset(self._canonical[name] for name in names if name in self._canonical)
+        return frozenset(canonical[name] for name in names if name in canonical)
 
     @torch.no_grad()
     def body(self, inexact: set[Node]) -> dict[str, tuple[tuple[Leaf, ...], ...]]:
         """The outermost modules without inexact nodes, whose outputs are values of the graph."""
         inside: dict[str, list[Node]] = defaultdict(list)
         for node in self._graph.nodes:
-            for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+            for path in module_paths(node):
                 inside[path].append(node)
         exact = {path for path, nodes in inside.items() if path and inexact.isdisjoint(nodes)}
         outermost = [path for path in exact if exact.isdisjoint(_parents(path))]
@@ -350,11 +259,6 @@ def _compact(indices: Tensor | None) -> KeptIndices:
 def _reads_shapes(node: Node) -> bool:
     """Whether an operator reads nothing but the shape of its input."""
     return str(node.target).partition(".default")[0] in _SHAPE_READERS
-
-
-def _path_of(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack.values())[-1][0] if stack else ""
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -16,8 +16,9 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors, on_meta
 from anywidth.core.tensors import other_numbers
 from anywidth.groups.attention import default_attention
-from anywidth.groups.duplicate import MISSING, duplicate, stand_ins
+from anywidth.groups.duplicate import MISSING, duplicate
 from anywidth.groups.meta_functions import call_on_meta
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.written import Marks, Written, emptied, refilled, written_since
 
 __all__ = ["Probe", "calls_of", "probe"]

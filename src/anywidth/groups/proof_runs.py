@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -27,10 +26,11 @@ from anywidth.groups.observed import Key, Reads, Site, find_sites, sites_by_key
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation, canonical_names
 from anywidth.groups.reaction import Reaction, react
+from anywidth.groups.reference import Received, Reference, ShapeError
 from anywidth.groups.selection import Selection, Selector
 from anywidth.groups.stand_in import cast, stand_in
 
-__all__ = ["ProofRuns", "Received", "Reference", "ShapeError", "Weights"]
+__all__ = ["ProofRuns", "Weights"]
 
 _GAIN = 0.5
 """Fast copies have smaller weights, so that an activation that saturates in one copy need not in the other."""
@@ -38,8 +38,6 @@ _GAIN = 0.5
 _REFERENCES = 12
 """Maximum number of cached runs of masked networks, for proofs with other integers."""
 
-Received = dict[tuple[Key, int], list[Tensor]]
-"""The inputs of operators that read weights, by the weights and the number of earlier reads."""
 
 Weights = Literal["usual", "small", "own"]
 """Weights of the copies: random, smaller random ones, or the user's."""
@@ -262,30 +260,6 @@ class ProofRuns:
             outputs, _ = self._masked(labels, self.quick, "usual", note)
             runs.append([*noted, *outputs])
         return any(tensor_difference(a, b, (1e-6, 1e-6)) is not None for a, b in zip(*runs, strict=True))
-
-
-class ShapeError(Exception):
-    """An operator that reads weights received another shape than the kept part of the full network's."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The outputs of the masked network, the precisions of its computation, and the inputs of its operators."""
-
-    outputs: list[Tensor]
-    dtypes: set[torch.dtype]
-    received: Mapping[tuple[Key, int], list[Tensor | None]]
-
-    def difference(self, seen: Received, tolerance: tuple[float, float]) -> str | None:
-        """Text of the first difference in the inputs of a narrowed network's operators, or None."""
-        for (key, index), found in seen.items():
-            for ours, wanted in zip(found, self.received.get((key, index), []), strict=False):
-                text = None if wanted is None else tensor_difference(ours, wanted, tolerance)
-                if text is not None:
-                    return (
-                        f"its narrowed network differs from the masked one by {text} at the input of {', '.join(key)}"
-                    )
-        return None
 
 
 @contextmanager

@@ -15,10 +15,13 @@ from torch.fx.node import map_aggregate
 from anywidth.core.errors import first_line
 from anywidth.core.modules import named_tensors
 from anywidth.groups.capture import Capture
-from anywidth.groups.flow import Cost, Flow, SizeUse, Value
+from anywidth.groups.counts import Cost, SizeUse
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import Array, Labels, varying
+from anywidth.groups.module_path import module_path, module_paths
 from anywidth.groups.operators import Call, find_operator
 from anywidth.groups.samples import sources
+from anywidth.groups.value import Value
 
 __all__ = ["Propagation", "propagate"]
 
@@ -193,7 +196,7 @@ def _call(flow: Flow, node: Node, args: Any, kwargs: Any) -> Value | list[Value]
     overload = target if isinstance(target, torch._ops.OpOverload) else None
     name = str(target) if overload is not None else getattr(target, "__name__", str(target))
     base = name.rsplit(".", 1)[0] if overload is not None else name
-    flow.operator, flow.module = name, _module_of(node)
+    flow.operator, flow.module = name, module_path(node)
     example = node.meta.get("val")
     examples = list(example) if isinstance(example, (list, tuple)) else [example]
     shapes = tuple(tuple(e.shape) for e in examples if isinstance(e, Tensor))
@@ -240,12 +243,6 @@ def _made_from(values: list[Value]) -> Value | None:
     return max(known, key=lambda source: math.prod(source.shape)) if known and len(known) == len(sources) else None
 
 
-def _module_of(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack.values())[-1][0] if stack else ""
-
-
 def _called(capture: Capture) -> set[str]:
     """Paths of the modules whose forward was called."""
-    stacks = (node.meta.get("nn_module_stack") or {} for node in capture.program.graph.nodes)
-    return {entry[0] for stack in stacks for entry in stack.values()}
+    return {path for node in capture.program.graph.nodes for path in module_paths(node)}

@@ -17,8 +17,9 @@ from anywidth.groups.branches import Ways, compared_numbers, meeting_sizes
 from anywidth.groups.capture import Capture
 from anywidth.groups.compare import difference, tolerance_of
 from anywidth.groups.draws import NARROWEST, OWN, RANDOM, ROUNDED, channels_of, meeting, separating
-from anywidth.groups.proof_runs import ProofRuns, ShapeError, Weights
+from anywidth.groups.proof_runs import ProofRuns, Weights
 from anywidth.groups.propagate import Propagation
+from anywidth.groups.reference import ShapeError
 from anywidth.groups.selection import Selection
 
 __all__ = ["Failure", "Prover"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import AnalysisError
 from anywidth.groups.code_globals import globals_of
+from anywidth.groups.python_code import closed_values
 
 __all__ = ["Reach", "attributes_in", "behind"]
 
@@ -117,11 +118,7 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, nn.Module):
         return
     elif isinstance(value, types.FunctionType):
-        for cell in value.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
+        yield from closed_values(value)
         yield from value.__defaults__ or ()
         yield from (value.__kwdefaults__ or {}).values()
         yield from value.__dict__.values()

@@ -15,11 +15,12 @@ from torch.fx import Node
 from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.observed import Key, Part, Reads, Site
 from anywidth.groups.outputs import output_tensors
 from anywidth.groups.propagate import Propagation
 from anywidth.groups.stand_in import KINDS, Kind, cast, stand_in, varied
+from anywidth.groups.tensor_stand_ins import stand_ins
 
 __all__ = ["Reaction", "react"]
 

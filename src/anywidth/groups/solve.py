@@ -14,7 +14,7 @@ from torch import nn
 from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis, Axis, ChannelGroup, CountedOperator, Scale
 from anywidth.groups.attributes import find_attributes
-from anywidth.groups.flow import Cost
+from anywidth.groups.counts import Cost
 from anywidth.groups.labels import FIXED, Array
 from anywidth.groups.propagate import Propagation, canonical_names
 

@@ -10,13 +10,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import lru_cache
-from types import CellType, CodeType, FunctionType
+from types import CodeType, FunctionType
 
 from torch import nn
 
 from anywidth.groups.adapters import repeated
 from anywidth.groups.analysis import Attribute, Scale
 from anywidth.groups.labels import Array
+from anywidth.groups.python_code import closed_values, function_behind, nested_code
 
 __all__ = ["find_equal", "find_stale_sizes", "read_elsewhere"]
 
@@ -133,59 +134,41 @@ def _read(kind: type) -> set[str]:
 def _functions(kind: type) -> list[FunctionType]:
     """A class's forward, and the methods, properties and functions of its module file that it uses."""
     found: dict[FunctionType, None] = {}
-    waiting = [_function(inspect.getattr_static(kind, name, None)) for name in ("forward", "__call__")]
+    waiting = [function_behind(inspect.getattr_static(kind, name, None)) for name in ("forward", "__call__")]
     while waiting:
         function = waiting.pop()
         if function is None or function in found or (function.__module__ or "").startswith("torch"):
             continue
         found[function] = None
         names = _names(function.__code__)
-        waiting += [_function(inspect.getattr_static(kind, name, None)) for name in names]
+        waiting += [function_behind(inspect.getattr_static(kind, name, None)) for name in names]
         beside = [function.__globals__.get(name) for name in names]
-        enclosed = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         waiting += [
             other
-            for other in (*beside, *enclosed)
+            for other in (*beside, *closed_values(function))
             if isinstance(other, FunctionType) and other.__module__ == function.__module__
         ]
     return list(found)
 
 
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # a name that is not bound yet
-        return False
-
-
-def _function(member: object) -> FunctionType | None:
-    """The function behind a method or a property."""
-    if isinstance(member, property):
-        member = member.fget
-    member = inspect.unwrap(member) if callable(member) else getattr(member, "__func__", getattr(member, "func", None))
-    return member if isinstance(member, FunctionType) else None
-
-
 def _names(code: CodeType) -> set[str]:
     """Attribute names in code, including strings that `getattr` may read."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    strings = {constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()}
-    return set(code.co_names).union(strings, *map(_names, inner))
+    constants = (constant for each in nested_code(code) for constant in each.co_consts)
+    strings = {constant for constant in constants if isinstance(constant, str) and constant.isidentifier()}
+    return strings.union(*(each.co_names for each in nested_code(code)))
 
 
 def _foreign(code: CodeType) -> set[str]:
     """Names that code reads from objects other than its first argument."""
     found: set[str] = set()
-    first = code.co_varnames[0] if code.co_argcount else None
-    before: object = None
-    for instruction in dis.get_instructions(code):
-        called = "NULL" in instruction.argrepr  # `x.dim()`, which is a method of a tensor
-        if instruction.opname == "LOAD_ATTR" and not called and before != first:
-            found.add(instruction.argval)
-        loaded = instruction.opname.startswith("LOAD_FAST")
-        name = instruction.argval if loaded else None
-        before = name[-1] if isinstance(name, tuple) else name
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= _foreign(constant)
+    for each in nested_code(code):
+        first = each.co_varnames[0] if each.co_argcount else None
+        before: object = None
+        for instruction in dis.get_instructions(each):
+            called = "NULL" in instruction.argrepr  # `x.dim()`, which is a method of a tensor
+            if instruction.opname == "LOAD_ATTR" and not called and before != first:
+                found.add(instruction.argval)
+            loaded = instruction.opname.startswith("LOAD_FAST")
+            name = instruction.argval if loaded else None
+            before = name[-1] if isinstance(name, tuple) else name
     return found

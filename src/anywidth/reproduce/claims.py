@@ -24,20 +24,24 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement that holds if a difference is above 0.
+    """A statement that holds if a difference is above a number.
 
     Attributes:
         text: The statement.
         difference: Computes the difference from the results.
+        above: The number, by default 0. "At most 2 points worse" is a difference above -2.
         source: `paper`, or `ours` for our own questions.
     """
 
     text: str
     difference: Callable[[Results], Difference]
+    above: float = 0.0
     source: Literal["paper", "ours"] = "paper"
 
     def judge(self, results: Results) -> Verdict:
-        """The verdict: decided if the 95% confidence interval over the seeds excludes 0; one seed decides nothing.
+        """The verdict: decided if the 95% confidence interval over the seeds excludes `above`.
+
+        One seed decides nothing.
 
         >>> from anywidth.reproduce.results import Point
         >>> results = Results({n: {s: [Point(x=1, y=s + y)] for s in (0, 1)} for n, y in (("a", 5.0), ("b", 1.0))})
@@ -45,14 +49,12 @@ class Claim:
         'holds'
         """
         found = self.difference(results)
-        if math.isnan(found.margin) or abs(found.mean) <= found.margin:
+        excess = found.mean - self.above
+        if math.isnan(found.margin) or abs(excess) <= found.margin:
             return Verdict(says="undecided", difference=found)
-        return Verdict(says="holds" if found.mean > 0 else "contradicted", difference=found)
+        return Verdict(says="holds" if excess > 0 else "contradicted", difference=found)
 
 
-def higher(arm: str, other: str, at: At = None, *, by: float = 0.0) -> Callable[[Results], Difference]:
-    """The difference of an arm to another one plus `by`, as a mean over the x in `at` (by default all).
-
-    With a negative `by`, it is above 0 if the arm is lower by less than that.
-    """
-    return lambda results: results.difference(arm, other, at).plus(-by)
+def higher(arm: str, other: str, at: At = None) -> Callable[[Results], Difference]:
+    """The difference of an arm to another one, as a mean over the x in `at` (by default all)."""
+    return lambda results: results.difference(arm, other, at)

@@ -88,13 +88,16 @@ def _table(experiment: Experiment, record: Record) -> str:
 
 
 def _claims(experiment: Experiment, record: Record) -> str:
-    lines = ["| claim | source | verdict | difference, with 95% confidence interval |", "|---|---|---|---|"]
+    lines = [
+        "| claim | source | holds if the difference is | measured difference, with 95% confidence interval | verdict |",
+        "|---|---|---|---|---|",
+    ]
     for claim in experiment.claims:
         verdict = claim.judge(record.results)
         found = verdict.difference
         margin = "" if math.isnan(found.margin) else f" ± {found.margin:.{experiment.digits + 1}f}"
         says = f"{found.mean:+.{experiment.digits + 1}f}{margin}"
-        lines.append(f"| {claim.text} | {claim.source} | **{verdict.says}** | {says} |")
+        lines.append(f"| {claim.text} | {claim.source} | above {claim.above:g} | {says} | **{verdict.says}** |")
     return "\n".join(lines)
 
 

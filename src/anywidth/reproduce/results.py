@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import t as student
@@ -66,10 +66,6 @@ class Difference:
         4.968
         """
         return float(student.ppf(0.975, self.seeds - 1)) * self.error if self.seeds > 1 else math.nan
-
-    def plus(self, points: float) -> Difference:
-        """The difference plus a constant."""
-        return replace(self, mean=self.mean + points)
 
 
 class Results:

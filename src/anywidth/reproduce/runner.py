@@ -61,7 +61,7 @@ class Record:
             "claims": [
                 {
                     "text": claim.text, "source": claim.source, "says": verdict.says,
-                    "difference": verdict.difference.mean,
+                    "above": claim.above, "difference": verdict.difference.mean,
                     "confidence_95": None if len(self.results.seeds) < 2 else verdict.difference.margin,
                 }
                 for claim, verdict in verdicts

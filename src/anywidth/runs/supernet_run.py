@@ -106,7 +106,7 @@ class SupernetRun:
             together = self.processes.batches(self.settings.data.batch_size)
             self.reporter.info(_describe(self.bundle, self._model, self.net, self._held_out) + together)
             broadcast(lambda: self.folder.start(self.settings, self.bundle, command=self.processes.command))
-            networks = ["supernet", *(f"individual-{width:g}" for width in self.alone)]
+            networks = ["supernet", *(f"individual-{width}" for width in self.alone)]
             stack.enter_context(
                 early_end(
                     self.folder, networks, epochs=self.settings.optimization.epochs, stage=lambda: self.stage,
@@ -197,7 +197,7 @@ class SupernetRun:
             rows.append(
                 train_individual(
                     self.net, width, self.settings, self.bundle, device=self.device,
-                    checkpoint=self.folder.checkpoint(f"individual-{width:g}"),
+                    checkpoint=self.folder.checkpoint(f"individual-{width}"),
                     progress=self.reporter.training(f"width {width:g} alone"), corrupt=self.corrupt,
                 )
             )  # fmt: skip

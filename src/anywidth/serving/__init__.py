@@ -2,8 +2,9 @@
 
 from anywidth.serving.arrival_rate import ArrivalRate
 from anywidth.serving.batcher import Answer, Batcher
+from anywidth.serving.decision import Decision, Waiting
 from anywidth.serving.drift import Drift
-from anywidth.serving.governor import Decision, Governor, Waiting
+from anywidth.serving.governor import Governor
 from anywidth.serving.governor_settings import GovernorSettings
 from anywidth.serving.images import ImageReader
 from anywidth.serving.ladder import Ladder, TensorSpec

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anywidth.serving.governor import Decision, Governor, Waiting
+from anywidth.serving.decision import Decision, Waiting
+from anywidth.serving.governor import Governor
 from anywidth.serving.ladder import Ladder
 from anywidth.serving.out_of_memory import is_out_of_memory
 from anywidth.serving.refusal import Refusal

@@ -4,69 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from anywidth.core.errors import WidthError
 from anywidth.serving.arrival_rate import ArrivalRate
+from anywidth.serving.decision import Decision, Reason, Waiting
 from anywidth.serving.drift import Drift
 from anywidth.serving.governor_settings import GovernorSettings
 from anywidth.serving.service_times import ServiceTimes
 
-__all__ = ["Decision", "Governor", "Waiting"]
+__all__ = ["Governor"]
 
 _log = logging.getLogger(__name__)
-
-Reason = Literal["load", "queue", "late", "asked", "deadline"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """A request in the queue.
-
-    Attributes:
-        arrived: Time of arrival, in seconds of the governor's clock.
-        rows: Number of samples in it.
-        width: The width that it requests, if any.
-        at_most: The widest width that it accepts.
-        together: Requests can share a batch if this is equal.
-    """
-
-    arrived: float
-    rows: int = 1
-    width: float | None = None
-    at_most: float | None = None
-    together: Hashable = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """The next batch.
-
-    Attributes:
-        time: Time of the decision, in seconds.
-        width: The width to run.
-        members: Positions of its requests in the queue, in ascending order.
-        rows: Number of samples in them.
-        expected: Seconds that the batch is expected to take.
-        reason: `load`: this width can handle the arrival rate. `queue`: waiting requests need a narrower width for this
-            batch. `late`: even the narrowest width is late. `asked`: the request asks for this width. `deadline`:
-            refinement ended at this width.
-        waiting: Rows in the queue.
-        rate: Rows per second that arrive.
-        drift: How much slower the machine is than measured.
-    """
-
-    time: float
-    width: float
-    members: tuple[int, ...]
-    rows: int
-    expected: float
-    reason: Reason
-    waiting: int
-    rate: float
-    drift: float
 
 
 class Governor:

@@ -60,15 +60,15 @@ class Served:
         return next(point for point in self.points if point.width == width)
 
     def exact(self, width: float, governor: Governor) -> float:
-        """The loaded width that equals the requested one.
+        """The requested width, if it is one of the governor's.
 
         Raises:
             Refusal: it is not offered (status 400).
         """
-        for known in governor.widths:
-            if abs(known - width) < 1e-6:
-                return known
-        raise Refusal(400, f"width {width:g} is not offered; there are {', '.join(f'{w:g}' for w in governor.widths)}")
+        if width in governor.widths:
+            return width
+        known = ", ".join(f"{offered!r}" for offered in governor.widths)
+        raise Refusal(400, f"width {width!r} is not offered; there are {known}")
 
     def within(self, budget: str, governor: Governor, rows: int) -> float:
         """The widest width within a request's budget: `5ms` for its rows, `macs<=1e6` or `params<=0.5x`.

@@ -14,8 +14,9 @@ from anywidth.core.modules import module_modes
 from anywidth.core.tensors import tensors_in
 from anywidth.groups.attention import default_attention
 from anywidth.groups.compare import difference, tolerance_of
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.later_shells import LaterEntries
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.untouched import untouched
 from anywidth.supernet.blocked_attention import BlockedAttention, is_plain_attention, split_attention
 from anywidth.supernet.blocked_layer import Blocked, is_plain_layer, split_layer

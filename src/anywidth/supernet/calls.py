@@ -19,8 +19,9 @@ from anywidth.core.inputs import Inputs, double_batch
 from anywidth.core.modules import named_tensors, on_meta
 from anywidth.groups.attention import default_attention
 from anywidth.groups.code_globals import CodeGlobals
-from anywidth.groups.duplicate import duplicate, meta_stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.meta_functions import call_on_meta
+from anywidth.groups.tensor_stand_ins import meta_stand_ins
 from anywidth.supernet.fingerprint import Fingerprint, Written
 
 __all__ = ["trace_calls", "written_by_forward"]

@@ -17,8 +17,9 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.modules import named_tensors
 from anywidth.core.tensors import tensors_in
 from anywidth.groups import Analysis, ChannelGroup
-from anywidth.groups.duplicate import duplicate, stand_ins
+from anywidth.groups.duplicate import duplicate
 from anywidth.groups.effects import is_dropout
+from anywidth.groups.tensor_stand_ins import stand_ins
 from anywidth.groups.untouched import untouched
 
 __all__ = ["Order", "l1_importance", "reorder_"]

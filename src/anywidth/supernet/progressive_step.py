@@ -18,7 +18,7 @@ from anywidth.core.inputs import Inputs
 from anywidth.core.tensors import tensors_in
 from anywidth.groups.analysis import Axis, KeptIndices
 from anywidth.groups.narrow import narrow
-from anywidth.groups.nested import Leaf
+from anywidth.groups.nesting import Leaf
 from anywidth.supernet.dense_copies import layout_of
 
 if TYPE_CHECKING:

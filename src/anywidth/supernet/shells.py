@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from anywidth.core.modules import named_tensors
 from anywidth.groups.analysis import Analysis, KeptIndices
 from anywidth.groups.later_shells import LaterEntries
 from anywidth.groups.narrow import take
-from anywidth.groups.nested import Leaf, prove_nested
+from anywidth.groups.nested import prove_nested
+from anywidth.groups.nesting import Leaf
 from anywidth.supernet.kept_zeros import keep_zero, nonzero, zero_, zero_gradients_
 from anywidth.supernet.zero_samples import ZeroSamples
 from anywidth.widths import WidthConfig
@@ -254,7 +254,7 @@ def check_shells(nested: Sequence[float]) -> tuple[float, ...]:
         raise WidthError(f"nested={nested!r} is not a list of widths; give for example nested=(0.25, 0.5, 0.75, 1.0)")
     widths = tuple(map(float, nested))
     rising = all(a < b for a, b in pairwise(widths))
-    if len(widths) < 2 or not rising or not math.isclose(widths[-1], 1.0) or not widths[0] > 0:
+    if len(widths) < 2 or not rising or widths[-1] != 1.0 or not widths[0] > 0:
         raise WidthError(
             f"nested={nested!r}: give at least two widths in ascending order that end with 1, such as "
             "nested=(0.25, 0.5, 0.75, 1.0)"

@@ -8,23 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from anywidth.core.errors import CheckpointError, NoEffectWarning, WidthError
 from anywidth.core.inputs import Inputs, normalise_inputs
-from anywidth.groups import Analysis, ChannelGroup, analyse
+from anywidth.groups import Analysis, ChannelGroup
 from anywidth.groups.effects import ForwardEffects
 from anywidth.supernet.blocked import SMALLEST, blocked
 from anywidth.supernet.build_subnet import build_subnet
+from anywidth.supernet.construct import constructed
 from anywidth.supernet.extract import extract
+from anywidth.supernet.fixed_widths import FixedWidths
 from anywidth.supernet.frozen_norms import FrozenNorms
 from anywidth.supernet.input_rescaling import fold_rescaling_
-from anywidth.supernet.order import Order, reorder_
+from anywidth.supernet.order import Order
 from anywidth.supernet.own_buffers import OwnBuffers
 from anywidth.supernet.progressive import Progressive
-from anywidth.supernet.replace_norms import norms_over_shells, replaced_norms
 from anywidth.supernet.settings import SupernetSettings
-from anywidth.supernet.shells import Shells
 from anywidth.supernet.state import SupernetState
 from anywidth.supernet.statistics import Statistics
 from anywidth.supernet.subnet_table import SubnetTable
@@ -35,7 +34,7 @@ from anywidth.widths import Width, WidthConfig, WidthSampler
 __all__ = ["Supernet"]
 
 
-class Supernet:
+class Supernet(FixedWidths):
     """One network that runs at any width.
 
     Args:
@@ -117,27 +116,8 @@ class Supernet:
             ordered=order is not None,
         )
         inputs = normalise_inputs(example_inputs)
-        state = SupernetState(model, inputs, analyse(model, inputs, samples=samples), settings)
-        fixed = state.fixed_configs()
-        if order is not None:  # after all checks of the settings, because it changes the model
-            reorder_(model, state.analysis, inputs, order)
-        norms = {} if nested_norm is None else norms_over_shells(model, inputs, state.analysis, fixed)
-        if nested_norm is not None and not norms:
-            warnings.warn(
-                f'nested_norm="{nested_norm}" has no effect: {type(model).__name__} has no layer, RMS or group '
-                "norm over elastic channels that other channels are made from",
-                NoEffectWarning,
-                stacklevel=2,
-            )
-        with replaced_norms(model, norms):
-            if norms:
-                state = SupernetState(model, inputs, analyse(model, inputs, samples=samples), settings)
-            state.fix_widths()
+        with constructed(model, inputs, settings, order) as state:
             self._start(state, WidthSampler(settings.min_width))
-        if state.shells is not None:
-            if order is None:
-                state.shells.scale_()
-            state.shells.zero_()
         if self.elastic_share < 0.5:
             warnings.warn(
                 f"only {self.elastic_share:.0%} of the MACs of {type(model).__name__} can be narrowed; "
@@ -267,88 +247,6 @@ class Supernet:
         """Whether inputs of narrow layers are rescaled."""
         return self._tracked.state.settings.average_inputs
 
-    # -- fixed widths ----------------------------------------------------------------------------------
-
-    @property
-    def widths(self) -> tuple[float, ...]:
-        """The only widths of a network with switches or shells, in ascending order; empty for one of any width."""
-        return self.switches or self.nested
-
-    @property
-    def nested(self) -> tuple[float, ...]:
-        """The widths of a nested network in ascending order; empty for any other."""
-        shells = self._tracked.state.shells
-        return () if shells is None else tuple(shells.widths.values())
-
-    @property
-    def shells(self) -> Shells:
-        """The shells of a nested network.
-
-        Raises:
-            WidthError: the network is not nested.
-        """
-        shells = self._tracked.state.shells
-        if shells is None:
-            raise WidthError("this network is not nested; build it with Supernet(..., nested=(0.25, 0.5, 0.75, 1.0))")
-        self.follow()
-        return shells
-
-    def progressive(self) -> Progressive:
-        """Inference from narrow to wide that computes nothing twice, for a nested network; see `Progressive`."""
-        return Progressive(self)
-
-    def zero_later_shells(self) -> None:
-        """Set the weights that read later shells to zero, after weights were loaded that are not nested."""
-        self.shells.zero_()
-
-    @property
-    def switches(self) -> tuple[float, ...]:
-        """The only widths of a network with switches, in ascending order; empty for a network of any width."""
-        switches = self._tracked.state.switches
-        return () if switches is None else tuple(switches.widths.values())
-
-    @property
-    def switch_affine(self) -> bool:
-        """Whether switches have weights and biases of batch norms of their own."""
-        switches = self._tracked.state.switches
-        return switches is not None and switches.affine
-
-    def add_switch(self, width: float) -> None:
-        """One more switch; its batch norms start as those of the next wider one, from which training goes on.
-
-        Its parameters are new: make the optimizer again from `parameters()`, or add them to it.
-
-        Raises:
-            WidthError: the network has no switches, or this one already.
-        """
-        self._tracked.current.add_switch(width)
-
-    def switch_state(self) -> dict[str, Tensor]:
-        """What switches have of their own, by `WIDTH/NAME`; the rest is in `net.model.state_dict()`."""
-        switches = self._tracked.state.switches
-        return {} if switches is None else switches.state()
-
-    def load_switch_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `switch_state` of a network with the same switches gave.
-
-        Raises:
-            CheckpointError: it is of other switches.
-        """
-        switches = self._tracked.state.switches
-        if switches is None:
-            raise CheckpointError("this network has no switches")
-        switches.load_state(state)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All that is to be trained: the parameters of the model, and those that switches have of their own."""
-        yield from self.model.parameters()
-        yield from self.switch_parameters()
-
-    def switch_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that switches have of their own, which are not the model's."""
-        switches = self._tracked.state.switches
-        return iter(()) if switches is None else switches.parameters()
-
     # -- one width -------------------------------------------------------------------------------------
 
     @property
@@ -413,6 +311,10 @@ class Supernet:
             if dropped is not None:
                 tracked.state.forget(dropped)
         return subnet
+
+    def progressive(self) -> Progressive:
+        """Inference from narrow to wide that computes nothing twice, for a nested network; see `Progressive`."""
+        return Progressive(self)
 
     def extract(self, width: Width, *, calibrated: bool = True) -> nn.Module:
         """An independent, contiguous, plain network of one width, of the same classes.

@@ -6,11 +6,14 @@ from anywidth.tasks import Task, distillation_of, logits_of, soft_cross_entropy
 from anywidth.training.execution import Execution
 from anywidth.training.nested_step import nested_step
 from anywidth.training.optimizer import parameter_groups
-from anywidth.training.sandwich import SandwichResult, sandwich_step
+from anywidth.training.sandwich import sandwich_step
+from anywidth.training.step import SandwichResult
+from anywidth.training.step_losses import StepOptions
 
 __all__ = [
     "Execution",
     "SandwichResult",
+    "StepOptions",
     "Task",
     "distillation_of",
     "follow_mode",

@@ -20,7 +20,8 @@ from anywidth.training.memory_format import check_plain_memory_format
 from anywidth.training.nested_step import nested_step
 from anywidth.training.pass_graphs import PassGraphs, run_directly
 from anywidth.training.recipe import Recipe, RecipeOptions
-from anywidth.training.sandwich import Scale, Teacher, sandwich_step
+from anywidth.training.sandwich import Teacher, sandwich_step
+from anywidth.training.step_losses import Scale
 from anywidth.widths import Width, WidthConfig
 
 __all__ = ["PlainModule", "SandwichModule"]

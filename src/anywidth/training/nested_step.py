@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
 
 from anywidth.core.inputs import normalise_inputs
 from anywidth.core.processes import several_processes
 from anywidth.core.unsynchronised import note_gradients
 from anywidth.supernet import Supernet, follow_mode
 from anywidth.supernet.watch import several_widths
-from anywidth.tasks import Distillations, Logits, Loss, Task, detached, logits_of, objective_of
+from anywidth.tasks import detached
 from anywidth.training.memory_format import check_memory_format
-from anywidth.training.sandwich import (
-    SandwichResult,
-    Scale,
-    check_losses,
-    check_wrapping,
-    looks_at,
-    settled,
-)
+from anywidth.training.step import SandwichResult, check_losses, check_wrapping, looks_at, settled
+from anywidth.training.step_losses import StepLosses, StepOptions
 
 __all__ = ["nested_step"]
 
@@ -33,14 +25,8 @@ def nested_step(
     inputs: Any,
     targets: Any,
     *,
-    loss: Loss | None = None,
-    task: Task | None = None,
-    logits: Logits = logits_of,
-    distillation: Distillations | None = "auto",
-    label_loss_weight: float = 0.0,
-    scale: Scale = 1.0,
-    backward: Callable[[Tensor], object] = Tensor.backward,
     check_finite: bool = True,
+    **options: Unpack[StepOptions],
 ) -> SandwichResult:
     """Add the gradients of one step of a nested network to `.grad` of its parameters; you step the optimizer.
 
@@ -51,15 +37,10 @@ def nested_step(
     Args:
         net: A supernet with `nested=`.
         inputs: One batch: a tensor, a tuple of arguments or a dict of keyword arguments.
-        targets: What `loss` compares the outputs with.
-        loss: As in `sandwich_step`.
-        task: As in `sandwich_step`.
-        logits: As in `sandwich_step`.
-        distillation: As in `sandwich_step`; None trains all widths on the labels.
-        label_loss_weight: As in `sandwich_step`.
-        scale: As in `sandwich_step`.
-        backward: How to run backward on the sum of the losses, such as `lambda l: scaler.scale(l).backward()`.
-        check_finite: Raise on a NaN or infinite loss (one synchronisation per step on a GPU).
+        targets: Targets of the loss.
+        check_finite: Raise on a NaN or infinite loss (one synchronization per step on a GPU).
+        options: Options as in `StepOptions`, such as `loss` and `distillation`; with `distillation=None`, all widths
+            learn from the labels.
 
     Returns:
         The configs, the widest first, with their losses, and the output of the widest.
@@ -84,7 +65,8 @@ def nested_step(
     together = several_processes()
     check_wrapping(net, together=together)
     shells.check()
-    objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
+    step = StepLosses(**options)
+    objective = step.objective
     objective.require_distillation()
     call = normalise_inputs(inputs)
     configs = tuple(reversed(shells.widths))
@@ -100,16 +82,10 @@ def nested_step(
         follow_mode(net.model, subnet, dropout=not objective.distills)
         with shells.replayed(subnet, recording, config), net.own_buffers.repeated(subnet, counts):
             narrow = call.call(subnet)
-        if objective.distills:
-            value = objective.distill(narrow, soft, targets)
-            if label_loss_weight:
-                value = value + label_loss_weight * objective.value(narrow, targets)
-            losses.append(value)
-        else:
-            losses.append(objective.value(narrow, targets))
-    factors = [scale(config) if callable(scale) else scale for config in configs]
+        losses.append(step.of(narrow, targets, soft, learns=objective.distills))
+    factors = [step.factor(config) for config in configs]
     with several_widths(net.model, "nested_step"):
-        backward(torch.stack([value * factor for value, factor in zip(losses, factors, strict=True)]).sum())
+        step.backward(torch.stack([value * factor for value, factor in zip(losses, factors, strict=True)]).sum())
     shells.zero_gradients_()
     if together:
         note_gradients(net.model)

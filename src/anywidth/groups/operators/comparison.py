@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators.masked import always
 from anywidth.groups.operators.ordering import whole
 from anywidth.groups.operators.reduction import reduced
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__: list[str] = []
 

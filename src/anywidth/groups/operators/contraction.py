@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.operators import masked
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__ = ["convolve"]
 

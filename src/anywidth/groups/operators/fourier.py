@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators.ordering import whole
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Value
 
 __all__: list[str] = []
 

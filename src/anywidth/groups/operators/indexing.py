@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import varying
 from anywidth.groups.operators.masked import always
 from anywidth.groups.operators.ordering import whole
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__: list[str] = []
 

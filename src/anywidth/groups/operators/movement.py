@@ -7,9 +7,10 @@ import operator as op
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import Array, varying
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Value
 
 __all__ = ["reshape_label_array"]
 

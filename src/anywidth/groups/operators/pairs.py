@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from anywidth.groups.flow import Flow, Operand, multiplied
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import Array, varying
+from anywidth.groups.value import Operand, multiplied
 
 __all__ = ["contract_in_pairs"]
 

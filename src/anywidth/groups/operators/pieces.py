@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, SizeUse, Value
+from anywidth.groups.counts import SizeUse
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import FIXED, Array, first_along, varying
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Value
 
 __all__: list[str] = []
 

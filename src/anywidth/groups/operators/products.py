@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators.ordering import whole
 from anywidth.groups.operators.pairs import contract_in_pairs
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__: list[str] = []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__: list[str] = []
 

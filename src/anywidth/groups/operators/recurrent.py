@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.labels import Array
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Value
 
 __all__: list[str] = []
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators import masked
 from anywidth.groups.operators.masked import always, least_norm
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__ = ["reduced"]
 

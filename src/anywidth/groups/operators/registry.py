@@ -12,7 +12,8 @@ from torch.fx import Node
 
 from anywidth.core.errors import AnywidthError
 from anywidth.core.registry import Registry
-from anywidth.groups.flow import Flow, Value
+from anywidth.groups.flow import Flow
+from anywidth.groups.value import Value
 
 __all__ = ["NOTHING_KNOWN", "OPERATORS", "Call", "Operator", "Result", "Rule", "adds_up", "find_operator", "operator"]
 

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from anywidth.groups.flow import Flow, Operand, Value
+from anywidth.groups.flow import Flow
 from anywidth.groups.operators.contraction import convolve
 from anywidth.groups.operators.registry import Call, Result, operator
+from anywidth.groups.value import Operand, Value
 
 __all__: list[str] = []
 
