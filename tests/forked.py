@@ -77,9 +77,11 @@ class Forked:
 def run_together(function: Callable[..., int], *arguments: Any, folder: Path, count: int = 2) -> Done:
     """The result of several processes with the environment that `torchrun` sets; output in the order of ranks.
 
-    As `torchrun` does, it hosts the store, and ends all processes when one has failed.
+    As `torchrun` does, it hosts the store, and ends all processes soon after one has failed.
     """
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )
     environment = {
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "TORCHELASTIC_RUN_ID": "forked",
         "TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
@@ -95,7 +97,7 @@ def run_together(function: Callable[..., int], *arguments: Any, folder: Path, co
         ended = [process for process in running if process.poll() is not None]
         running = [process for process in running if process not in ended]
         if any(process.poll() for process in ended):
-            wait([process.process.sentinel for process in running], 1)
+            wait([process.process.sentinel for process in running], 10)
             for process in running:
                 process.process.terminate()
     found = [process.done() for process in processes]

@@ -69,8 +69,8 @@ def test_nothing_of_the_supernet_changes() -> None:
     [
         ("digits", 1e9),
         ("digits", 60e3),
-        ("digits", 1e3),
-        ("resnet20", 300e3),
+        pytest.param("digits", 1e3, marks=pytest.mark.slow),
+        pytest.param("resnet20", 300e3, marks=pytest.mark.slow),
         pytest.param("shufflenet", 1e9, marks=pytest.mark.slow),
     ],
 )
