@@ -76,7 +76,7 @@ def main() -> None:
         pretrain(plain, loaders, arguments.epochs)
         for order in (None, "l1"):
             model = copy.deepcopy(plain)
-            net = aw.Supernet(model, torch.randn(1, *bundle.input_shape), divisor=2, order=order)
+            net = aw.Supernet(model, torch.randn(1, *bundle.input_shape), divisor=1, order=order)
             name = "as trained" if order is None else f"order={order!r}"
             found.setdefault((name, "at once"), []).append(scores(net, loaders))
             tune(net, loaders, arguments.tune)

@@ -41,8 +41,8 @@ MULTIPLE = 6.0
 
 
 def network() -> DigitsNet:
-    """A network eight times as wide as `digits`, so that arithmetic takes longer than operator calls."""
-    return DigitsNet(width=8.0)
+    """A network 16 times as wide as `digits`, so that arithmetic takes longer than operator calls."""
+    return DigitsNet(width=16.0)
 
 
 def train(folder: Path, epochs: int) -> Spectrum:

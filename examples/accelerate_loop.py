@@ -27,7 +27,7 @@ def main() -> None:
     bundle = load_data("digits")
     loaders = make_loaders(bundle, batch_size=64 // world, rank=rank, world_size=world)
     model = build_model("digits", num_classes=len(bundle.classes), input_shape=bundle.input_shape)
-    net = aw.Supernet(model, torch.zeros(1, *bundle.input_shape), divisor=2)
+    net = aw.Supernet(model, torch.zeros(1, *bundle.input_shape), divisor=1)
     net.model.to(accelerator.device)
     same_start(net.model)
     # Do not prepare the model: its wrapper would not see the narrow widths.

@@ -30,7 +30,7 @@ def main() -> None:
     bundle = load_data("digits")
     loaders = make_loaders(bundle, batch_size=64 // world, rank=rank, world_size=world)
     model = build_model("digits", num_classes=len(bundle.classes), input_shape=bundle.input_shape)
-    net = aw.Supernet(model.to(device), torch.zeros(1, *bundle.input_shape, device=device), divisor=2)
+    net = aw.Supernet(model.to(device), torch.zeros(1, *bundle.input_shape, device=device), divisor=1)
     same_start(model, net.sampler.state_dict())  # the same weights and random widths in all processes
 
     optimizer = torch.optim.SGD(parameter_groups(model, 0.01), lr=0.1, momentum=0.9, nesterov=True)

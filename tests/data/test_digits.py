@@ -11,13 +11,13 @@ def tensors(bundle: DataBundle) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return *bundle.train.tensors, *bundle.test.tensors
 
 
-def test_split_is_about_80_to_20_in_every_class() -> None:
+def test_half_of_every_class_is_for_testing() -> None:
     images, labels, test_images, test_labels = tensors(load_data())
-    assert images.shape == (1438, 1, 8, 8)
-    assert test_images.shape == (359, 1, 8, 8)
+    assert images.shape == (899, 1, 8, 8)
+    assert test_images.shape == (898, 1, 8, 8)
     share = test_labels.bincount() / (labels.bincount() + test_labels.bincount())
     assert len(share) == 10
-    assert bool((share - 0.2).abs().max() < 0.01)
+    assert bool((share - 0.5).abs().max() < 0.01)
 
 
 def test_normalised_by_the_training_part() -> None:

@@ -14,6 +14,13 @@ def test_parts_are_disjoint_and_complete() -> None:
     assert np.bincount(labels[test]).tolist() == [10, 6, 4]
 
 
+def test_share_of_the_test_part() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    train, test = stratified_split(labels, seed=1, where="x", test_share=0.5)
+    assert sorted([*train, *test]) == list(range(100))
+    assert np.bincount(labels[test]).tolist() == [25, 15, 10]
+
+
 def test_two_images_per_class_are_enough() -> None:
     labels = np.arange(20) % 10
     train, test = stratified_split(labels, seed=0, where="x")

@@ -17,7 +17,10 @@ __all__ = ["load_digits_bundle"]
 
 
 def load_digits_bundle(*, seed: int, image_size: int | None = None) -> DataBundle:
-    """Digits dataset: 1,438 training and 359 test images, normalized by the training images.
+    """Digits dataset: 899 training and 898 test images, normalized by the training images.
+
+    Half of the images are for testing, because few test images cannot tell similar networks apart: at an accuracy of
+    97%, the standard error is 0.6 points.
 
     Training images are rotated by up to 10 degrees, resized by up to 10% and shifted by up to half a pixel. They are
     not mirrored, because most mirrored digits are not digits.
@@ -29,12 +32,13 @@ def load_digits_bundle(*, seed: int, image_size: int | None = None) -> DataBundl
     Example:
         >>> bundle = load_digits_bundle(seed=0)
         >>> bundle.train.tensors[0].shape
-        torch.Size([1438, 1, 8, 8])
+        torch.Size([899, 1, 8, 8])
     """
     pixels, labels = load_digits(return_X_y=True)
     images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
     targets = torch.as_tensor(labels, dtype=torch.int64)
-    train, test = (torch.from_numpy(part) for part in stratified_split(labels, seed=seed, where="digits"))
+    parts = stratified_split(labels, seed=seed, where="digits", test_share=0.5)
+    train, test = (torch.from_numpy(part) for part in parts)
     mean, std = channel_statistics(images[train])
     train_set, test_set = (
         TensorImages(images[part], targets[part], mean=mean, std=std, augment=augment, image_size=image_size)

@@ -71,7 +71,7 @@ def load_data(
     Example:
         >>> bundle = load_data("digits")
         >>> bundle.input_shape, len(bundle.train), len(bundle.test)
-        ((1, 8, 8), 1438, 359)
+        ((1, 8, 8), 899, 898)
     """
     check_seed(seed)
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):

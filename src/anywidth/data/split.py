@@ -10,20 +10,19 @@ from anywidth.core.errors import DataError
 
 __all__ = ["stratified_split"]
 
-_TEST_SHARE = 0.2
-
 
 def stratified_split(
-    labels: npt.ArrayLike, *, seed: int, where: str
+    labels: npt.ArrayLike, *, seed: int, where: str, test_share: float = 0.2
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of a training part (about 80%) and a test part (about 20%) of every class.
+    """Indices of a training part and a test part, which have the same shares of every class.
 
-    The split depends only on the labels and the seed.
+    The split depends only on the labels, the seed and the share.
 
     Args:
         labels: `(images,)`, integers.
         seed: Seed of the split.
         where: Name of the dataset in messages.
+        test_share: Approximate share of the test part.
 
     Returns:
         Two sorted, disjoint arrays of indices, which together contain all images.
@@ -43,6 +42,6 @@ def stratified_split(
             f"{where}: class {int(classes[counts.argmin()])} has only one image, which cannot be used for training "
             "and testing; give at least two images per class, or separate training and test images"
         )
-    test_size = max(round(_TEST_SHARE * len(labels)), len(classes))
+    test_size = max(round(test_share * len(labels)), len(classes))
     train, test = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(test)

@@ -45,7 +45,7 @@ class Setup:
     train_images: int | None = None
     test_images: int | None = None
     model: str = "digits"
-    epochs: int = 10
+    epochs: int = 15
     batch_size: int = 64
     lr: float = 0.1
     weight_decay: float = 1e-2
