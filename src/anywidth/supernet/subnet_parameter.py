@@ -32,7 +32,7 @@ class SubnetParameter(nn.Parameter):
     """
 
     @property
-    def grad(self) -> Tensor | None:  # type: ignore[override]
+    def grad(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """None if the supernet's parameter has no gradient either.
 
         Raises:
