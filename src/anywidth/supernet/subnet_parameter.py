@@ -32,7 +32,7 @@ class SubnetParameter(nn.Parameter):
     """
 
     @property
-    def grad(self) -> Tensor | None:  # type: ignore[override]
+    def grad(self) -> Tensor | None:
         """None if the supernet's parameter has no gradient either.
 
         Raises:
@@ -48,7 +48,7 @@ class SubnetParameter(nn.Parameter):
         )
 
     @grad.setter
-    def grad(self, gradient: Tensor | None) -> None:
+    def grad(self, gradient: Tensor | None) -> None:  # type: ignore[override]
         Tensor.grad.__set__(self, gradient)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
