@@ -31,7 +31,8 @@ def start(out: Path, *arguments: str) -> Forked:
     """A run in another process, once it has finished an epoch."""
     command = ("train", "--out", str(out), "--epochs", "500", "--widths", "2", *arguments)
     process = Forked(main, command, folder=out.parent)
-    while not (out / "checkpoints" / "supernet.ckpt").exists() and process.poll() is None:
+    # A slow machine writes a state in the middle of the first epoch too.
+    while not (epochs(out) and (out / "checkpoints" / "supernet.ckpt").exists()) and process.poll() is None:
         time.sleep(0.05)
     return process
 

@@ -92,6 +92,7 @@ def test_options_reach_the_supernet(train, tmp_path):
     assert [row["width"] for row in rows(tmp_path / "run" / "spectrum.csv")] == ["0.5", "1.0"]
 
 
+@pytest.mark.slow
 def test_the_ablations_of_the_papers_are_options(train, tmp_path):
     other = tmp_path / "other"
     given = [
@@ -119,6 +120,7 @@ def test_the_ablations_of_the_papers_are_options(train, tmp_path):
     assert rows(tmp_path / "again" / "spectrum.csv") == rows(other / "spectrum.csv")
 
 
+@pytest.mark.slow
 def test_switches_are_trained_saved_and_alone_evaluated(train, tmp_path, capsys):
     run = tmp_path / "run"
     given = ["--switches", "0.25,0.5,1.0", "--distillation", "none", "--widths", "16", "--individual", "1"]

@@ -19,6 +19,7 @@ from anywidth.core.errors import AnalysisError, WidthError
 from anywidth.groups.later_shells import LaterEntries
 from anywidth.supernet.blocked import Blocked
 from anywidth.supernet.blocked_attention import split_attention
+from fast import fast_and_slow
 from supernet.test_progressive import Concatenated, made
 from supernet.test_random_networks import Network, networks
 
@@ -69,7 +70,7 @@ def assert_blocked(net: aw.Supernet, x: Tensor, *, smallest: int = 0, rtol: floa
             assert flops(module, x) == 2 * aw.macs(net, config) * len(x)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", fast_and_slow(MODELS, {"densenet"}))
 def test_networks_of_torchvision(name: str) -> None:
     torch.manual_seed(0)
     model = MODELS[name]().double().eval()

@@ -20,6 +20,7 @@ import anywidth as aw
 from anywidth.core.errors import ModelChangedError, UncalibratedError
 from anywidth.supernet import tracked_state
 from built_once import built_once
+from fast import fast_and_slow
 
 
 class Net(nn.Module):
@@ -436,7 +437,10 @@ CONTENTS: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("edit", CONTENTS)
+FAST = {"function", "nested field", "slots", "tensor memory", "large array", "deep dict", "layer of a list", "partial"}
+
+
+@pytest.mark.parametrize("edit", fast_and_slow(CONTENTS, FAST))
 def test_what_attributes_hold_is_followed(edit: str) -> None:
     model, x = Configured().eval(), torch.randn(6, 4)
     net = aw.Supernet(model, x, divisor=1)

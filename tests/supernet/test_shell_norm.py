@@ -258,6 +258,7 @@ def test_norms_with_hooks_are_not_replaced(kind: str) -> None:
     assert isinstance(model[1], ShellNorm)
 
 
+@pytest.mark.slow
 def test_a_model_with_norms_of_other_shells_is_nested_again() -> None:
     model = language_model().double()
     x = torch.arange(24).reshape(4, 6) % 11
