@@ -37,7 +37,7 @@ def analysed_once(analyses: dict[object, Analysis]) -> Iterator[None]:
         return replace(analyses[key], plain=attributes_of(model))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anywidth.supernet.supernet.analyse", once)
+        patch.setattr("anywidth.supernet.construct.analyse", once)
         patch.setattr("anywidth.supernet.checkpoint.analyse", once)
         yield
 

@@ -76,6 +76,8 @@ def _no_hooks_of_all_modules_are_left() -> Iterator[None]:
         module_file._global_forward_hooks,
         module_file._global_forward_pre_hooks,
         module_file._global_backward_hooks,
+        module_file._global_forward_hooks_with_kwargs,
+        module_file._global_forward_hooks_always_called,
     )
     for table in tables:
         table.clear()

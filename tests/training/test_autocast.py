@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import anywidth as aw
 from anywidth.models import build_model, channels_last_
 from anywidth.supernet import castable
-from anywidth.training import sandwich, soft_cross_entropy
+from anywidth.training import passes, soft_cross_entropy
 from zoo import Case, cases
 
 WIDTHS = (1.0, 0.25, 0.5)
@@ -43,7 +43,7 @@ def test_gradients_are_those_of_autocast(case: Case, monkeypatch: pytest.MonkeyP
     net = aw.Supernet(case.model().float().train(), single(case.example()), divisor=1)
     inputs = single(case.example(1))
     with monkeypatch.context() as patch:
-        patch.setattr(sandwich, "castable", lambda *_: ())
+        patch.setattr(passes, "castable", lambda *_: ())
         wanted = stepped(net, inputs)
     got = stepped(net, inputs)
     assert got.keys() == wanted.keys()

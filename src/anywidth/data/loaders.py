@@ -72,7 +72,7 @@ def make_loaders(
         >>> loaders = make_loaders(load_data("digits"), batch_size=128)
         >>> inputs, targets = next(iter(loaders.train))
         >>> inputs.shape, targets.shape, len(loaders.train)
-        (torch.Size([128, 1, 8, 8]), torch.Size([128]), 12)
+        (torch.Size([128, 1, 8, 8]), torch.Size([128]), 8)
     """
     if workers > 0 and all(isinstance(part, TensorImages) for part in (bundle.train, bundle.test, bundle.calibration)):
         warnings.warn(
