@@ -94,7 +94,7 @@ def test_a_run_is_served_with_its_widths_classes_and_accuracy(finished, tmp_path
 def test_accuracy_is_found_by_the_network_of_a_width(tmp_path):
     net = aw.Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.randn(1, 4))
     rows = [
-        Row(width=width, macs=1, params=1, accuracy=accuracy)
+        Row(width=width, macs=1, params=1, score=accuracy)
         for width, accuracy in ((1 / 3, 33.0), (1.0, 100.0), ("0=0.5", 50.0))
     ]
     Spectrum(rows).to_json(tmp_path / "spectrum.json")
