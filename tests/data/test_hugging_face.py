@@ -109,6 +109,7 @@ def test_a_damaged_image_is_named(tmp_path) -> None:
         bundle.test[2]
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_it(tmp_path, monkeypatch) -> None:
     spec = saved(tmp_path / "set", {"train": split(16), "test": split(4)})
     fast = ["--model", "resnet20", "--epochs", "1", "--batch-size", "8", "--widths", "0.5", "--workers", "0"]

@@ -93,6 +93,7 @@ def test_a_size_is_chosen_by_the_readable_images(tmp_path: Path) -> None:
         load_data(f"imagefolder:{tmp_path}", skip_corrupt=True)
 
 
+@pytest.mark.slow
 def test_a_run_says_how_many_were_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data" / "train", 8, damaged=(1, 2, 3, 4))
     write(tmp_path / "data" / "val", 3, damaged=(0,))

@@ -45,6 +45,7 @@ def mobilenet() -> aw.Supernet:
     return aw.Supernet(model, torch.randn(1, 3, 16, 16), frozen=("head.conv",))
 
 
+@pytest.mark.slow
 def test_every_config_of_the_space_is_one_of_the_network(mobilenet) -> None:
     net = mobilenet
     options = space(net, step_fraction=0.1)

@@ -74,7 +74,15 @@ def by_hand(net: aw.Supernet, *, accumulate: int = 1, autocast: bool = False) ->
     return losses
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"bf16": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_accumulation_steps": 2},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"bf16": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_it_trains_as_a_loop_of_sandwich_steps(options: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = net_of(), net_of()
     wanted = by_hand(
@@ -97,6 +105,7 @@ def test_it_trains_as_a_loop_of_sandwich_steps(options: dict[str, Any], tmp_path
         torch.testing.assert_close(got, theirs.subnet(0.25)(**batch).logits.float(), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_it_evaluates_saves_and_resumes_as_any_trainer(tmp_path: Path) -> None:
     options = {"save_strategy": "steps", "save_steps": 1}
     trainer = InOrder(net_of(), arguments(tmp_path, **options), train_dataset=samples(), widths=WIDTHS)
