@@ -33,7 +33,6 @@ class SharedWeights:
         widest: Widest config of the file, at which the weights are stored.
         taken: Names that initializers must not use.
         repeated: Number of occurrences of each tensor in all widths together, by content.
-        tensors: Initializers so far, by name.
         tensors: The initializers so far, by name.
     """
 

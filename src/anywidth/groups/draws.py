@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, cycle
-from math import comb, lcm
+from math import comb
 
 import numpy as np
 
 from anywidth.groups.analysis import ChannelGroup
+from anywidth.widths.rounding import round_channels
 
 __all__ = ["NARROWEST", "OWN", "RANDOM", "ROUNDED", "channels_of", "meeting", "separating"]
 
@@ -70,7 +71,7 @@ def channels_of(groups: Sequence[ChannelGroup], draw: int, seed: int) -> dict[st
     if draw == NARROWEST:
         return {g.name: _fewest(g) * g.block_size for g in groups}
     if draw in ROUNDED:
-        return {g.name: _rounded(g, (draw - ROUNDED.start + 1) / 4) for g in groups}
+        return {g.name: round_channels(g, (draw - ROUNDED.start + 1) / 4, 8) for g in groups}
     if draw % _STRIDE**3 == _MEETING:
         size = draw // _STRIDE**3
         return {g.name: size for g in groups if size < g.channels and size % g.block_size == 0}
@@ -107,9 +108,3 @@ def _uneven(group: ChannelGroup, place: int, which: int, count: int) -> int:
 def _fewest(group: ChannelGroup) -> int:
     """The fewest blocks for a proof: two channels if possible, because a single one has no variance."""
     return 1 if group.block_size > 1 or group.blocks == 2 else 2
-
-
-def _rounded(group: ChannelGroup, share: float) -> int:
-    """Channels at a share of all, rounded as widths are by default."""
-    step = lcm(8, group.block_size)
-    return min(max(round(share * group.channels / step), 1) * step, group.channels)

@@ -110,7 +110,7 @@ class Flow:
     # -- several values --------------------------------------------------------------------------------
 
     def merge(self, operands: Sequence[Operand], out: Sequence[object]) -> tuple[list[Array], list[Array]]:
-        """Facets of an element-wise operator or contraction, as in einsum: of the result, and of the summed dimensions.
+        """Label arrays of an element-wise operator or contraction, as in einsum: of the result, and of summed dims.
 
         Operands that share a letter must keep the same positions along it. A letter that an operand has without labels
         cannot be narrowed. A letter missing from `out` is summed over.
@@ -198,7 +198,7 @@ class Flow:
         )
 
     def elementwise(self, values: Sequence[Value], shape: tuple[int, ...]) -> list[Array]:
-        """Facets of an element-wise operator on broadcast operands."""
+        """Label arrays of an element-wise operator on broadcast operands."""
         operands = [
             Operand(value, tuple(range(len(shape) - len(value.shape), len(shape))))
             for value in values
@@ -234,9 +234,9 @@ class Flow:
             changed = False
             for label_array, dims, where in self.splits:
                 compressed = self.labels.compress(label_array)
-                shape_follows = sorted(varying(compressed) & dims)
-                if len(shape_follows) > 1:
-                    self.labels.tie(compressed, set(shape_follows[:-1]), where)
+                several = sorted(varying(compressed) & dims)
+                if len(several) > 1:
+                    self.labels.tie(compressed, set(several[:-1]), where)
                     # Fixed positions never merge with other labels; they freeze them.
                     changed |= varying(self.labels.compress(label_array)) != varying(compressed)
 

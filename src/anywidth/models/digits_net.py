@@ -22,8 +22,8 @@ _BLOCKS = (16, 12)
 class DigitsNet(nn.Module):
     """DigitsNet: a 3x3 stem, two inverted residual blocks down to 2x2 positions, a pool and a classifier.
 
-    It trains at all widths within a minute on two CPU cores, and is small enough that narrowing it costs accuracy: at
-    width 0.25, the stem has two channels, and three features remain for ten classes. Every layer is narrowed.
+    It is small enough that narrowing it costs accuracy: at width 0.25, the stem has two channels, and three features
+    remain for ten classes. All layers are narrowed, apart from the outputs of the classifier.
 
     Source: block of MobileNetV2 (arXiv 1801.04381); the network is specific to anywidth.
 

@@ -2,7 +2,6 @@
 
 from anywidth.serving.arrival_rate import ArrivalRate
 from anywidth.serving.batcher import Answer, Batcher
-from anywidth.serving.decision import Decision, Waiting
 from anywidth.serving.drift import Drift
 from anywidth.serving.governor import Governor
 from anywidth.serving.governor_settings import GovernorSettings
@@ -10,6 +9,7 @@ from anywidth.serving.images import ImageReader
 from anywidth.serving.ladder import Ladder, TensorSpec
 from anywidth.serving.limits import Limits
 from anywidth.serving.memory import kept_memory
+from anywidth.serving.queue_records import Decision, Waiting
 from anywidth.serving.refusal import Refusal
 from anywidth.serving.served import Point, Served, measure_ladder
 from anywidth.serving.service_times import ServiceTimes, batch_sizes, measure

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anywidth.serving.decision import Decision, Waiting
 from anywidth.serving.governor import Governor
 from anywidth.serving.ladder import Ladder
 from anywidth.serving.out_of_memory import is_out_of_memory
+from anywidth.serving.queue_records import Decision, Waiting
 from anywidth.serving.refusal import Refusal
 
 __all__ = ["Answer", "Batcher"]

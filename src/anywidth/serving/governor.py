@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from anywidth.core.errors import WidthError
 from anywidth.serving.arrival_rate import ArrivalRate
-from anywidth.serving.decision import Decision, Reason, Waiting
 from anywidth.serving.drift import Drift
 from anywidth.serving.governor_settings import GovernorSettings
+from anywidth.serving.queue_records import Decision, Reason, Waiting
 from anywidth.serving.service_times import ServiceTimes
 
 __all__ = ["Governor"]

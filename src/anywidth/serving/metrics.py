@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anywidth.core.extras import from_extra
-from anywidth.serving.decision import Decision
+from anywidth.serving.queue_records import Decision
 
 __all__ = ["Metrics"]
 

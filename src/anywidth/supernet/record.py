@@ -15,7 +15,7 @@ from anywidth.supernet.hook import SubnetHook
 if TYPE_CHECKING:
     from anywidth.supernet.dense_copies import DenseCopies
     from anywidth.supernet.gradient_router import GradientRouter
-    from anywidth.supernet.shared_weights import SharedWeights
+    from anywidth.supernet.shared_memory import SharedWeights
     from anywidth.supernet.snapshot import Snapshot
     from anywidth.widths import WidthConfig
 

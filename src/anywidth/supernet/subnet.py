@@ -13,7 +13,7 @@ from anywidth.groups.narrow import is_leading, narrow, take
 from anywidth.supernet.dense_copies import DenseCopies, synced
 from anywidth.supernet.gradient_router import GradientRouter
 from anywidth.supernet.record import SubnetRecord, record_of
-from anywidth.supernet.shared_weights import SharedWeights
+from anywidth.supernet.shared_memory import SharedWeights
 from anywidth.supernet.subnet_parameter import subnet_parameter
 from anywidth.supernet.zero_grad import refuse_zero_grad
 from anywidth.widths import WidthConfig

@@ -8,16 +8,16 @@ from anywidth.tasks.detection import Detection
 from anywidth.tasks.from_loss import TaskFromLoss
 from anywidth.tasks.known import KnownLoss, loss_name, recognise
 from anywidth.tasks.metric_values import metric_values
-from anywidth.tasks.numbers import NumberError
 from anywidth.tasks.objective import Logits, Objective, TaskObjective, distillation_of, objective_of
 from anywidth.tasks.outputs import detached, logits_of
 from anywidth.tasks.quantity import ACCURACY, Quantity, metrics_of
 from anywidth.tasks.regression import Regression
+from anywidth.tasks.regression_losses import NumberError
 from anywidth.tasks.segmentation import Segmentation
 from anywidth.tasks.soft_cross_entropy import soft_cross_entropy
 from anywidth.tasks.super_resolution import SuperResolution
 from anywidth.tasks.task import DistillationFunction, Distillations, Loss, MeasuredTask, Task
-from anywidth.tasks.tokens import TokenClassification
+from anywidth.tasks.token_classification import TokenClassification
 
 __all__ = [
     "ACCURACY",

@@ -114,7 +114,7 @@ class Objective:
                 f"{loss_name(self.loss)}. Give distillation= a function of the logits of student and teacher, such as "
                 "anywidth.training.soft_cross_entropy (classes in dimension 1; partial(soft_cross_entropy, dim=-1) for "
                 "language models) or torch.nn.functional.mse_loss (regression); or distillation=None to train all "
-                "widths on the targets;  or task= an object with loss(output, target) and distill(output, teacher). "
+                "widths on the targets; or task= an object with loss(output, target) and distill(output, teacher). "
                 f"Losses with a known distillation: {', '.join(known_losses())} and their modules"
             )
 

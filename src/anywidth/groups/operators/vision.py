@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from anywidth.groups.flow import Flow
-from anywidth.groups.operators.contraction import convolve
+from anywidth.groups.operators.convolution_matmul import convolve
 from anywidth.groups.operators.registry import Call, Result, operator
 from anywidth.groups.value import Operand, Value
 
