@@ -18,6 +18,7 @@ import torch
 __all__ = ["Done", "Forked", "fork_context", "run_together"]
 
 _PRELOADED = ["anywidth.training.lightning", "anywidth.cli.main", "anywidth.runs.supernet_run", "matplotlib.figure"]
+_USUAL = multiprocessing.get_context().get_start_method()
 _numbers = counter()
 
 
@@ -113,4 +114,5 @@ def _run(
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(_USUAL, force=True)  # the context of this process would be inherited
     sys.exit(function(*arguments))

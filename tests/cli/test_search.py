@@ -165,10 +165,10 @@ def test_other_costs(searched, tmp_path, cost, capsys, monkeypatch) -> None:
     # Measuring so small a network would tell of the machine's noise.
     monkeypatch.setattr(costs, "fit_latency", partial(fit_latency, configs=4, held_out=2))
     monkeypatch.setattr(
-        costs, "latency", lambda net, config, device, compiled: 0.1 + compiled + 1e-6 * aw.macs(net, config)
+        costs, "latency", lambda net, config, device, compiled: 0.1 + compiled + 1e-3 * aw.macs(net, config)
     )
     export = sys.modules["anywidth.export"]  # the name in the package is the function
-    monkeypatch.setattr(export, "onnx_latency", lambda net, config, calibrated: 0.1 + 1e-6 * aw.macs(net, config))
+    monkeypatch.setattr(export, "onnx_latency", lambda net, config, calibrated: 0.1 + 1e-3 * aw.macs(net, config))
     asked = ["search", str(searched), "--budgets", "80%", "--cost", cost, "--latency-model", str(model), *FAST]
     assert main([*asked, "--out", str(out)]) == 0
     result = SearchResult.from_json(out)

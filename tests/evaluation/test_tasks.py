@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, Metric
 
 import anywidth as aw
-from anywidth.core.errors import DataError, LossError
-from anywidth.evaluation import Spectrum, measure
+from anywidth.core.errors import DataError, LossError, SearchError
+from anywidth.evaluation import Row, Spectrum, measure
 from anywidth.report import spectrum_table
 from anywidth.search import SearchResult
-from anywidth.tasks import ACCURACY, Classification, Quantity, Regression, Segmentation, TaskFromLoss
+from anywidth.tasks import ACCURACY, Classification, MultiLabel, Quantity, Regression, Segmentation, TaskFromLoss
 
 
 class Error(TaskFromLoss):
@@ -126,6 +126,16 @@ class Function(Error):
         return {"error": F.l1_loss}
 
 
+class Classes(Error):
+    def metrics(self) -> dict[str, Metric]:
+        return {"error": MeanAbsoluteError}
+
+
+class Several(Error):
+    def metrics(self) -> dict[str, Metric]:
+        return {"error": MeanAbsoluteError(num_outputs=2)}
+
+
 class OnlyLearns:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(output, target)
@@ -141,7 +151,10 @@ class OnlyLearns:
         (Empty(), "must return a dict"),
         (Function(), "is a function; give an object of torchmetrics"),
         (OnlyLearns(), r"without metrics\(\) and predict"),
-        (Segmentation(3), "metric 'mIoU' does not fit"),
+        (Error, "is the class Error; give an object"),
+        (Classes(), "is the class MeanAbsoluteError"),
+        (Several(), "must return one number"),
+        (Segmentation(3), "3 classes, but dimension 1"),
     ],
 )
 def test_tasks_that_cannot_be_scored_are_refused(task, message: str) -> None:
@@ -156,5 +169,47 @@ def test_a_task_and_a_score_exclude_each_other_and_loaders_have_samples() -> Non
         aw.evaluate(net, batches(NUMBERS), task=Error(), score=lambda output, target: output[:, 0])
     with pytest.raises(DataError, match="loader is empty"):
         aw.evaluate(net, [], task=Error())
-    with pytest.raises(LossError, match="is nan"):
+    with pytest.raises(LossError, match="output contains NaN"):
         aw.evaluate(net, [(X * torch.nan, NUMBERS)], task=Error())
+    assert aw.evaluate(net, [*batches(NUMBERS), (X[:0], NUMBERS[:0])], task=Error()) == pytest.approx(
+        aw.evaluate(net, batches(NUMBERS), task=Error())
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        (Classification(3), CLASSES + 5, r"class [567]\b"),
+        (Classification(2), CLASSES % 2, "is for 2 classes, but dimension 1"),
+        (MultiLabel(3), torch.full((40, 3), 0.9), "a target is 0.9"),
+    ],
+)
+def test_scores_of_wrong_targets_are_refused(task, target: Tensor, message: str) -> None:
+    net = aw.Supernet(network(3), X[:2])
+    with pytest.raises(LossError, match=message):
+        aw.evaluate(net, batches(target), task=task)
+
+
+def test_half_precision_is_scored_in_single_precision() -> None:
+    net = aw.Supernet(network(2).half(), X[:2].half())
+    x, y = 300 * X.half(), 1000 * NUMBERS.half()
+    found = measure(net, [(x, y)], 0.5, task=Regression())
+    with torch.no_grad():
+        error = net.extract(0.5).eval()(x).float() - y.float()
+    assert found["RMSE"] == pytest.approx(error.square().mean().sqrt().item())
+
+
+def test_a_search_belongs_to_the_settings_of_its_task(tmp_path) -> None:
+    net = aw.Supernet(network(3), X[:2])
+    given = {"held_out": batches(CLASSES), "state": tmp_path / "state.json"}
+    aw.autoslim(net, batches(CLASSES), "80%", task=Classification(3, label_smoothing=0.1), **given)
+    with pytest.raises(SearchError, match="belongs to another search"):
+        aw.autoslim(net, batches(CLASSES), "80%", task=Classification(3), **given)
+    weighted = (Classification(3, weight=torch.ones(3)), Classification(3, weight=torch.arange(3.0)))
+    assert repr(weighted[0]) != repr(weighted[1])
+
+
+def test_small_scores_keep_their_digits() -> None:
+    curve = Spectrum([Row(width=1.0, macs=1, params=1, score=3.123e-5)], quantity=Quantity(name="error", unit="m"))
+    assert curve.csv().endswith(",3.123e-05\n")
+    assert curve.quantity.text(0.0012) == "0.0012 m"

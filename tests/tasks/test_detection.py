@@ -15,8 +15,9 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 import anywidth as aw
-from anywidth.core.errors import LossError, MissingExtraError, SettingsError
+from anywidth.core.errors import LossError, MissingExtraError, SettingsError, TrainingError
 from anywidth.tasks import Detection
+from anywidth.training.lightning import SandwichModule
 
 SIZE = (32, 48)
 
@@ -159,7 +160,7 @@ def test_precision_of_perfect_boxes_is_100(name: str) -> None:
         ({"boxes": torch.zeros(1, 5), "labels": torch.ones(1)}, r"shapes \(objects, 4\)"),
         ({"boxes": torch.tensor([[5.0, 5, 5, 9]]), "labels": torch.ones(1)}, r"box \[5.0, 5.0, 5.0, 9.0\]"),
         ({"boxes": torch.tensor([[5.0, 5, 90, 9]]), "labels": torch.ones(1)}, "inside the image"),
-        ({"boxes": torch.tensor([[5.0, 5, 8, 9]]), "labels": torch.zeros(1)}, "0 is the background"),
+        ({"boxes": torch.tensor([[5.0, 5, 8, 9]]), "labels": torch.zeros(1).long()}, "0 is the background"),
     ],
 )
 def test_bad_boxes_are_named(target: dict[str, Tensor], message: str) -> None:
@@ -187,3 +188,60 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(MissingExtraError, match=r"anywidth\[detection\]"):
         made("retina")[1].metrics()
+
+
+def test_the_second_stage_is_evaluated_in_evaluation_mode_and_copied() -> None:
+    detector, task = made("faster r-cnn")
+    detector.roi_heads.box_head = nn.Sequential(nn.Flatten(), nn.Linear(32 * 9, 1024), nn.BatchNorm1d(1024), nn.ReLU())
+    detector.train()
+    images, _ = task.collate(samples())
+    with torch.no_grad():
+        output = task.body.eval()(images)
+        task.predict(output)
+    norm = detector.roi_heads.box_head[2]
+    assert (int(norm.num_batches_tracked), norm.training) == (0, True)
+    half = task.detector(task.body).eval()
+    assert norm.training
+    assert half.roi_heads is not detector.roi_heads
+    assert half.backbone is task.body.backbone
+
+
+def test_weights_outside_of_the_supernet_are_refused_by_lightning() -> None:
+    detector, task = made("faster r-cnn")
+    assert {id(p) for p in task.outside} == {id(p) for p in detector.roi_heads.parameters()}
+    net = aw.Supernet(task.body, task.example())
+    with pytest.raises(TrainingError, match="weights outside of the supernet"):
+        SandwichModule(net, task=task)
+    assert made("retina")[1].outside == []
+
+
+def test_precision_without_any_object_is_not_a_number() -> None:
+    _, task = made("retina")
+    net = aw.Supernet(task.body, task.example())
+    images, targets = task.collate(samples()[1:])
+    aw.calibrate(net, [images], [1.0])
+    with pytest.raises(LossError, match="'mAP' is nan"):
+        aw.evaluate(net, [(images, targets)], task=task)
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "message"),
+    [
+        (torch.zeros(3, 40, 80, dtype=torch.uint8), torch.tensor([1]), "must be float"),
+        (torch.full((3, 40, 80), 255.0), torch.tensor([1]), "values up to 255"),
+        (torch.zeros(3, 40, 80), torch.tensor([1.0]), "they must be integers"),
+    ],
+)
+def test_bad_images_and_labels_are_named(image: Tensor, labels: Tensor, message: str) -> None:
+    _, task = made("retina")
+    with pytest.raises(LossError, match=message):
+        task.collate([(image, {"boxes": torch.tensor([[5.0, 5, 8, 9]]), "labels": labels})])
+
+
+def test_targets_have_to_be_as_many_as_images() -> None:
+    _, task = made("retina")
+    images, targets = task.collate(samples())
+    with pytest.raises(LossError, match="1 targets for 2 images"):
+        task.check(task.body(images), targets[:1], values=True)
+    with pytest.raises(LossError, match="needs boxes and int64 labels"):
+        task.check(task.body(images), [{"boxes": targets[0]["boxes"]}] * 2, values=False)

@@ -144,3 +144,5 @@ def test_what_it_cannot_learn_from_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match="no labels"):
         trainer.train()
+    with pytest.raises(TrainingError, match="label_smoothing_factor has no effect"):
+        SandwichTrainer(net_of(), arguments(tmp_path, label_smoothing_factor=0.1), train_dataset=samples())

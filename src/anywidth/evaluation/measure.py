@@ -35,4 +35,6 @@ def measure(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, task: M
     >>> list(measure(net, [(torch.randn(8, 4), torch.zeros(8, 2))], 0.5, task=Regression()))
     ['RMSE', 'MAE']
     """
-    return metric_values(net.extract(width).eval(), loader, metrics_of(task), task.predict)
+    return metric_values(
+        net.extract(width).eval(), loader, metrics_of(task), task.predict, getattr(task, "check", None)
+    )

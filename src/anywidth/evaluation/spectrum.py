@@ -19,6 +19,7 @@ from anywidth.evaluation.row import Row
 from anywidth.evaluation.score import Score
 from anywidth.supernet import Supernet
 from anywidth.tasks import ACCURACY, MeasuredTask, Quantity
+from anywidth.tasks.quantity import shortened
 from anywidth.widths import Width, WidthConfig
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Spectrum(Sequence[Row]):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["width", "macs", "params", self.quantity.name])
         for row in self.rows:
-            writer.writerow([row.width, row.macs, row.params, round(row.score, 4)])
+            writer.writerow([row.width, row.macs, row.params, shortened(row.score)])
         return text.getvalue()
 
     def to_csv(self, path: str | Path) -> Path:

@@ -6,7 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,8 @@ from anywidth.search.affected import affected_modules, changed_modules, paths_ab
 from anywidth.search.scores import Score, check_score
 from anywidth.search.split import SearchData
 from anywidth.supernet import Supernet, norm_modules
-from anywidth.tasks import Logits, Loss, Task, detached, logits_of, metrics_of, objective_of
+from anywidth.tasks import Logits, Loss, MetricValues, Task, detached, logits_of, metrics_of, objective_of
 from anywidth.widths import WidthConfig
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
 
 __all__ = ["Evaluator"]
 
@@ -78,11 +76,13 @@ class Evaluator:
             )
         self.net = net
         self.score = score or top1
-        self.predict: Callable[[Any], Any] = logits_of
-        self.metric: Metric | None = None
+        self.metric: Callable[[], MetricValues] | None = None
         if score is None and task is not None:
-            self.metric = next(iter(metrics_of(task).values())).to(model_device(net.model))
-            self.predict = task.predict  # type: ignore[attr-defined] # `metrics_of` has checked it
+            name, metric = next(iter(metrics_of(task).items()))
+            self.metric = partial(
+                MetricValues, {name: metric}, task.predict, None,  # type: ignore[attr-defined] # checked before
+                device=model_device(net.model), pooled=False,
+            )  # fmt: skip
         self.objective = objective_of(loss, distillation=None, logits=logits, task=task)
         self.channels_last = _has_depthwise(net.model) if channels_last is None else channels_last
         device = model_device(net.model)
@@ -105,9 +105,7 @@ class Evaluator:
             SearchError: one of them is not finite.
         """
         label = f"the network of config {config.key[:8]}"
-        metric, predict = self.metric, self.predict
-        if metric is not None:
-            metric.reset()
+        found = None if self.metric is None else self.metric()
 
         def measure(inputs: Inputs, targets: Any, output: Any) -> tuple[tuple[float, float], int]:
             self.objective.check(output, targets, values=not self._looked or not _is_cuda(targets))
@@ -115,14 +113,16 @@ class Evaluator:
             loss = float(self.objective.value(output, targets))
             if not math.isfinite(loss):  # the outputs contain NaN, so their score means nothing
                 check_score(Score(value=math.nan, loss=loss), label)
-            if metric is not None:
-                metric.update(predict(output), targets)
+            if found is not None:
+                found.update(output, targets)
                 return (0.0, loss * samples(inputs)), samples(inputs)
             total, number = score_samples(self.score, output, targets, samples=samples(inputs))
             return (total, loss * number), number
 
         value, loss = means(self._outputs(config, record=False), measure, pooled=False)
-        return check_score(Score(value=value if metric is None else float(metric.compute()), loss=loss), label)
+        if found is not None:
+            (value,) = found.values().values()
+        return check_score(Score(value=value, loss=loss), label)
 
     @torch.no_grad()
     def logits(self, config: WidthConfig) -> list[Tensor]:

@@ -17,6 +17,7 @@ from anywidth.search.pareto import pareto
 from anywidth.search.picture import draw
 from anywidth.search.scores import Evaluated
 from anywidth.tasks import ACCURACY, Quantity
+from anywidth.tasks.quantity import shortened
 from anywidth.widths import Budget, WidthConfig, parse_budget
 
 __all__ = ["SearchResult"]
@@ -89,7 +90,7 @@ class SearchResult(Sequence[WidthConfig]):
         writer.writerow(["step", "group", "channels", self.quantity.name, "loss", self.cost, "candidates", "seconds"])
         for s in self.steps:
             channels = "" if s.channels is None else s.channels
-            score, loss = round(s.network.score, 4), round(s.network.loss, 6)
+            score, loss = shortened(s.network.score), round(s.network.loss, 6)
             writer.writerow(
                 [s.number, s.group or "", channels, score, loss, f"{s.network.cost:.12g}", s.candidates, s.seconds]
             )

@@ -71,7 +71,7 @@ class Scorer:
             "weights": fingerprint(net), "images": data.digest(),
             "cost": f"{self.cost.name} ({self.cost.unit}) {which}",
             "score": loss_name(score) if score else str(self.quantity),
-            "loss": loss_name(task or loss or F.cross_entropy),
+            "loss": _name(task) if task is not None else loss_name(loss or F.cross_entropy),
             "channels_last": str(self.evaluator.channels_last),
         }  # fmt: skip
         self.state = State(
@@ -119,3 +119,11 @@ class Scorer:
             yield
         finally:
             self.state.save()
+
+
+def _name(task: Task) -> str:
+    """The text of a task, if it has one, or its class and its numbers and names."""
+    if type(task).__repr__ is not object.__repr__:
+        return repr(task)
+    plain = {name: value for name, value in vars(task).items() if isinstance(value, (bool, int, float, str))}
+    return f"{type(task).__name__}({plain})"

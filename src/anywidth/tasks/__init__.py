@@ -7,7 +7,7 @@ from anywidth.tasks.cross_entropy import CrossEntropy
 from anywidth.tasks.detection import Detection
 from anywidth.tasks.from_loss import TaskFromLoss
 from anywidth.tasks.known import KnownLoss, loss_name, recognise
-from anywidth.tasks.metric_values import metric_values
+from anywidth.tasks.metric_values import MetricValues, metric_values
 from anywidth.tasks.objective import Logits, Objective, TaskObjective, distillation_of, objective_of
 from anywidth.tasks.outputs import detached, logits_of
 from anywidth.tasks.quantity import ACCURACY, Quantity, metrics_of
@@ -31,6 +31,7 @@ __all__ = [
     "Logits",
     "Loss",
     "MeasuredTask",
+    "MetricValues",
     "MultiLabel",
     "NumberError",
     "Objective",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from anywidth.core.errors import SettingsError
+from anywidth.core.errors import LossError, SettingsError
 from anywidth.tasks.from_loss import TaskFromLoss
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Classification(TaskFromLoss):
     """
 
     def __init__(self, classes: int, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
-        super().__init__(nn.CrossEntropyLoss(label_smoothing=label_smoothing, weight=weight))
+        super().__init__(nn.CrossEntropyLoss(label_smoothing=label_smoothing, weight=weight), classes=classes)
         self.classes = at_least_two(classes, "use MultiLabel for a single yes or no")
 
     def metrics(self) -> Mapping[str, Metric]:
@@ -56,7 +56,8 @@ class MultiLabel(TaskFromLoss):
     """Any number of labels per sample: binary cross-entropy, distilled to the teacher's probabilities.
 
     Outputs are logits of shape (batch, labels), targets floats 0 or 1 of the same shape. The metric is the mean average
-    precision over labels, in percent; F1 at a probability of 0.5 is the second. One label is a yes-or-no question.
+    precision over labels, in percent; a label without positive targets counts as 0. F1 at a probability of 0.5 is the
+    second. One label is a yes-or-no question.
 
     Args:
         labels: Number of labels.
@@ -73,6 +74,13 @@ class MultiLabel(TaskFromLoss):
         if labels < 1:
             raise SettingsError(f"labels={labels}; give the number of labels, which is at least 1")
         self.labels = labels
+
+    def check(self, output: Any, target: Any, *, values: bool) -> None:
+        """Raise a `LossError` if outputs and targets do not fit, or a target is neither 0 nor 1."""
+        super().check(output, target, values=values)
+        if values and not bool(((target == 0) | (target == 1)).all()):
+            bad = target[(target != 0) & (target != 1)]
+            raise LossError(f"a target is {float(bad[0]):g}; the targets of labels are 0 or 1")
 
     def metrics(self) -> Mapping[str, Metric]:
         """Mean average precision over labels and F1, both in percent."""

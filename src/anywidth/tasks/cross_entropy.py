@@ -63,7 +63,8 @@ class CrossEntropy:
         if is_integer(target) and "indices" in self.kinds and target.shape != output.shape:
             if target.shape != positions:
                 raise LossError(self._misfit(output, target, dim))
-            if target.dtype not in (torch.int64, torch.uint8):
+            # torch takes uint8 for one position per sample only.
+            if target.dtype != torch.int64 and not (target.dtype == torch.uint8 and target.ndim == 1):
                 raise LossError(f"{self.name} needs int64 class indices, not {describe(target)}: use target.long()")
             if values and target.numel():
                 self._check_range(target, classes)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import LossError, SettingsError
 from anywidth.core.extras import from_extra
+from anywidth.core.tensors import tensors_in
 from anywidth.tasks.fitting import describe
 from anywidth.tasks.one_stage import OneStage
 from anywidth.tasks.outputs import detached
@@ -73,6 +74,12 @@ class Detection:
         self._stages = TwoStage(detector, self.size) if two else OneStage(detector, self.size)
         self.body: nn.Module = self._stages.body
 
+    @property
+    def outside(self) -> list[nn.Parameter]:
+        """Parameters of the detector that are not in the supernet: those of a second stage."""
+        inside = set(map(id, self.body.parameters()))
+        return [parameter for parameter in self._stages.detector.parameters() if id(parameter) not in inside]
+
     def example(self) -> Tensor:
         """Example inputs for the supernet: one image, shape (1, 3, height, width)."""
         weight = next(self.body.parameters())
@@ -94,6 +101,7 @@ class Detection:
         images, targets = [image for image, _ in samples], [dict(target) for _, target in samples]
         for number, (image, target) in enumerate(zip(images, targets, strict=True)):
             _check_boxes(number, image, target)
+            target["labels"] = target["labels"].long()
         batch, found = self._transform(images, targets)  # type: ignore[operator]
         return batch.tensors, found
 
@@ -104,9 +112,19 @@ class Detection:
                 "targets must be a list with a dict of boxes and labels for every image; give collate_fn=task.collate "
                 "to the DataLoader"
             )
+        for number, one in enumerate(target):
+            if not {"boxes", "labels"} <= set(one) or one["labels"].dtype != torch.int64:
+                raise LossError(
+                    f"target {number} needs boxes and int64 labels; give collate_fn=task.collate to the loader"
+                )
+        images = tensors_in(output)[0].shape[0]
+        if len(target) != images:
+            raise LossError(f"there are {len(target)} targets for {images} images")
+        if not values:
+            return
         classes = self._stages.classes(output)
         largest = max((int(one["labels"].max()) for one in target if one["labels"].numel()), default=0)
-        if values and largest >= classes:
+        if largest >= classes:
             raise LossError(f"a box has the label {largest}, but the detector has {classes} classes, with background 0")
 
     def loss(self, output: Any, target: Any) -> Tensor:
@@ -134,7 +152,7 @@ class Detection:
         for name, key in {"mAP": "map", "mAP50": "map_50"}.items():
             precision = MeanAveragePrecision()
             precision.warn_on_many_detections = False  # leaving some out is part of the definition
-            found[name] = TaskMetric(precision, unit="%", key=key)
+            found[name] = TaskMetric(precision, unit="%", key=key, undefined=-1)
         return found
 
     def predict(self, output: Any) -> list[dict[str, Tensor]]:
@@ -167,5 +185,13 @@ def _check_boxes(number: int, image: Tensor, target: Mapping[str, Tensor]) -> No
             f"target {number} of the batch has the box {boxes[bad][0].tolist()} in an image of {height} x {width} "
             "pixels (height x width); boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2, inside the image"
         )
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise LossError(
+            f"image {number} of the batch is {describe(image)}; it must be float of shape (3, height, width)"
+        )
+    if image.numel() and not (float(image.min()) >= 0 and float(image.max()) <= 1):
+        raise LossError(f"image {number} of the batch has values up to {float(image.max()):g}; scale them to [0, 1]")
+    if labels.is_floating_point():
+        raise LossError(f"target {number} of the batch has labels of {describe(labels)}; they must be integers")
     if labels.numel() and int(labels.min()) < 1:
         raise LossError(f"target {number} of the batch has the label {int(labels.min())}; 0 is the background")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from anywidth.core.errors import LossError
+from anywidth.core.tensors import tensors_in
 from anywidth.tasks.objective import Logits, Objective
 from anywidth.tasks.outputs import logits_of
 from anywidth.tasks.task import Loss
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 __all__ = ["TaskFromLoss"]
+
+_PLAIN = (bool, int, float, str)
 
 
 class TaskFromLoss:
@@ -25,6 +29,7 @@ class TaskFromLoss:
     Args:
         loss: A loss whose distillation is known, such as `F.cross_entropy`; see `distillation_of`.
         logits: Finds the compared tensor in a model's output.
+        classes: Required size of dimension 1 of that tensor, if any.
 
     Raises:
         LossError: the distillation does not follow from the loss.
@@ -43,20 +48,39 @@ class TaskFromLoss:
     tensor(2.)
     """
 
-    def __init__(self, loss: Loss, *, logits: Logits = logits_of) -> None:
+    def __init__(self, loss: Loss, *, logits: Logits = logits_of, classes: int | None = None) -> None:
         self._objective = Objective(loss, "auto", logits)
         self._objective.require_distillation()
+        self._classes = classes
+
+    def __repr__(self) -> str:
+        """The class and all its numbers and names, by which a search knows what its stored scores belong to."""
+        loss = self._objective.loss
+        parts = [f"{name}={value}" for name, value in sorted(vars(self).items()) if isinstance(value, _PLAIN)]
+        if isinstance(loss, nn.Module):
+            parts += [f"{name}={value}" for name, value in sorted(vars(loss).items()) if isinstance(value, _PLAIN)]
+            parts += [f"{name}={buffer.tolist()}" for name, buffer in loss.named_buffers()]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def check(self, output: Any, target: Any, *, values: bool) -> None:
         """Raise a `LossError` if outputs and targets do not fit; `values` also checks numbers, which syncs a GPU."""
+        self._move(output)
+        found = self._objective.logits(output)
+        if self._classes is not None and found.ndim > 1 and found.shape[1] != self._classes:
+            raise LossError(
+                f"{type(self).__name__} is for {self._classes} classes, but dimension 1 of the output "
+                f"{tuple(found.shape)} has {found.shape[1]}"
+            )
         self._objective.check(output, target, values=values)
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """Loss on the targets, a scalar."""
+        self._move(output)
         return self._objective.value(output, target)
 
     def distill(self, output: Any, teacher: Any, target: Any = None) -> Tensor:
         """Loss against a teacher's output, a scalar."""
+        self._move(output)
         return self._objective.distill(output, self._objective.teach(teacher), target)
 
     def metrics(self) -> Mapping[str, Metric]:
@@ -66,3 +90,13 @@ class TaskFromLoss:
     def predict(self, output: Any) -> Any:
         """The prediction for a model's output: here, the compared tensor."""
         return self._objective.logits(output)
+
+    def _move(self, output: Any) -> None:
+        """Move the weights of the loss, such as those of classes, to the device and dtype of the output."""
+        loss = self._objective.loss
+        if not isinstance(loss, nn.Module) or not any(True for _ in loss.buffers()):
+            return
+        like = next((leaf for leaf in tensors_in(output) if leaf.is_floating_point()), None)
+        if like is None or all(b.device == like.device and b.dtype == like.dtype for b in loss.buffers()):
+            return
+        self._objective = Objective(loss.to(like), "auto", self._objective.logits)

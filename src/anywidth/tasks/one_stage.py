@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -86,6 +87,6 @@ class OneStage:
 
     def whole(self, body: nn.Module) -> nn.Module:
         """The detector with another body."""
-        whole = shallow(self.detector)
+        whole = copy.deepcopy(self.detector)
         whole.backbone, whole.head = body.backbone, body.head
         return whole

@@ -29,7 +29,7 @@ class Regression(TaskFromLoss):
         delta: Where the Huber error changes from squared to absolute.
 
     Raises:
-        SettingsError: the error is unknown.
+        SettingsError: the error is unknown, or delta is not above 0.
 
     >>> import torch
     >>> task = Regression("absolute")
@@ -38,6 +38,8 @@ class Regression(TaskFromLoss):
     """
 
     def __init__(self, error: Literal["squared", "absolute", "huber"] = "squared", *, delta: float = 1.0) -> None:
+        if delta <= 0:
+            raise SettingsError(f"delta={delta:g}; give a number above 0")
         if error not in _LOSSES:
             raise SettingsError(f"error={error!r}; give one of {', '.join(_LOSSES)}")
         super().__init__(nn.HuberLoss(delta=delta) if error == "huber" else _LOSSES[error]())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import LossError
 from anywidth.tasks.classification import at_least_two
+from anywidth.tasks.fitting import nothing_counts
 from anywidth.tasks.from_loss import TaskFromLoss
 from anywidth.tasks.outputs import logits_of
 
@@ -52,10 +53,12 @@ class Segmentation(TaskFromLoss):
         weight: Tensor | None = None,
     ) -> None:
         super().__init__(
-            nn.CrossEntropyLoss(ignore_index=ignore, weight=weight), logits=partial(_enlarged, scale=scale)
+            nn.CrossEntropyLoss(ignore_index=ignore, weight=weight),
+            logits=partial(_enlarged, scale=scale),
+            classes=classes,
         )
         self.classes = at_least_two(classes, "count the background as a class")
-        self.ignore, self.auxiliary = ignore, auxiliary
+        self.ignore, self.auxiliary, self.scale = ignore, auxiliary, scale
 
     def check(self, output: Any, target: Any, *, values: bool) -> None:
         """Raise a `LossError` if logits and masks do not fit."""
@@ -71,12 +74,16 @@ class Segmentation(TaskFromLoss):
     def loss(self, output: Any, target: Any) -> Tensor:
         """Mean cross-entropy over the pixels that have a class, plus that of a second head."""
         second = _second(output)
+        if nothing_counts(target, self.ignore):
+            return 0 * super().predict(output).sum()
         loss = super().loss(output, target)
         return loss if second is None else loss + self.auxiliary * super().loss(second, target)
 
     def distill(self, output: Any, teacher: Any, target: Any = None) -> Tensor:
         """Cross-entropy against the teacher's probabilities, plus that of a second head."""
         second, taught = _second(output), _second(teacher)
+        if target is not None and nothing_counts(target, self.ignore):
+            return 0 * super().predict(output).sum()
         loss = super().distill(output, teacher, target)
         if second is None or taught is None:
             return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.wrappers.abstract import WrapperMetric
@@ -21,6 +22,8 @@ class TaskMetric(WrapperMetric):
         metric: The metric. It is updated, combined over processes and reset as before.
         unit: Unit to show; `"%"` also multiplies the value by 100.
         key: Entry of the metric's result, if this is a dict.
+        undefined: Value that means that the metric is not defined, such as -1 for a mean average precision without any
+            object; it becomes NaN.
         prepare: Changes predictions and targets before an update, such as the dtype of the targets.
 
     >>> import torch
@@ -32,10 +35,16 @@ class TaskMetric(WrapperMetric):
     """
 
     def __init__(
-        self, metric: Metric, *, unit: str = "", key: str | None = None, prepare: Prepare | None = None
+        self,
+        metric: Metric,
+        *,
+        unit: str = "",
+        key: str | None = None,
+        undefined: float | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         super().__init__()
-        self.metric, self.unit, self.key, self.prepare = metric, unit, key, prepare
+        self.metric, self.unit, self.key, self.undefined, self.prepare = metric, unit, key, undefined, prepare
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
@@ -64,4 +73,6 @@ class TaskMetric(WrapperMetric):
 
     def _shown(self, value: Any) -> Tensor:
         found = value if self.key is None else value[self.key]
+        if self.undefined is not None:
+            found = torch.where(found == self.undefined, torch.nan, found)
         return 100 * found if self.unit == "%" else found

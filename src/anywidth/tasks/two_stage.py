@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anywidth.core.modules import module_modes
 from anywidth.tasks.detector_parts import Prepared, Returns, binary_divergence, image_list, shallow
 
 __all__ = ["TwoStage", "TwoStageBody"]
@@ -63,9 +65,12 @@ class TwoStage:
         rest.backbone, rest.transform = Returns(features, self.detector.get_submodule("backbone")), Prepared(images)
         rest.rpn = shallow(self.detector.get_submodule("rpn"))
         rest.rpn.head = Returns((output["objectness"], output["offsets"]), self.detector.get_submodule("rpn.head"))
-        rest.roi_heads = shallow(self.detector.get_submodule("roi_heads"))
-        rest.training = rest.rpn.training = rest.roi_heads.training = targets is not None
-        return rest(list(images.tensors), targets)
+        second = self.detector.get_submodule("roi_heads")
+        rest.training = rest.rpn.training = targets is not None
+        # Its batch norms and dropout run as those of the first stage.
+        with module_modes(second, None if targets is not None else False):
+            second.training = targets is not None
+            return rest(list(images.tensors), targets)
 
     def distill(self, output: Mapping[str, Any], teacher: Mapping[str, Any]) -> Tensor:
         """Divergence of objectness and error of offsets, as for one stage, and the relative error of the features."""
@@ -85,7 +90,7 @@ class TwoStage:
 
     def whole(self, body: nn.Module) -> nn.Module:
         """The detector with another body."""
-        whole = shallow(self.detector)
-        whole.backbone, whole.rpn = body.backbone, shallow(self.detector.get_submodule("rpn"))
-        whole.rpn.head = body.head
+        whole = copy.deepcopy(self.detector)
+        whole.backbone = body.backbone
+        whole.get_submodule("rpn").head = body.head
         return whole

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from anywidth.core.batches import split_batch
-from anywidth.core.errors import NotFiniteError, WidthError
+from anywidth.core.errors import NotFiniteError, TrainingError, WidthError
 from anywidth.supernet import Supernet
 from anywidth.tasks import Distillations, Logits, Loss, Task, logits_of, objective_of
 from anywidth.training.compiled import CompiledSubnets
@@ -52,6 +52,7 @@ class SandwichModule(Recipe):
 
     Raises:
         LossError: the loss does not determine what narrower widths learn.
+        TrainingError: the task has weights outside of the supernet, as the second stage of a detector.
 
     Source: US-Nets (arXiv 1903.05134), algorithm 1 and section 4.
 
@@ -94,6 +95,12 @@ class SandwichModule(Recipe):
         objective = objective_of(loss, distillation=distillation, logits=logits, task=task)
         if not (isinstance(widths, Sequence) and len(widths) == 1):
             objective.require_distillation()
+        outside = sum(parameter.numel() for parameter in getattr(task, "outside", ()))
+        if outside:
+            raise TrainingError(
+                f"{type(task).__name__} trains {outside} weights outside of the supernet, which this module does not "
+                "train or store; use a loop with sandwich_step and an optimizer of all parameters"
+            )
         self.teacher: Teacher = teacher
         self.label_loss_weight = label_loss_weight
         self.scale = scale

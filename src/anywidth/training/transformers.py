@@ -30,7 +30,7 @@ class SandwichTrainerMixin(_Base):
 
     Learning rate schedule, gradient accumulation, mixed precision, clipping, checkpoints and evaluation (of the full
     network) remain those of the trainer. The `labels` of a batch are the targets; the other entries are the arguments
-    of the model. The logged loss is that of the widest network.
+    of the model. The logged loss is that of the widest network. Accumulated batches have the same weight each.
 
     Args:
         net: The supernet, whose model is trained in place.
@@ -45,7 +45,7 @@ class SandwichTrainerMixin(_Base):
 
     Raises:
         LossError: the loss does not determine what narrower widths learn.
-        TrainingError: several processes train.
+        TrainingError: several processes train, or an option would have no effect.
 
     >>> from transformers import Seq2SeqTrainer
     >>> class Seq2SeqSandwichTrainer(SandwichTrainerMixin, Seq2SeqTrainer):
@@ -71,6 +71,15 @@ class SandwichTrainerMixin(_Base):
                 "SandwichTrainer trains in one process on one device, because the trainer would wrap the model; use "
                 "SandwichModule with Lightning, or a loop with sync_gradients, for several"
             )
+        ignored = {
+            "label_smoothing_factor": self.args.label_smoothing_factor,
+            "compute_loss_func": self.compute_loss_func,
+        }
+        for name, value in ignored.items():
+            if value:
+                raise TrainingError(
+                    f"{name} has no effect on a sandwich step; give loss=, such as CrossEntropyLoss(...)"
+                )
         self.net = net
         self._widths = widths
         self._learned: dict[str, Any] = {
@@ -83,6 +92,8 @@ class SandwichTrainerMixin(_Base):
     ) -> Tensor:
         """Run the sandwich or nested step of one batch; returns the loss of the widest, as part of the accumulation."""
         self.net.model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()  # optimizers without a schedule have modes, too
         batch = dict(self._prepare_inputs(inputs))
         if "labels" not in batch:
             raise TrainingError(f"a batch has {', '.join(batch)}, but no labels; give a collator that adds them")
