@@ -204,9 +204,9 @@ def test_a_loss_that_is_not_finite_names_step_and_width(train, tmp_path, capsys)
 def test_the_default_run_meets_its_promise(tmp_path):
     assert main(["train", "--out", str(tmp_path / "run")]) == 0
     accuracy = {float(row["width"]): float(row["accuracy"]) for row in rows(tmp_path / "run" / "spectrum.csv")}
-    assert len(accuracy) == 15  # of 16 evenly spaced widths, two round to the same network
-    assert min(value for width, value in accuracy.items() if width >= 0.5) >= 98.5
-    assert 95 <= accuracy[0.25] <= accuracy[1.0]
+    assert len(accuracy) == 16
+    assert min(value for width, value in accuracy.items() if width >= 0.5) >= 94
+    assert 82 <= accuracy[0.25] <= accuracy[1.0] - 4  # standard errors are 1.1 and 0.6 points
 
 
 def test_the_full_width_is_calibrated_though_it_is_not_asked_for(train, finished, tmp_path) -> None:
