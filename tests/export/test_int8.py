@@ -45,8 +45,8 @@ def test_a_trained_network_with_batch_norms_loses_little(tmp_path):
         model = MobileNetV2(width=0.5, num_classes=10, in_channels=1, downsamplings=1)
         net = aw.Supernet(model.train(), torch.randn(2, 1, 8, 8))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=4 * len(loaders.train))
-        for _ in range(4):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=8 * len(loaders.train))
+        for _ in range(8):
             for images, labels in loaders.train:
                 optimizer.zero_grad()
                 aw.sandwich_step(net, images, labels, widths=[1.0, 0.5])
