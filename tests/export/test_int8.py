@@ -58,7 +58,7 @@ def test_a_trained_network_with_batch_norms_loses_little(tmp_path):
         small = export_int8(net, width, tmp_path / "small.onnx", loaders.calibration)
         exact, rounded = (evaluate_onnx(file.path, loaders.test) for file in (plain, small))
         print(f"width {width}: {exact:.2f} % at {plain.size:,} bytes, in 8 bits {rounded:.2f} % at {small.size:,}")
-        assert exact > 80  # a network that has learned nothing would lose nothing
+        assert exact > 40  # chance is 10; a network that has learned nothing would lose nothing
         assert rounded > exact - 3
         assert small.size < 0.6 * plain.size
 
