@@ -1,6 +1,6 @@
 """Memory that operators read and write in a sandwich step, and in its networks trained separately, under autocast.
 
-Run in a process of its own by `tests/training/test_autocast.py`; prints two numbers of bytes.
+`tests/training/test_autocast.py` runs it in a separate process. It prints two numbers of bytes.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import torch
 from anywidth.core.batches import run_batches
 from anywidth.core.modules import model_device
 from anywidth.evaluation.means import mean_score
+from anywidth.evaluation.measure import values_of
 from anywidth.evaluation.quantity import quantity_of
 from anywidth.evaluation.score import Score, top1
 from anywidth.supernet import Supernet
-from anywidth.tasks import MeasuredTask, metric_values, metrics_of
+from anywidth.tasks import MeasuredTask, metrics_of
 from anywidth.widths import Width
 
 __all__ = ["evaluate"]
@@ -54,7 +55,6 @@ def evaluate(
     quantity_of(score, task)  # raises if they contradict each other
     if task is not None:
         name, metric = next(iter(metrics_of(task).items()))
-        network, check = net.extract(width).eval(), getattr(task, "check", None)
-        return metric_values(network, loader, {name: metric}, task.predict, check)[name]
+        return values_of(net, loader, width, task, {name: metric})[name]
     network = net.extract(width).eval()
     return mean_score(run_batches(lambda inputs: inputs.call(network), loader, model_device(network)), score or top1)

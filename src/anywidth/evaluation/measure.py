@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +11,10 @@ from anywidth.supernet import Supernet
 from anywidth.tasks import MeasuredTask, metric_values, metrics_of
 from anywidth.widths import Width
 
-__all__ = ["measure"]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+__all__ = ["measure", "values_of"]
 
 
 @torch.inference_mode()
@@ -35,6 +38,11 @@ def measure(net: Supernet, loader: Iterable[Any], width: Width = 1.0, *, task: M
     >>> list(measure(net, [(torch.randn(8, 4), torch.zeros(8, 2))], 0.5, task=Regression()))
     ['RMSE', 'MAE']
     """
-    return metric_values(
-        net.extract(width).eval(), loader, metrics_of(task), task.predict, getattr(task, "check", None)
-    )
+    return values_of(net, loader, width, task, metrics_of(task))
+
+
+def values_of(
+    net: Supernet, loader: Iterable[Any], width: Width, task: MeasuredTask, metrics: Mapping[str, Metric]
+) -> dict[str, float]:
+    """Values of some of the metrics of a task, as `measure` returns those of all."""
+    return metric_values(net.extract(width).eval(), loader, metrics, task.predict, getattr(task, "check", None))

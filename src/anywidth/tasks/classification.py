@@ -36,8 +36,10 @@ class Classification(TaskFromLoss):
     """
 
     def __init__(self, classes: int, *, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
-        super().__init__(nn.CrossEntropyLoss(label_smoothing=label_smoothing, weight=weight), classes=classes)
-        self.classes = at_least_two(classes, "use MultiLabel for a single yes or no")
+        super().__init__(
+            nn.CrossEntropyLoss(label_smoothing=label_smoothing, weight=weight),
+            classes=at_least_two(classes, "use MultiLabel for a single yes or no"),
+        )
 
     def metrics(self) -> Mapping[str, Metric]:
         """Top-1 accuracy in percent."""

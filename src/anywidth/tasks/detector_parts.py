@@ -14,7 +14,7 @@ __all__ = ["Prepared", "Returns", "binary_divergence", "feature_shapes", "image_
 
 
 class Returns(nn.Module):
-    """A module that returns a value; `compute_loss` is that of the module in whose place it is."""
+    """A module that returns a fixed value, with the `compute_loss` of the module that it replaces."""
 
     def __init__(self, value: Any, original: nn.Module) -> None:
         super().__init__()

@@ -12,7 +12,6 @@ from anywidth.core.errors import LossError
 __all__ = [
     "describe",
     "is_integer",
-    "nothing_counts",
     "require_classes",
     "require_floats",
     "require_same_shape",
@@ -75,12 +74,3 @@ def require_same_shape(name: str, output: Any, teacher: Any) -> None:
             f"the teacher's output {tuple(teacher.shape)} and the student's {tuple(output.shape)} differ in shape, so "
             f"{name} cannot compare them; use a teacher with the same output, or a custom distillation"
         )
-
-
-def nothing_counts(target: Any, ignored: int) -> bool:
-    """Whether all targets are to be ignored, so that a mean over the others does not exist. It synchronizes a GPU.
-
-    >>> nothing_counts(torch.tensor([255, 255]), 255), nothing_counts(torch.tensor([255, 0]), 255)
-    (True, False)
-    """
-    return isinstance(target, Tensor) and bool((target == ignored).all())

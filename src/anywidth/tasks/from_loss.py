@@ -30,6 +30,7 @@ class TaskFromLoss:
         loss: A loss whose distillation is known, such as `F.cross_entropy`; see `distillation_of`.
         logits: Finds the compared tensor in a model's output.
         classes: Required size of dimension 1 of that tensor, if any.
+        ignore: Value of targets that do not count, if any; a batch without others has loss 0.
 
     Raises:
         LossError: the distillation does not follow from the loss.
@@ -48,10 +49,13 @@ class TaskFromLoss:
     tensor(2.)
     """
 
-    def __init__(self, loss: Loss, *, logits: Logits = logits_of, classes: int | None = None) -> None:
+    def __init__(
+        self, loss: Loss, *, logits: Logits = logits_of, classes: int | None = None, ignore: int | None = None
+    ) -> None:
         self._objective = Objective(loss, "auto", logits)
         self._objective.require_distillation()
-        self._classes = classes
+        self.classes: Any = classes  # an int in tasks of classes
+        self.ignore = ignore
 
     def __repr__(self) -> str:
         """The class and all its numbers and names, by which a search knows what its stored scores belong to."""
@@ -66,20 +70,24 @@ class TaskFromLoss:
         """Raise a `LossError` if outputs and targets do not fit; `values` also checks numbers, which syncs a GPU."""
         self._move(output)
         found = self._objective.logits(output)
-        if self._classes is not None and found.ndim > 1 and found.shape[1] != self._classes:
+        if self.classes is not None and found.ndim > 1 and found.shape[1] != self.classes:
             raise LossError(
-                f"{type(self).__name__} is for {self._classes} classes, but dimension 1 of the output "
+                f"{type(self).__name__} is for {self.classes} classes, but dimension 1 of the output "
                 f"{tuple(found.shape)} has {found.shape[1]}"
             )
         self._objective.check(output, target, values=values)
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """Loss on the targets, a scalar."""
+        if self._ignores_all(target):
+            return 0 * self._objective.logits(output).sum()
         self._move(output)
         return self._objective.value(output, target)
 
     def distill(self, output: Any, teacher: Any, target: Any = None) -> Tensor:
         """Loss against a teacher's output, a scalar."""
+        if self._ignores_all(target):
+            return 0 * self._objective.logits(output).sum()
         self._move(output)
         return self._objective.distill(output, self._objective.teach(teacher), target)
 
@@ -90,6 +98,10 @@ class TaskFromLoss:
     def predict(self, output: Any) -> Any:
         """The prediction for a model's output: here, the compared tensor."""
         return self._objective.logits(output)
+
+    def _ignores_all(self, target: Any) -> bool:
+        """Whether no target counts, so that a mean over those that do does not exist. It synchronizes a GPU."""
+        return self.ignore is not None and isinstance(target, Tensor) and bool((target == self.ignore).all())
 
     def _move(self, output: Any) -> None:
         """Move the weights of the loss, such as those of classes, to the device and dtype of the output."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import LossError
 from anywidth.tasks.classification import at_least_two
-from anywidth.tasks.fitting import nothing_counts
 from anywidth.tasks.from_loss import TaskFromLoss
 from anywidth.tasks.outputs import logits_of
 
@@ -55,10 +54,10 @@ class Segmentation(TaskFromLoss):
         super().__init__(
             nn.CrossEntropyLoss(ignore_index=ignore, weight=weight),
             logits=partial(_enlarged, scale=scale),
-            classes=classes,
+            classes=at_least_two(classes, "count the background as a class"),
+            ignore=ignore,
         )
-        self.classes = at_least_two(classes, "count the background as a class")
-        self.ignore, self.auxiliary, self.scale = ignore, auxiliary, scale
+        self.auxiliary, self.scale = auxiliary, scale
 
     def check(self, output: Any, target: Any, *, values: bool) -> None:
         """Raise a `LossError` if logits and masks do not fit."""
@@ -73,17 +72,12 @@ class Segmentation(TaskFromLoss):
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """Mean cross-entropy over the pixels that have a class, plus that of a second head."""
-        second = _second(output)
-        if nothing_counts(target, self.ignore):
-            return 0 * super().predict(output).sum()
-        loss = super().loss(output, target)
+        second, loss = _second(output), super().loss(output, target)
         return loss if second is None else loss + self.auxiliary * super().loss(second, target)
 
     def distill(self, output: Any, teacher: Any, target: Any = None) -> Tensor:
         """Cross-entropy against the teacher's probabilities, plus that of a second head."""
         second, taught = _second(output), _second(teacher)
-        if target is not None and nothing_counts(target, self.ignore):
-            return 0 * super().predict(output).sum()
         loss = super().distill(output, teacher, target)
         if second is None or taught is None:
             return loss

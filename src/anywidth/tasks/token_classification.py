@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from anywidth.core.errors import LossError
 from anywidth.tasks.classification import at_least_two
-from anywidth.tasks.fitting import nothing_counts
 from anywidth.tasks.from_loss import TaskFromLoss
 from anywidth.tasks.outputs import logits_of
 
@@ -38,22 +37,12 @@ class TokenClassification(TaskFromLoss):
     """
 
     def __init__(self, classes: int, *, ignore: int = -100) -> None:
-        super().__init__(nn.CrossEntropyLoss(ignore_index=ignore), logits=_classes_second, classes=classes)
-        self.classes, self.ignore = at_least_two(classes, "use MultiLabel for a yes or no per token"), ignore
-
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Mean cross-entropy over the tokens that have a class; 0 if none has."""
-        return (
-            0 * self._objective.logits(output).sum()
-            if nothing_counts(target, self.ignore)
-            else super().loss(output, target)
+        super().__init__(
+            nn.CrossEntropyLoss(ignore_index=ignore),
+            logits=_classes_second,
+            classes=at_least_two(classes, "use MultiLabel for a yes or no per token"),
+            ignore=ignore,
         )
-
-    def distill(self, output: Any, teacher: Any, target: Any = None) -> Tensor:
-        """Cross-entropy against the teacher's probabilities of these tokens."""
-        if target is not None and nothing_counts(target, self.ignore):
-            return 0 * self._objective.logits(output).sum()
-        return super().distill(output, teacher, target)
 
     def metrics(self) -> Mapping[str, Metric]:
         """Accuracy over tokens and F1 over classes (macro), in percent."""

@@ -30,7 +30,7 @@ class SandwichTrainerMixin(_Base):
 
     Learning rate schedule, gradient accumulation, mixed precision, clipping, checkpoints and evaluation (of the full
     network) remain those of the trainer. The `labels` of a batch are the targets; the other entries are the arguments
-    of the model. The logged loss is that of the widest network. Accumulated batches have the same weight each.
+    of the model. The logged loss is that of the widest network. All accumulated batches have the same weight.
 
     Args:
         net: The supernet, whose model is trained in place.
@@ -93,14 +93,14 @@ class SandwichTrainerMixin(_Base):
         """Run the sandwich or nested step of one batch; returns the loss of the widest, as part of the accumulation."""
         self.net.model.train()
         if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()  # optimizers without a schedule have modes, too
+            self.optimizer.train()  # for schedule-free optimizers, which have modes
         batch = dict(self._prepare_inputs(inputs))
         if "labels" not in batch:
             raise TrainingError(f"a batch has {', '.join(batch)}, but no labels; give a collator that adds them")
         targets = batch.pop("labels")
         options = {**self._learned, "scale": 1 / self.current_gradient_accumulation_steps}
         if not self.net.nested:
-            options["widths"] = self._widths if self._widths is not None or self.net.widths else 4
+            options["widths"] = self._widths
         step = nested_step if self.net.nested else sandwich_step
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             result = step(self.net, batch, targets, backward=self.accelerator.backward, **options)
