@@ -21,6 +21,7 @@ from anywidth.search.split import SearchData
 from anywidth.search.state import State, fingerprint
 from anywidth.supernet import Supernet
 from anywidth.tasks import Logits, Loss, Task, logits_of, loss_name
+from anywidth.tasks.task import plain_attributes
 from anywidth.widths import Budget, WidthConfig
 
 __all__ = ["Scorer"]
@@ -125,5 +126,4 @@ def _name(task: Task) -> str:
     """The text of a task, if it has one, or its class and its numbers and names."""
     if type(task).__repr__ is not object.__repr__:
         return repr(task)
-    plain = {name: value for name, value in vars(task).items() if isinstance(value, (bool, int, float, str))}
-    return f"{type(task).__name__}({plain})"
+    return f"{type(task).__name__}({', '.join(plain_attributes(task))})"

@@ -11,14 +11,12 @@ from anywidth.core.errors import LossError
 from anywidth.core.tensors import tensors_in
 from anywidth.tasks.objective import Logits, Objective
 from anywidth.tasks.outputs import logits_of
-from anywidth.tasks.task import Loss
+from anywidth.tasks.task import Loss, plain_attributes
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 __all__ = ["TaskFromLoss"]
-
-_PLAIN = (bool, int, float, str)
 
 
 class TaskFromLoss:
@@ -59,10 +57,9 @@ class TaskFromLoss:
 
     def __repr__(self) -> str:
         """The class and all its numbers and names, by which a search knows what its stored scores belong to."""
-        loss = self._objective.loss
-        parts = [f"{name}={value}" for name, value in sorted(vars(self).items()) if isinstance(value, _PLAIN)]
+        loss, parts = self._objective.loss, plain_attributes(self)
         if isinstance(loss, nn.Module):
-            parts += [f"{name}={value}" for name, value in sorted(vars(loss).items()) if isinstance(value, _PLAIN)]
+            parts += plain_attributes(loss)
             parts += [f"{name}={buffer.tolist()}" for name, buffer in loss.named_buffers()]
         return f"{type(self).__name__}({', '.join(parts)})"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-__all__ = ["DistillationFunction", "Distillations", "Loss", "MeasuredTask", "Task", "takes_target"]
+__all__ = ["DistillationFunction", "Distillations", "Loss", "MeasuredTask", "Task", "plain_attributes", "takes_target"]
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(output, targets)`, a scalar."""
@@ -97,3 +97,13 @@ def takes_target(function: Callable[..., Any]) -> bool:
     with suppress(TypeError):
         _asks[function] = found
     return found
+
+
+def plain_attributes(thing: object) -> list[str]:
+    """Names and values of the attributes that are numbers, flags or strings, sorted by name.
+
+    >>> from types import SimpleNamespace
+    >>> plain_attributes(SimpleNamespace(scale=2, name="x", parts=[1]))
+    ["name='x'", 'scale=2']
+    """
+    return [f"{name}={value!r}" for name, value in sorted(vars(thing).items()) if isinstance(value, (int, float, str))]
